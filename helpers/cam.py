@@ -1,0 +1,84 @@
+"""Grad-CAM for any layer of any model (Selvaraju et al., 2017). Chapter 15 derives it; here it is a tool."""
+
+import torch
+import torch.nn.functional as F
+
+
+def find_layer(model, layer):
+    """The module named `layer` (or `layer` itself, if it is a module of `model`).
+
+    Raises KeyError with the names of the convolutions when there is no such module.
+    """
+    modules = dict(model.named_modules())
+    if isinstance(layer, torch.nn.Module):
+        if any(layer is module for module in modules.values()):
+            return layer
+        raise KeyError("that layer is not part of this model.")
+    if layer in modules and layer:
+        return modules[layer]
+    convolutions = [name for name, module in modules.items() if isinstance(module, torch.nn.Conv2d)]
+    raise KeyError(f"no layer named {layer!r}. The convolutions are: {', '.join(convolutions)}.")
+
+
+def _scores(outputs, target):
+    """One score per image (N,), before any softmax."""
+    if callable(target):
+        return target(outputs)
+    if target is None:
+        target = outputs.argmax(1)
+    target = torch.as_tensor(target, device=outputs.device).expand(len(outputs))
+    if target.min() < 0 or target.max() >= outputs.shape[1]:
+        raise ValueError(f"target class {target.tolist()} is outside 0..{outputs.shape[1] - 1}.")
+    return outputs.gather(1, target[:, None]).squeeze(1)
+
+
+def grad_cam(model, layer, images, target=None, *, relu=True, size=None):
+    """Where `layer` speaks for `target`: one map per image.
+
+    layer: name or module whose output A is (N, K, h, w).
+    images: (N, C, H, W), normalised, on the model's device.
+    target: class index, one index per image, a function from the model's output to a score per image (N,), or None
+        for the predicted class.
+    relu: keep only what speaks for the target (the paper's equation 2). False keeps the sign.
+    size: (H, W) to resize the maps to, bilinearly; None leaves them at (h, w).
+
+    Returns a tensor (N, h, w) or (N, *size), not normalised. The model is put in evaluation mode for the pass.
+    Raises KeyError for an unknown layer, ValueError for a layer without a feature map.
+    """
+    caught = []
+
+    def catch(module, inputs, output):
+        caught.append(output)
+        return output.clone()  # a ReLU in place after this layer must not overwrite what was caught
+
+    module = find_layer(model, layer)
+    was_training = model.training
+    model.eval()
+    handle = module.register_forward_hook(catch)
+    try:
+        with torch.enable_grad():
+            # the images require gradients so that a model with frozen weights has a graph, too
+            scores = _scores(model(images.detach().clone().requires_grad_()), target)
+    finally:
+        handle.remove()
+        model.train(was_training)
+    if len(caught) != 1:
+        raise ValueError(f"layer {layer!r} ran {len(caught)} times in one pass; choose one that runs once.")
+    activation = caught[0]
+    if activation.dim() != 4:
+        raise ValueError(f"layer {layer!r} gives {tuple(activation.shape)}, not a feature map (N, K, h, w).")
+    (gradient,) = torch.autograd.grad(scores.sum(), activation)
+    weights = gradient.mean((2, 3), keepdim=True)  # alpha_k of equation 1
+    maps = (weights * activation).sum(1).detach()
+    if relu:
+        maps = maps.relu()
+    if size is not None:
+        maps = F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    return maps
+
+
+def unit_range(maps):
+    """Each map of (N, h, w) scaled to [0, 1]; a constant map becomes 0."""
+    low = maps.amin((1, 2), keepdim=True)
+    span = maps.amax((1, 2), keepdim=True) - low
+    return torch.where(span > 0, (maps - low) / span.clamp_min(torch.finfo(maps.dtype).tiny), 0.0)

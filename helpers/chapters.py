@@ -1,0 +1,53 @@
+"""A chapter is also a library: `chapter("01_vgg").VGG` runs its cells tagged `model`, and no others."""
+
+import functools
+import re
+import sys
+import types
+
+from helpers.settings import ROOT
+
+FOLDER = ROOT / "chapters"
+_HEADER = re.compile(r"^# %%(?P<title>.*)$")
+_TAGS = re.compile(r"tags=\[(?P<tags>[^\]]*)\]")
+
+
+def names():
+    """The names of all chapters, in order."""
+    return sorted(path.stem for path in FOLDER.glob("[0-9][0-9]_*.py"))
+
+
+def check_name(name):
+    """Return `name` if there is such a chapter, else raise ValueError with the list."""
+    if name not in names():
+        raise ValueError(f"there is no chapter {name!r}. The chapters are: {', '.join(names())}.")
+    return name
+
+
+def model_cells(path):
+    """Source of the code cells tagged `model`, with every other line blank, so that line numbers stay true."""
+    kept, keep = [], False
+    for line in path.read_text("utf-8").splitlines():
+        if header := _HEADER.match(line):
+            tags = _TAGS.search(header["title"])
+            keep = "[markdown]" not in header["title"] and tags is not None and '"model"' in tags["tags"]
+        kept.append(line if keep else "")
+    return "\n".join(kept) + "\n"
+
+
+@functools.cache
+def chapter(name):
+    """The module made of chapter `name`'s cells tagged `model`. Runs once per process.
+
+    Raises ValueError for an unknown name and lists the chapters.
+    """
+    path = FOLDER / f"{check_name(name)}.py"
+    module = types.ModuleType(f"chapter_{name}", f"Definitions of {path.name}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # dataclasses look their module up
+    try:
+        exec(compile(model_cells(path), path, "exec"), module.__dict__)
+    except BaseException:
+        del sys.modules[module.__name__]
+        raise
+    return module

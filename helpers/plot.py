@@ -1,0 +1,194 @@
+"""Figures: one style, alt text on every one, and captions that say what to see.
+
+Every function draws and returns a `Shown` figure; as the last line of a cell it is displayed. In the notebook and in
+the book it is one HTML `<figure>` with the picture, its alternative text and its caption.
+"""
+
+import base64
+import html
+import io
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from helpers.cam import unit_range
+
+STYLE = __file__.replace("plot.py", "course.mplstyle")
+SCREEN_DPI = 96  # CSS pixels per inch; pictures are drawn at twice that, for sharp screens
+
+
+def style():
+    """A context in which Matplotlib draws in the course's style."""
+    return rc_context(fname=STYLE)
+
+
+def figure(width=7.0, height=3.0):
+    """An empty figure of the given size in inches, to be filled within `with style():`."""
+    return Figure(figsize=(width, height), dpi=SCREEN_DPI, layout="constrained")
+
+
+def webp(fig):
+    """The figure as WebP bytes at twice the screen's resolution; lossless unless that is large."""
+    png = io.BytesIO()
+    fig.savefig(png, format="png", dpi=2 * SCREEN_DPI)
+    from PIL import Image
+
+    picture = Image.open(png).convert("RGB")
+    small = io.BytesIO()
+    picture.save(small, "webp", lossless=True, method=4)
+    if small.tell() > 120_000:  # photographs
+        small = io.BytesIO()
+        picture.save(small, "webp", quality=85, method=4)
+    return small.getvalue()
+
+
+class Shown:
+    """A finished figure with alternative text (what it shows, for who cannot see it) and caption (what to see in it)."""
+
+    def __init__(self, fig, alt, caption=""):
+        if not alt.strip():
+            raise ValueError("a figure needs alternative text: say in a sentence what it shows.")
+        self.alt, self.caption = alt, caption
+        self.width = round(fig.get_figwidth() * SCREEN_DPI)
+        self._webp = webp(fig)
+
+    def _repr_html_(self):
+        source = "data:image/webp;base64," + base64.b64encode(self._webp).decode()
+        caption = f"<figcaption>{html.escape(self.caption)}</figcaption>" if self.caption else ""
+        return (
+            f'<figure class="course-figure"><img src="{source}" width="{self.width}" '
+            f'style="max-width:100%;height:auto" alt="{html.escape(self.alt, quote=True)}">{caption}</figure>'
+        )
+
+    def __repr__(self):
+        return f"[figure] {self.alt}"
+
+
+def show(draw, alt, caption="", width=7.0, height=3.0):
+    """Draw with `draw(fig)` in the course's style and return the Shown figure. For a chapter's own figures."""
+    with style():
+        fig = figure(width, height)
+        draw(fig)
+        return Shown(fig, alt, caption)
+
+
+# ------------------------------------------------------------------------------------------------ pictures
+
+
+def _picture(ax, image, title=""):
+    """Show one image: uint8 tensor (C, H, W), or float in [0, 1]."""
+    ax.imshow(np.asarray(image.permute(1, 2, 0).squeeze(-1)), cmap="gray")
+    ax.set_axis_off()
+    if title:
+        ax.set_title(title, fontsize=8, loc="center", pad=3)
+
+
+def images(batch, titles=None, columns=10, alt="", caption="", inches=0.75):
+    """A grid of images (N, C, H, W), uint8 or float in [0, 1], with a title each."""
+    n = len(batch)
+    columns = min(columns, n)
+    rows = -(-n // columns)
+
+    def draw(fig):
+        axes = fig.subplots(rows, columns, squeeze=False)
+        for ax in axes.flat:
+            ax.set_axis_off()
+        for i, ax in zip(range(n), axes.flat, strict=False):
+            _picture(ax, batch[i], titles[i] if titles else "")
+
+    return show(draw, alt, caption, inches * columns, (inches + (0.22 if titles else 0.02)) * rows)
+
+
+def cams(batch, maps, titles=None, alt="", caption="", inches=0.95, rows_of_maps=None):
+    """Images (N, C, H, W) above their class-activation maps (N, H, W), laid over them.
+
+    rows_of_maps: instead of `maps`, a dict from row label to maps, one row each (to compare layers or models).
+    """
+    rows_of_maps = rows_of_maps or {"": maps}
+    n, rows = len(batch), 1 + len(rows_of_maps)
+
+    def draw(fig):
+        axes = fig.subplots(rows, n, squeeze=False)
+        for i in range(n):
+            _picture(axes[0, i], batch[i], titles[i] if titles else "")
+            for row, (label, found) in enumerate(rows_of_maps.items(), 1):
+                _picture(axes[row, i], batch[i])
+                axes[row, i].imshow(
+                    unit_range(found[i : i + 1])[0], cmap="inferno", alpha=0.6, interpolation="bilinear"
+                )
+                if label and i == 0:
+                    axes[row, i].text(-0.08, 0.5, label, transform=axes[row, i].transAxes, rotation=90,
+                                      ha="right", va="center", fontsize=8)  # fmt: skip
+
+    return show(draw, alt, caption, inches * n + 0.2, inches * rows + 0.35)
+
+
+# ------------------------------------------------------------------------------------------------ trainings
+
+
+def histories(runs, columns=("train_loss", "test_accuracy"), alt="", caption="", x="epoch"):
+    """One panel per column of the histories, one line per run: `{"plain": history, …}`."""
+
+    def draw(fig):
+        axes = fig.subplots(1, len(columns), squeeze=False)[0]
+        for ax, column in zip(axes, columns, strict=True):
+            for label, history in runs.items():
+                ax.plot(history[x], history[column], marker="o", label=label)
+            ax.set(xlabel={"epoch": "epoch", "seconds": "seconds of training"}[x], title=column.replace("_", " "))
+        if len(runs) > 1:
+            axes[0].legend()
+
+    data = "; ".join(sorted({history.data for history in runs.values()}))
+    return show(draw, alt, f"{caption} Data: {data}.".strip())
+
+
+def study(study, arms, metric, title, scale=1.0, alt="", caption="", width=7.0):
+    """Every run of a study as a dot, one row per arm, the mean as a bar; paired seeds share a shade.
+
+    arms: names of arms, or a dict from arm to the label to show. title: what `metric` times `scale` is.
+    """
+    labels = arms if isinstance(arms, dict) else {arm: arm for arm in arms}
+
+    def draw(fig):
+        ax = fig.subplots()
+        for row, arm in enumerate(labels):
+            values = [scale * value for value in study.values(arm, metric)]
+            shades = np.linspace(0.35, 1, len(values))
+            for value, shade in zip(values, shades, strict=True):
+                ax.plot(value, row, "o", color="C0", alpha=shade, markersize=7, zorder=3)
+            ax.plot([np.mean(values)] * 2, [row - 0.28, row + 0.28], color="C1", linewidth=2.5, zorder=2)
+        ax.set_yticks(range(len(labels)), list(labels.values()))
+        ax.set(xlabel=title, ylim=(len(labels) - 0.5, -0.5))
+        ax.grid(axis="y", visible=False)
+
+    note = f"{caption} Dots: one training each, {len(study.seeds)} seeds; orange: mean. Data: {study.provenance()}."
+    return show(draw, alt, note.strip(), width, 0.7 + 0.38 * len(labels))
+
+
+def confusion(counts, classes, alt="", caption=""):
+    """A confusion matrix (classes, classes) as shares of each true class, in percent."""
+    shares = 100 * counts.double() / counts.sum(1, keepdim=True).clamp_min(1)
+
+    def draw(fig):
+        ax = fig.subplots()
+        ax.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+        for row in range(len(classes)):
+            for column in range(len(classes)):
+                value = float(shares[row, column])
+                if value >= 0.5:
+                    ax.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8,
+                            color="white" if value > 55 else "black")  # fmt: skip
+        ax.set_xticks(range(len(classes)), classes, rotation=40, ha="right")
+        ax.set_yticks(range(len(classes)), classes)
+        ax.set(xlabel="predicted", ylabel="true")
+        ax.grid(False)
+
+    return show(draw, alt, caption, 5.2, 4.6)
+
+
+def rectangle(x, y, width, height, colour="C5"):
+    """An empty box with its lower corner at pixel (x, y), for `ax.add_patch`."""
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x, y), width, height, fill=False, edgecolor=colour, linewidth=2)

@@ -1,0 +1,253 @@
+"""Studies: arms x seeds of short trainings, resumable, kept as JSON in `results/`.
+
+A chapter defines `STUDY = Study(...)` in a cell tagged `model`. `./course study 01_vgg` measures it, writing after
+every run; the chapter only reads what was measured. Seeds are paired: the same seed means the same first weights
+(where shapes agree) and the same batches in every arm, so arms are compared by their differences.
+"""
+
+import argparse
+import ast
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import joblib
+import torch
+from tqdm.auto import tqdm
+
+from helpers import chapters, settings, train
+from helpers.metrics import paired_effect
+from helpers.table import Table
+
+FOLDER = settings.ROOT / "results"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A grid of trainings.
+
+    chapter: its name, such as "01_vgg".
+    run: a function of (data, *, seed, **arm) that trains once and returns a dict of numbers.
+    arms: name of each arm -> the keyword arguments that make it.
+    data: a function without arguments that gives the Dataset.
+    seeds: one training per arm and seed.
+    name: set it when a chapter has more than one study.
+    """
+
+    chapter: str
+    run: Callable
+    arms: dict
+    data: Callable
+    seeds: tuple = (0, 1, 2)
+    name: str = ""
+
+    @property
+    def stem(self):
+        return f"{self.chapter}_{self.name}" if self.name else self.chapter
+
+    @property
+    def path(self):
+        return FOLDER / f"{self.stem}.json"
+
+    # ------------------------------------------------------------------------------------------ measuring
+
+    def measure(self, restart=False):
+        """Do every run that `results/` does not hold yet, writing the file after each.
+
+        Raises ValueError when the file was measured with other code, unless `restart` throws it away.
+        """
+        code = code_of(self.chapter, self.run.__name__)
+        kept = {"study": self.stem, "code": code, "arms": self.arms, "seeds": list(self.seeds), "runs": []}
+        if self.path.exists() and not restart:
+            found = self._read()
+            if found["code"] != code:
+                raise ValueError(f"{self.path.name} was measured with other code. Measure it anew with --restart.")
+            kept["runs"] = [run for run in found["runs"] if self.arms.get(run["arm"]) == run["config"]]
+        have = {(run["arm"], run["seed"]) for run in kept["runs"]}
+        # seed by seed, so that a study that is cut off has whole pairs
+        todo = [(arm, seed) for seed in self.seeds for arm in self.arms if (arm, seed) not in have]
+        jobs = (joblib.delayed(_one_run)(self.chapter, self.stem, arm, seed) for arm, seed in todo)
+        bar = tqdm(
+            total=len(have) + len(todo), initial=len(have), desc=self.stem, unit="run", disable=settings.silent()
+        )
+        with bar:
+            # joblib.parallel_config chooses where this runs; by default one after the other, here
+            for run in joblib.Parallel(return_as="generator_unordered")(jobs):
+                kept["runs"].append(run)
+                order = list(self.arms)
+                kept["runs"].sort(key=lambda run: (order.index(run["arm"]), run["seed"]))
+                self._write(kept)
+                bar.update()
+        return self
+
+    def rehearse(self, data):
+        """Run every arm once on small `data`, writing nothing: shows that the code of the study still runs."""
+        return {arm: self.run(data, seed=0, **config) for arm, config in self.arms.items()}
+
+    def _write(self, content):
+        FOLDER.mkdir(exist_ok=True)
+        part = self.path.with_suffix(".json.part")
+        part.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(part, self.path)
+
+    # ------------------------------------------------------------------------------------------ reading
+
+    def _read(self):
+        if not self.path.exists():
+            raise FileNotFoundError(f"results/{self.path.name} is not there. Measure it: ./course study {self.chapter}")
+        return json.loads(self.path.read_text())
+
+    def runs(self):
+        """All runs as measured: dicts with `arm`, `seed`, `config`, `metrics`, `data`, `seconds`, `made_with`."""
+        return self._read()["runs"]
+
+    def provenance(self):
+        """The data of the study, in one line. Raises ValueError when runs were made on different data."""
+        found = sorted({run["data"] for run in self.runs()})
+        if len(found) != 1:
+            raise ValueError(f"the runs of {self.stem} used different data: {'; '.join(found)}.")
+        return found[0]
+
+    def values(self, arm, metric):
+        """The metric of one arm, one value per seed in the order of `seeds`."""
+        found = {run["seed"]: run["metrics"] for run in self.runs() if run["arm"] == arm}
+        if not found:
+            raise KeyError(f"{self.stem} has no runs of arm {arm!r}. Its arms are: {', '.join(self.arms)}.")
+        if metric not in next(iter(found.values())):
+            raise KeyError(f"no metric {metric!r}. There are: {', '.join(next(iter(found.values())))}.")
+        missing = [seed for seed in self.seeds if seed not in found]
+        if missing:
+            raise ValueError(f"arm {arm!r} lacks seeds {missing}. Finish it: ./course study {self.chapter}")
+        return [found[seed][metric] for seed in self.seeds]
+
+    def mean(self, arm, metric):
+        """Mean and standard deviation over seeds."""
+        values = torch.tensor(self.values(arm, metric), dtype=torch.float64)
+        return float(values.mean()), float(values.std())
+
+    def effect(self, first, second, metric, scale=1.0):
+        """The paired Effect of arm `second` over arm `first` (a `helpers.metrics.Effect`), times `scale`."""
+        return paired_effect(
+            [scale * value for value in self.values(first, metric)],
+            [scale * value for value in self.values(second, metric)],
+        )
+
+    def summary(self, columns, decimals=3):
+        """A Table of one row per arm; `columns` maps a heading to a metric or (metric, scale), as mean ± sd."""
+        rows = []
+        for arm in self.arms:
+            row = {"arm": arm}
+            for heading, metric in columns.items():
+                metric, scale = metric if isinstance(metric, tuple) else (metric, 1)
+                mean, sd = self.mean(arm, metric)
+                constant = sd == 0 and float(mean).is_integer()
+                row[heading] = int(mean * scale) if constant else f"{mean * scale:.2f} ± {sd * scale:.2f}"
+            rows.append(row)
+        return Table(rows, decimals)
+
+
+def _one_run(chapter_name, stem, arm, seed):
+    """One training, in whatever process joblib chose: the study is found again by its chapter and name."""
+    study = studies(chapter_name)[stem]
+    data = study.data()
+    start = time.perf_counter()
+    with train.no_early_end():
+        metrics = study.run(data, seed=seed, **study.arms[arm])
+    return {
+        "arm": arm,
+        "seed": seed,
+        "config": study.arms[arm],
+        "metrics": metrics,
+        "data": str(data.provenance),
+        "seconds": round(time.perf_counter() - start, 1),
+        "made_with": {
+            "date": time.strftime("%Y-%m-%d"),
+            "torch": torch.__version__.split("+")[0],
+            "python": platform.python_version(),
+            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {train.best_device().type}",
+        },
+    }
+
+
+def studies(chapter_name):
+    """The studies of a chapter: stem -> Study."""
+    module = chapters.chapter(chapter_name)
+    return {value.stem: value for value in vars(module).values() if isinstance(value, Study)}
+
+
+def code_of(chapter_name, function):
+    """A hash of a function in a chapter and of all that it uses there; text and comments do not count."""
+    source = chapters.model_cells(chapters.FOLDER / f"{chapters.check_name(chapter_name)}.py")
+    defined = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            defined[node.name] = node
+        elif isinstance(node, ast.Assign):
+            defined.update((target.id, node) for target in node.targets if isinstance(target, ast.Name))
+    needed, queue = set(), [function]
+    while queue:
+        name = queue.pop()
+        if name in defined and name not in needed:
+            needed.add(name)
+            queue += [node.id for node in ast.walk(defined[name]) if isinstance(node, ast.Name)]
+    digest = hashlib.sha256()
+    for name in sorted(needed):
+        digest.update(ast.dump(_without_docstrings(defined[name])).encode())
+    return digest.hexdigest()[:16]
+
+
+def _without_docstrings(tree):
+    tree = ast.parse(ast.unparse(tree))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and isinstance(body[0], ast.Expr):
+            node.body = body[1:] or [ast.Pass()]
+    return tree
+
+
+def stale(chapter_name):
+    """What is wrong with the committed results of a chapter, as a list of sentences."""
+    problems = []
+    for stem, study in studies(chapter_name).items():
+        if not study.path.exists():
+            problems.append(f"results/{stem}.json is missing (./course study {chapter_name})")
+            continue
+        found = study._read()
+        if found["code"] != code_of(chapter_name, study.run.__name__):
+            problems.append(
+                f"results/{stem}.json was measured with other code (./course study {chapter_name} --restart)"
+            )
+        want = {(arm, seed) for arm in study.arms for seed in study.seeds}
+        have = {(run["arm"], run["seed"]) for run in found["runs"] if study.arms.get(run["arm"]) == run["config"]}
+        if want - have:
+            problems.append(f"results/{stem}.json lacks {len(want - have)} of {len(want)} runs")
+        if any("stand-in" in run["data"] for run in found["runs"]):
+            problems.append(f"results/{stem}.json was measured on the stand-in")
+    return problems
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="course study", description="Measure the studies of a chapter.")
+    parser.add_argument("chapter")
+    parser.add_argument("--restart", action="store_true", help="throw away what was measured before")
+    options = parser.parse_args(arguments)
+    try:
+        found = studies(options.chapter)
+        if not found:
+            print(f"{options.chapter} defines no study.")
+        for stem, study in found.items():
+            study.measure(restart=options.restart)
+            print(f"results/{stem}.json: {len(study.runs())} runs on {study.provenance()}")
+    except ValueError as error:
+        sys.exit(f"course study: {error}")
+    except KeyboardInterrupt:
+        sys.exit("Stopped. What was measured is kept; the same command goes on from there.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""A table that reads well in a notebook, in the book and in a terminal."""
+
+from tabulate import tabulate
+
+
+class Table:
+    """Rows (dicts with the same keys) shown as Markdown in a notebook and as aligned text elsewhere.
+
+    Integers get thousands separators. Floats are shown as `decimals` says: one number for all columns, or a dict
+    from column to number of decimals (3 where it is silent).
+    """
+
+    def __init__(self, rows, decimals=3):
+        self.rows = list(rows)
+        self.decimals = decimals
+
+    def __getitem__(self, column):
+        """One column as a list."""
+        return [row[column] for row in self.rows]
+
+    def __len__(self):
+        return len(self.rows)
+
+    def _text(self, column, value):
+        if isinstance(value, bool) or value is None:
+            return {True: "yes", False: "no", None: ""}[value]
+        if isinstance(value, int):
+            return f"{value:,}"
+        if isinstance(value, float):
+            decimals = self.decimals.get(column, 3) if isinstance(self.decimals, dict) else self.decimals
+            return f"{value:,.{decimals}f}"
+        return str(value)
+
+    def _render(self, style):
+        columns = list(self.rows[0]) if self.rows else []
+        body = [[self._text(column, row[column]) for column in columns] for row in self.rows]
+        numeric = [all(isinstance(row[column], (int, float)) for row in self.rows) for column in columns]
+        align = ["right" if is_number else "left" for is_number in numeric]
+        return tabulate(body, columns, tablefmt=style, colalign=align if body else None, disable_numparse=True)
+
+    def _repr_markdown_(self):
+        return self._render("pipe")
+
+    def __repr__(self):
+        return self._render("simple")
