@@ -1,0 +1,144 @@
+"""The book: builds without a warning, asks no network for anything, and its figures move."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from helpers import course
+from helpers.chapters import names
+from helpers.settings import ROOT
+
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
+TOC = re.findall(r"(?:root|file): (\S+)", (ROOT / "_toc.yml").read_text())
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory):
+    out = tmp_path_factory.mktemp("book") / "html"
+    assert course.book(out) == 0, "Sphinx warned; its messages are above"
+    return out
+
+
+@pytest.fixture
+def source(tmp_path):
+    """The book's own files without the chapters, to break."""
+    for name in ("conf.py", "_config.yml", "references.bib", "index.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "pages", tmp_path / "pages")
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters: [{file: pages/bibliography}]\n")
+    (tmp_path / "index.md").write_text("# A book\n\n{cite}`simonyan2015vgg` and [a page](pages/bibliography).\n")
+    return tmp_path
+
+
+def test_every_page_is_there(html):
+    assert {f"chapters/{name}" for name in names()} <= set(TOC)
+    for page in TOC:
+        text = (html / f"{page}.html").read_text()
+        assert f"<title>{CONFIG['title']}" in text or f"{CONFIG['title']}</title>" in text
+
+
+def test_pages_that_nobody_lists_are_not_built(html):
+    built = {path.relative_to(html).with_suffix("").as_posix() for path in html.rglob("*.html")}
+    assert {page for page in built - set(TOC) if not page.startswith("_static/")} <= {"search", "genindex"}
+
+
+@pytest.mark.parametrize("name", names())
+def test_chapter_can_be_opened_on_colab_and_binder(html, name):
+    text = (html / f"chapters/{name}.html").read_text()
+    account, project = CONFIG["repository"]["url"].split("/")[-2:]
+    branch = CONFIG["repository"]["branch"]
+    assert f"colab.research.google.com/github/{account}/{project}/blob/{branch}/chapters/{name}.ipynb" in text
+    assert f"mybinder.org/v2/gh/{account}/{project}/{branch}?urlpath=lab/tree/chapters/{name}.ipynb" in text
+
+
+@pytest.mark.parametrize("name", names())
+def test_chapter_shows_its_committed_outputs_and_no_traceback(html, name):
+    text = (html / f"chapters/{name}.html").read_text()
+    assert "course-headline" in text and "course-figure" in text
+    assert "Traceback" not in text
+
+
+def test_sound_source_builds(source, tmp_path):
+    assert course.book(tmp_path / "out/html", source) == 0
+
+
+@pytest.mark.parametrize(
+    "line", ["{cite}`nobody1999`", "{ref}`nowhere`", "[gone](pages/gone)", "{eq}`no-equation`", "{nosuchrole}`x`"]
+)
+def test_broken_reference_is_an_error(source, tmp_path, line):
+    with open(source / "index.md", "a") as index:
+        index.write(f"\n{line}\n")
+    assert course.book(tmp_path / "out/html", source) != 0
+
+
+def test_conf_takes_its_settings_from_config(source):
+    settings = CONFIG | {"title": "Another title", "repository": {"url": "https://github.com/a/b", "branch": "dev"}}
+    (source / "_config.yml").write_text(yaml.safe_dump(settings))
+    code = "import conf; print(conf.html_title, conf.html_theme_options['repository_url'], conf.numfig)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True)
+    assert done.stdout.strip() == "Another title https://github.com/a/b True", done.stderr
+
+
+@pytest.fixture
+def opened(html, page):
+    """`open(name)` shows a page of the book from the disk; returns the page and all that it asked the network for."""
+    asked, complaints = [], []
+    page.on("request", lambda request: asked.append(request.url) if request.url.startswith("http") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+
+    def open_page(name):
+        page.goto((html / f"{name}.html").as_uri())
+        page.wait_for_load_state("networkidle")
+        return page, asked, complaints
+
+    return open_page
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", TOC)
+def test_page_read_from_disk_asks_no_network_and_fits_a_phone(opened, name):
+    page, asked, complaints = opened(name)
+    assert asked == [] and complaints == []
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.browser
+def test_a_request_to_the_network_would_be_seen(opened, html):
+    text = (html / "index.html").read_text()
+    (html / "asks.html").write_text(text.replace("</body>", '<img src="http://127.0.0.1:9/x.png"></body>'))
+    _, asked, _ = opened("asks")
+    (html / "asks.html").unlink()
+    assert asked == ["http://127.0.0.1:9/x.png"]
+
+
+@pytest.mark.browser
+def test_equations_are_drawn(opened):
+    page, _, _ = opened("pages/notation")
+    equations = page.locator("mjx-container svg")
+    equations.first.wait_for(timeout=30_000)
+    assert equations.count() >= 10
+    assert "\\left" not in page.locator("article").inner_text()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", names())
+def test_sliders_move_by_keyboard(opened, name):
+    page, _, complaints = opened(f"chapters/{name}")
+    figures = page.locator("figure.explorable")
+    assert figures.count() >= 1, "no interactive figure"
+    for figure in figures.all():
+        image = figure.locator("img")
+        before = image.get_attribute("src"), image.get_attribute("alt")
+        for slider in figure.locator("input").all():
+            slider.focus()
+            page.keyboard.press("ArrowRight")
+            after = image.get_attribute("src"), image.get_attribute("alt")
+            assert before[0] != after[0] and before[1] != after[1], "the slider does not change picture and text"
+            assert slider.get_attribute("aria-valuetext") == slider.locator("xpath=../output").inner_text()
+            before = after
+    assert complaints == []

@@ -1,0 +1,125 @@
+"""`./course` itself: what it installs and when, with a stand-in for Python that only notes what it is asked to do."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from helpers.settings import ROOT
+
+FAKE = """#!/bin/sh
+# plays python3: answers the questions of ./course and writes down every call
+echo "$*" >> "$LOG"
+case "$*" in
+    *version_info*) exit ${TOO_OLD:-0} ;;
+    *ensurepip*) exit ${NO_VENV:-0} ;;
+    *"-m venv"*) mkdir -p .venv/bin; cp "$0" .venv/bin/python; touch .venv/pip ;;
+    *"pip --version"*) [ -e .venv/pip ] ;;
+    *"pip install"*) echo "constraint $PIP_CONSTRAINT" >> "$LOG"; exit ${NO_NETWORK:-0} ;;
+    --version) echo Python 3.9.1 ;;
+esac
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """`run(*arguments)` calls ./course in a copy, from another folder; returns exit code, messages and Python's log."""
+    for name in ("course", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    python = tmp_path / "python-fake"
+    python.write_text(FAKE)
+    python.chmod(0o755)
+    log = tmp_path / "log"
+
+    def run(*arguments, **variables):
+        log.write_text("")
+        environment = {"PATH": os.environ["PATH"], "PYTHON": str(python), "LOG": str(log), "PIP_CONSTRAINT": "c.txt"}
+        done = subprocess.run(
+            [tmp_path / "course", *arguments], cwd="/", env=environment | variables, capture_output=True, text=True
+        )
+        return done.returncode, done.stdout + done.stderr, log.read_text()
+
+    run.folder = tmp_path
+    return run
+
+
+def test_first_use_installs_and_the_next_does_not(checkout):
+    code, _, log = checkout("check", "01_vgg")
+    assert code == 0 and log.count("pip install") == 1 and "-e .\n" in log
+    assert "constraint c.txt" in log
+    assert log.splitlines()[-1] == "-m helpers.course check 01_vgg"
+    assert "pip install" not in checkout("check")[2]
+
+
+def test_only_what_needs_the_test_packages_installs_them(checkout):
+    assert ".[test]" not in checkout("book")[2]
+    assert "-e .[test]" in checkout("test")[2]
+    assert "pip install" not in checkout("book")[2] + checkout("bench")[2]
+
+
+def test_changed_dependencies_are_installed(checkout):
+    checkout("check")
+    with open(checkout.folder / "pyproject.toml", "a") as file:
+        file.write("# one more\n")
+    assert "pip install" in checkout("check")[2]
+
+
+def test_failed_installation_says_so_and_is_tried_again(checkout):
+    code, answer, log = checkout("check", NO_NETWORK="1")
+    assert code == 1 and "pip could not install" in answer and "helpers.course" not in log
+    assert "pip install" in checkout("check")[2]
+
+
+def test_half_made_environment_is_made_again(checkout):
+    checkout("check")
+    (checkout.folder / ".venv/pip").unlink()
+    (checkout.folder / ".venv/course-core").unlink()
+    assert "-m venv --clear" in checkout("check")[2]
+
+
+def test_old_python_is_refused_by_name(checkout):
+    code, answer, log = checkout("check", TOO_OLD="1")
+    assert code == 1 and "Python 3.9.1 is too old: Python 3.11" in answer and "venv" not in log
+
+
+def test_missing_venv_module_names_the_package(checkout):
+    code, answer, _ = checkout("check", NO_VENV="1")
+    assert code == 1 and "apt install python3-venv" in answer
+
+
+def test_active_conda_environment_is_used(checkout):
+    (checkout.folder / "bin").mkdir()
+    shutil.copy(checkout.folder / "python-fake", checkout.folder / "bin/python")
+    path = f"{checkout.folder / 'bin'}:{os.environ['PATH']}"
+    assert checkout("check", CONDA_DEFAULT_ENV="cnn-papers", PATH=path)[2] == "-m helpers.course check\n"
+    assert not (checkout.folder / ".venv").exists()
+
+
+@pytest.mark.parametrize("arguments, code", [(["fly"], 2), ([], 2), (["help"], 0)])
+def test_usage(checkout, arguments, code):
+    got, answer, log = checkout(*arguments)
+    assert got == code and "usage: ./course VERB" in answer and not log
+    assert ("there is no verb 'fly'" in answer) == (arguments == ["fly"])
+
+
+@pytest.mark.parametrize(
+    "arguments, call",
+    [
+        (["run", "01_vgg", "--full"], "-m helpers.course run 01_vgg --full"),
+        (["study", "01_vgg"], "-m helpers.study 01_vgg"),
+        (["data", "fetch", "cifar10"], "-m helpers.data fetch cifar10"),
+        (["bench"], "-m benchmarks"),
+        (["lab", "--no-browser"], "-m jupyterlab"),
+        (["test", "tests/test_pairs.py"], "-m pytest -n 2 --dist loadfile"),
+    ],
+)
+def test_verbs_reach_their_modules(checkout, arguments, call):
+    code, _, log = checkout(*arguments)
+    assert code == 0 and log.splitlines()[-1].startswith(call)
+    assert log.splitlines()[-1].endswith(arguments[-1]) or arguments == ["bench"]
+
+
+def test_tests_start_with_the_checks(checkout):
+    calls = [line for line in checkout("test")[2].splitlines() if line.startswith(("-m helpers", "-m pytest"))]
+    assert calls[0] == "-m helpers.course check" and calls[1].endswith("tests chapters")

@@ -1,0 +1,182 @@
+"""What a reader would stumble over in the shipped files."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import yaml
+
+from helpers.chapters import FOLDER, names
+from helpers.course import MACHINE_PATH
+from helpers.settings import ROOT
+
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
+
+TEXT = {".py", ".md", ".ipynb", ".bib", ".yml", ".yaml", ".toml", ".css", ".js", ".json", ".mplstyle", ".txt", ""}
+LEFT_OUT = {".git", ".venv", "_build", "__pycache__", ".ipynb_checkpoints", "cnn_papers.egg-info"}
+
+
+def shipped():
+    """Every text file of the project that is not made by a tool."""
+    for path in sorted(ROOT.rglob("*")):
+        inside = path.relative_to(ROOT)
+        made = any(part in LEFT_OUT or part.endswith("_cache") for part in inside.parts)
+        if path.is_file() and not made and path.suffix in TEXT:
+            yield inside.as_posix(), path.read_text("utf-8")
+
+
+FILES = dict(shipped())
+
+
+def machine_paths(text):
+    return [match[0] for match in MACHINE_PATH.finditer(re.sub(r"base64,[A-Za-z0-9+/=]+", "", text))]
+
+
+@pytest.mark.parametrize("folder", ["chapters/", "helpers/", "pages/", "results/", "benchmarks/", ""])
+def test_no_file_names_a_place_on_someones_machine(folder):
+    inside = [name for name in FILES if (name.startswith(folder) if folder else "/" not in name)]
+    assert {name: found for name in inside if (found := machine_paths(FILES[name]))} == {}
+
+
+@pytest.mark.parametrize("text", ["in /home/me/x", "'/root/.cache'", "(/tmp/a.png)", r"C:\Users\me", "/work/main/x"])
+def test_machine_paths_are_recognised(text):
+    assert machine_paths(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["https://x.org/home/a", "results/01_vgg.json", "and/or", "~/data", "base64,aa/tmp/b=", r"class P:\n"]
+)
+def test_other_paths_are_not(text):
+    assert not machine_paths(text)
+
+
+PROMISED = """
+README.md CONTRIBUTING.md LICENSE LICENSE-TEXT.md THIRD_PARTY.md environment.yml pyproject.toml course .ci/run
+index.md _toc.yml _config.yml conf.py references.bib .pre-commit-config.yaml
+"""
+
+
+@pytest.mark.parametrize("name", PROMISED.split())
+def test_what_the_readme_promises_is_there(name):
+    assert (ROOT / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", ["course", ".ci/run"])
+def test_scripts_can_be_started(name):
+    assert (ROOT / name).stat().st_mode & 0o111
+    shell = FILES[name].split("\n", 1)[0].split("/")[-1].split()[-1]
+    assert subprocess.run([shell, "-n", ROOT / name]).returncode == 0
+
+
+def test_links_in_the_files_beside_the_book_lead_somewhere():
+    for name in ("README.md", "CONTRIBUTING.md", "LICENSE-TEXT.md"):
+        for target in re.findall(r"\]\((?!http)([^)#]+)", FILES[name]):
+            assert (ROOT / target).exists(), f"{name} links to {target}"
+
+
+def test_one_address_for_the_repository():
+    repository = CONFIG["repository"]["url"]
+    name = repository.rsplit("/", 1)[1]
+    found = {
+        (file, url)
+        for file, text in FILES.items()
+        for url in re.findall(rf"https://[\w.]+/[\w.-]+/{re.escape(name)}\b", text)
+    }
+    assert found and {url for _, url in found} == {repository}, found
+
+
+def test_conda_environment_delegates():
+    environment = yaml.safe_load(FILES["environment.yml"])
+    assert environment["name"] in FILES["course"], "./course would not recognise the environment"
+    *conda, pip = environment["dependencies"]
+    assert pip == {"pip": ["-e .[test]"]}
+    assert {re.split(r"[<>=]", package)[0] for package in conda} == {"python", "pip"}
+    assert f"python{PYPROJECT['project']['requires-python']}" in conda
+
+
+def imported(name):
+    """The top-level modules that a script of the project imports."""
+    for node in ast.walk(ast.parse(FILES[name])):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.split(".")[0]
+
+
+def undeclared(files, requirements):
+    """Imports of the files that no requirement provides."""
+    declared = {re.split(r"[<>=\[ ]", requirement)[0].lower() for requirement in requirements}
+    provided = packages_distributions()
+    ours = {"helpers", "benchmarks", *(Path(name).stem for name in files), "conftest"}
+    return {
+        (name, module)
+        for name in files
+        for module in imported(name)
+        if module not in sys.stdlib_module_names | ours
+        and not declared & {distribution.lower() for distribution in provided.get(module, [])}
+    }
+
+
+def test_a_readers_installation_has_what_chapters_and_helpers_import():
+    files = [name for name in FILES if name.endswith(".py") and name.startswith(("chapters/", "helpers/", "conf"))]
+    # these come with ipykernel, nbclient and pooch, which would not work without them
+    indirect = ["ipython", "nbformat", "requests", "urllib3"]
+    assert undeclared(files, PYPROJECT["project"]["dependencies"] + indirect) == set()
+
+
+def test_an_undeclared_import_would_be_found():
+    assert ("tests/test_hygiene.py", "pytest") in undeclared(["tests/test_hygiene.py"], ["pyyaml"])
+
+
+def definitions(source):
+    """Top-level functions and classes, with their code in a form that ignores layout and comments."""
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return {ast.dump(node): node.name for node in ast.parse(source).body if isinstance(node, kinds)}
+
+
+def pasted(sources):
+    """Definitions that stand word for word in two of the sources: {name of the definition: (first, second)}."""
+    seen, twice = {}, {}
+    for file, source in sources.items():
+        for code, name in definitions(source).items():
+            if code in seen:
+                twice[name] = (seen[code], file)
+            seen.setdefault(code, file)
+    return twice
+
+
+def test_no_definition_stands_in_two_chapters():
+    assert pasted({name: (FOLDER / f"{name}.py").read_text() for name in names()}) == {}
+
+
+def test_a_pasted_definition_would_be_found():
+    a = "def f(x):\n    return x + 1  # here\n"
+    b = "class A: pass\n\ndef f(x):\n\n    return (x + 1)\n"
+    assert pasted({"01": a, "02": b, "03": "def f(x): return x"}) == {"f": ("01", "02")}
+
+
+def test_table_of_contents_lists_the_chapters_there_are():
+    listed = re.findall(r"file: chapters/(\w+)", FILES["_toc.yml"])
+    assert listed == names()
+
+
+def test_preface_links_the_chapters_there_are():
+    rows = re.findall(r"^\| *(\d+) \|.*\|(.*)\|$", FILES["index.md"], re.M)
+    assert [int(line) for line, _ in rows] == list(range(1, 17))
+    linked = {name for _, cell in rows for name in re.findall(r"\]\(chapters/(\w+)\)", cell)}
+    assert linked == set(names())
+    for _, cell in rows:
+        for number in re.findall(r"\b\d\d\b", cell):
+            exists = any(name.startswith(number) for name in names())
+            assert exists or "to come" in cell, f"chapter {number} does not exist, and the preface does not say so"
+
+
+def test_ruff_is_content():
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "-q", ROOT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

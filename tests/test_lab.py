@@ -1,0 +1,127 @@
+"""A chapter as a reader meets it: JupyterLab in a browser, all cells run, the slider moved."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import nbformat
+import pytest
+
+from helpers import course
+from helpers.settings import ROOT
+
+CHAPTER = "01_vgg"
+
+
+def until(condition, seconds, page=None):
+    """Whether `condition()` becomes true in time."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()) and time.monotonic() < deadline:
+        page.wait_for_timeout(300) if page else time.sleep(0.3)
+    return value
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory, chromium):
+    """JupyterLab on a copy of the project, in the quick profile on the stand-in: its folder and its address."""
+    work = tmp_path_factory.mktemp("lab")
+    for name in ("chapters", "helpers", "results"):
+        if (ROOT / name).exists():
+            shutil.copytree(ROOT / name, work / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", work)
+    path = work / f"chapters/{CHAPTER}.ipynb"
+    nb = nbformat.read(path, as_version=4)
+    for cell in course.code_cells(nb):  # whatever is there afterwards was made in the browser
+        cell.update(outputs=[], execution_count=None)
+    nbformat.write(nb, path)
+    settings = work / ".config/lab/user-settings/@jupyterlab"
+    for plugin, value in {
+        "notebook-extension/tracker": {"windowingMode": "none"},  # keep cells out of sight in the page
+        "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    }.items():
+        path = settings / f"{plugin}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value))
+    environment = dict(
+        os.environ,
+        COURSE_PROFILE="quick",
+        COURSE_SOURCE="standin",
+        PYTHONPATH=str(work),
+        JUPYTER_CONFIG_DIR=str(work / ".config"),
+        JUPYTER_DATA_DIR=str(work / ".data"),
+        JUPYTERLAB_SETTINGS_DIR=str(work / ".config/lab/user-settings"),
+        JUPYTERLAB_WORKSPACES_DIR=str(work / ".config/lab/workspaces"),
+    )
+    log = work / "lab.log"
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0"]
+            + [f"--ServerApp.root_dir={work}", "--IdentityProvider.token=t"],
+            cwd=work,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        found = until(lambda: re.search(r"http://127\.0\.0\.1:\d+/lab", log.read_text()) or server.poll(), 90)
+        assert isinstance(found, re.Match), f"JupyterLab did not start:\n{log.read_text()}"
+        yield work, found[0]
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.mark.browser
+def test_chapter_runs_and_its_slider_shows_the_books_frames(lab, page):
+    work, address = lab
+    path = work / f"chapters/{CHAPTER}.ipynb"
+    page.goto(f"{address}/tree/chapters/{CHAPTER}.ipynb?token=t&reset")
+    page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=90_000)
+    page.get_by_text("| Idle").wait_for(timeout=90_000)  # before that, Run opens a dialog that asks for a kernel
+    page.locator(".lm-MenuBar-item", has_text="Run").click()
+    page.get_by_text("Run All Cells", exact=True).click()
+
+    def finished():
+        """The saved notebook, once its last cell has run (or one has failed)."""
+        page.keyboard.press("Control+s")
+        page.wait_for_timeout(700)
+        nb = nbformat.read(path, as_version=4)
+        code = course.code_cells(nb)
+        failed = [o for cell in code for o in cell.outputs if o.output_type == "error"]
+        return nb if failed or [c.execution_count for c in code] == [*range(1, len(code) + 1)] else None
+
+    nb = until(finished, 300, page)
+    assert nb, "the chapter did not run to its end"
+    errors = [o.ename + ": " + o.evalue for cell in course.code_cells(nb) for o in cell.outputs if "ename" in o]
+    assert errors == []
+    assert course.uses_standin(nb), "this run should have been on drawn data"
+
+    # the page fragment that the book would show, made in this very run
+    book = next(
+        bundle["text/html"]
+        for cell in course.code_cells(nb)
+        for bundle in course.bundles(cell)
+        if "explorable" in bundle.get("text/html", "")
+    )
+    frames = json.loads(re.search(r"\}\)\((\[.*?\]), \[", book, re.S)[1])
+    steps = [int(count) + 1 for count in re.findall(r'type="range"[^>]* max="(\d+)"', book)]
+    texts = re.findall(r'data-texts="([^"]*)"', book)[0].split("|")
+
+    slider = page.locator(".widget-hslider").first
+    slider.scroll_into_view_if_needed()
+    live = page.locator(".jp-OutputArea-output", has=page.locator(".widget-hslider")).first.locator("img")
+
+    def shows(index):
+        return until(lambda: live.get_attribute("src") == frames[index], 30, page)
+
+    assert shows(0), "the live figure starts with another picture than the book's"
+    slider.locator(".noUi-handle").focus()
+    moves = min(2, steps[0] - 1)
+    for _ in range(moves):
+        page.keyboard.press("ArrowRight")
+    assert shows(moves * len(frames) // steps[0]), "the live figure did not follow to the book's frame"
+    assert slider.locator(".widget-readout").inner_text() == texts[moves]
