@@ -20,6 +20,37 @@ def find_layer(model, layer):
     raise KeyError(f"no layer named {layer!r}. The convolutions are: {', '.join(convolutions)}.")
 
 
+def feature_map(model, layer, images):
+    """The output of `layer` for `images`, (N, K, h, w), with its graph, and that of the model.
+
+    The model is put in evaluation mode for the pass. Raises KeyError for an unknown layer, ValueError for one that
+    gives no feature map or does not run exactly once.
+    """
+    caught = []
+
+    def catch(module, inputs, output):
+        caught.append(output)
+        # a ReLU in place after this layer must not overwrite what was caught
+        return output.clone() if isinstance(output, torch.Tensor) else None
+
+    handle = find_layer(model, layer).register_forward_hook(catch)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.enable_grad():
+            outputs = model(images)
+    finally:
+        handle.remove()
+        model.train(was_training)
+    name = type(layer).__name__ if isinstance(layer, torch.nn.Module) else repr(layer)
+    if len(caught) != 1:
+        raise ValueError(f"layer {name} ran {len(caught)} times in one pass; choose one that runs once.")
+    shape = tuple(getattr(caught[0], "shape", ()))
+    if len(shape) != 4:
+        raise ValueError(f"layer {name} gives {shape or type(caught[0]).__name__}, not a feature map (N, K, h, w).")
+    return caught[0], outputs
+
+
 def _scores(outputs, target):
     """One score per image (N,), before any softmax."""
     if callable(target):
@@ -45,29 +76,11 @@ def grad_cam(model, layer, images, target=None, *, relu=True, size=None):
     Returns a tensor (N, h, w) or (N, *size), not normalised. The model is put in evaluation mode for the pass.
     Raises KeyError for an unknown layer, ValueError for a layer without a feature map.
     """
-    caught = []
-
-    def catch(module, inputs, output):
-        caught.append(output)
-        return output.clone()  # a ReLU in place after this layer must not overwrite what was caught
-
-    module = find_layer(model, layer)
-    was_training = model.training
-    model.eval()
-    handle = module.register_forward_hook(catch)
-    try:
-        with torch.enable_grad():
-            # the images require gradients so that a model with frozen weights has a graph, too
-            scores = _scores(model(images.detach().clone().requires_grad_()), target)
-    finally:
-        handle.remove()
-        model.train(was_training)
-    if len(caught) != 1:
-        raise ValueError(f"layer {layer!r} ran {len(caught)} times in one pass; choose one that runs once.")
-    activation = caught[0]
-    if activation.dim() != 4:
-        raise ValueError(f"layer {layer!r} gives {tuple(activation.shape)}, not a feature map (N, K, h, w).")
-    (gradient,) = torch.autograd.grad(scores.sum(), activation)
+    # the images require gradients so that a model with frozen weights has a graph, too
+    activation, outputs = feature_map(model, layer, images.detach().clone().requires_grad_())
+    with torch.enable_grad():
+        score = _scores(outputs, target).sum()
+    (gradient,) = torch.autograd.grad(score, activation)
     weights = gradient.mean((2, 3), keepdim=True)  # alpha_k of equation 1
     maps = (weights * activation).sum(1).detach()
     if relu:

@@ -37,16 +37,17 @@ def model_cells(path):
 
 @functools.cache
 def chapter(name):
-    """The module made of chapter `name`'s cells tagged `model`. Runs once per process.
+    """The module made of chapter `name`'s cells tagged `model`; `__source__` is what was run. Once per process.
 
     Raises ValueError for an unknown name and lists the chapters.
     """
     path = FOLDER / f"{check_name(name)}.py"
     module = types.ModuleType(f"chapter_{name}", f"Definitions of {path.name}")
     module.__file__ = str(path)
+    module.__source__ = model_cells(path)
     sys.modules[module.__name__] = module  # dataclasses look their module up
     try:
-        exec(compile(model_cells(path), path, "exec"), module.__dict__)
+        exec(compile(module.__source__, path, "exec"), module.__dict__)
     except BaseException:
         del sys.modules[module.__name__]
         raise

@@ -7,7 +7,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from helpers.cam import find_layer
+from helpers.cam import feature_map
 from helpers.table import Table
 
 
@@ -44,30 +44,34 @@ def count_macs(model, input_shape):
 def trace(model, input_shape):
     """Shape, parameters and multiply-adds of every leaf layer, in the order in which they run, as a Table.
 
-    input_shape: (C, H, W) of one image.
+    input_shape: (C, H, W) of one image. Parameters that are used again count where they come first.
     """
-    rows, handles = [], []
+    rows, handles, counted, flops_before = [], [], set(), {}
 
-    def note(name, module):
-        def hook(_, inputs, output):
-            done = counter.get_total_flops() // 2
-            macs, note.done = done - note.done, done
+    def watch(name, module):
+        own = set(module.parameters()) - counted
+        counted.update(own)
+        parameters = [sum(parameter.numel() for parameter in own)]
+
+        def before(_, inputs):
+            flops_before[name] = counter.get_total_flops()
+
+        def after(_, inputs, output):
             rows.append(
                 {
                     "layer": name,
                     "kind": _kind(module),
                     "output": "x".join(map(str, output.shape[1:])),
-                    "parameters": count_parameters(module),
-                    "multiply-adds": macs,
+                    "parameters": parameters.pop() if parameters else 0,
+                    "multiply-adds": (counter.get_total_flops() - flops_before[name]) // 2,
                 }
             )
 
-        return hook
+        return module.register_forward_pre_hook(before), module.register_forward_hook(after)
 
-    note.done = 0
     for name, module in model.named_modules():
         if not list(module.children()):
-            handles.append(module.register_forward_hook(note(name, module)))
+            handles += watch(name, module)
     try:
         with FlopCounterMode(display=False) as counter:
             _dry_run(model, input_shape)
@@ -93,19 +97,10 @@ def input_gradient(model, layer, images):
     The unit is the middle position of the layer's map, all channels summed. Its support is the theoretical
     receptive field; its bulk is the effective one (Luo et al., 2016).
     """
-    caught = []
-    handle = find_layer(model, layer).register_forward_hook(lambda module, inputs, output: caught.append(output))
     images = images.detach().clone().requires_grad_()
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.enable_grad():
-            model(images)
-    finally:
-        handle.remove()
-        model.train(was_training)
-    maps = caught[0]
-    centre = maps[:, :, maps.shape[2] // 2, maps.shape[3] // 2].sum()
+    maps, _ = feature_map(model, layer, images)
+    with torch.enable_grad():
+        centre = maps[:, :, maps.shape[2] // 2, maps.shape[3] // 2].sum()
     (gradient,) = torch.autograd.grad(centre, images)
     return gradient.abs().mean(1)
 

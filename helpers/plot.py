@@ -44,7 +44,7 @@ def webp(fig):
 
 
 class Shown:
-    """A finished figure with alternative text (what it shows, for who cannot see it) and caption (what to see in it)."""
+    """A finished figure: alternative text says what it shows, the caption what to see in it."""
 
     def __init__(self, fig, alt, caption=""):
         if not alt.strip():
@@ -115,7 +115,7 @@ def cams(batch, maps, titles=None, alt="", caption="", inches=0.95, rows_of_maps
             for row, (label, found) in enumerate(rows_of_maps.items(), 1):
                 _picture(axes[row, i], batch[i])
                 axes[row, i].imshow(
-                    unit_range(found[i : i + 1])[0], cmap="inferno", alpha=0.6, interpolation="bilinear"
+                    unit_range(found[i : i + 1])[0].numpy(), cmap="inferno", alpha=0.6, interpolation="bilinear"
                 )
                 if label and i == 0:
                     axes[row, i].text(-0.08, 0.5, label, transform=axes[row, i].transAxes, rotation=90,
@@ -168,7 +168,7 @@ def study(study, arms, metric, title, scale=1.0, alt="", caption="", width=7.0):
 
 def confusion(counts, classes, alt="", caption=""):
     """A confusion matrix (classes, classes) as shares of each true class, in percent."""
-    shares = 100 * counts.double() / counts.sum(1, keepdim=True).clamp_min(1)
+    shares = (100 * counts.double() / counts.sum(1, keepdim=True).clamp_min(1)).numpy()
 
     def draw(fig):
         ax = fig.subplots()

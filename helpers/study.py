@@ -67,10 +67,17 @@ class Study:
             found = self._read()
             if found["code"] != code:
                 raise ValueError(f"{self.path.name} was measured with other code. Measure it anew with --restart.")
-            kept["runs"] = [run for run in found["runs"] if self.arms.get(run["arm"]) == run["config"]]
+            kept["runs"] = [run for run in found["runs"] if self._is_current(run)]
         have = {(run["arm"], run["seed"]) for run in kept["runs"]}
         # seed by seed, so that a study that is cut off has whole pairs
         todo = [(arm, seed) for seed in self.seeds for arm in self.arms if (arm, seed) not in have]
+        if todo and kept["runs"]:
+            before, now = kept["runs"][0]["data"], str(self.data().provenance)
+            if before != now:
+                raise ValueError(
+                    f"{self.path.name} was measured on {before}; the data here are {now}. A study has to stay with its "
+                    "data: make them available (./course data), or measure anew with --restart."
+                )
         jobs = (joblib.delayed(_one_run)(self.chapter, self.stem, arm, seed) for arm, seed in todo)
         bar = tqdm(
             total=len(have) + len(todo), initial=len(have), desc=self.stem, unit="run", disable=settings.silent()
@@ -88,6 +95,11 @@ class Study:
     def rehearse(self, data):
         """Run every arm once on small `data`, writing nothing: shows that the code of the study still runs."""
         return {arm: self.run(data, seed=0, **config) for arm, config in self.arms.items()}
+
+    def _is_current(self, run):
+        """Whether a stored run has the configuration that its arm has now."""
+        # through JSON, which knows lists and no tuples
+        return run["arm"] in self.arms and run["config"] == json.loads(json.dumps(self.arms[run["arm"]]))
 
     def _write(self, content):
         FOLDER.mkdir(exist_ok=True)
@@ -182,31 +194,34 @@ def studies(chapter_name):
 
 def code_of(chapter_name, function):
     """A hash of a function in a chapter and of all that it uses there; text and comments do not count."""
-    source = chapters.model_cells(chapters.FOLDER / f"{chapters.check_name(chapter_name)}.py")
+    source = chapters.chapter(chapter_name).__source__
     defined = {}
     for node in ast.parse(source).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            defined[node.name] = node
-        elif isinstance(node, ast.Assign):
-            defined.update((target.id, node) for target in node.targets if isinstance(target, ast.Name))
+            defined[node.name] = [node]
+        elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                for name in ast.walk(target):  # `A, B = …` defines two names, `TABLE[key] = …` adds to one
+                    if isinstance(name, ast.Name):
+                        defined.setdefault(name.id, []).append(node)
     needed, queue = set(), [function]
     while queue:
         name = queue.pop()
         if name in defined and name not in needed:
             needed.add(name)
-            queue += [node.id for node in ast.walk(defined[name]) if isinstance(node, ast.Name)]
+            queue += [node.id for part in defined[name] for node in ast.walk(part) if isinstance(node, ast.Name)]
     digest = hashlib.sha256()
     for name in sorted(needed):
-        digest.update(ast.dump(_without_docstrings(defined[name])).encode())
+        for part in defined[name]:
+            digest.update(ast.dump(_without_docstrings(part)).encode())
     return digest.hexdigest()[:16]
 
 
 def _without_docstrings(tree):
     tree = ast.parse(ast.unparse(tree))
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and isinstance(body[0], ast.Expr):
-            node.body = body[1:] or [ast.Pass()]
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
     return tree
 
 
@@ -223,7 +238,7 @@ def stale(chapter_name):
                 f"results/{stem}.json was measured with other code (./course study {chapter_name} --restart)"
             )
         want = {(arm, seed) for arm in study.arms for seed in study.seeds}
-        have = {(run["arm"], run["seed"]) for run in found["runs"] if study.arms.get(run["arm"]) == run["config"]}
+        have = {(run["arm"], run["seed"]) for run in found["runs"] if study._is_current(run)}
         if want - have:
             problems.append(f"results/{stem}.json lacks {len(want - have)} of {len(want)} runs")
         if any("stand-in" in run["data"] for run in found["runs"]):
@@ -250,4 +265,6 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    from helpers import study  # under its own name, so that its Study is the class that chapters use
+
+    study.main()

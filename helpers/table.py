@@ -29,11 +29,13 @@ class Table:
         if isinstance(value, float):
             decimals = self.decimals.get(column, 3) if isinstance(self.decimals, dict) else self.decimals
             return f"{value:,.{decimals}f}"
-        return str(value)
+        return str(value).replace(" ± ", "\u00a0±\u00a0")  # kept on one line
 
     def _render(self, style):
         columns = list(self.rows[0]) if self.rows else []
         body = [[self._text(column, row[column]) for column in columns] for row in self.rows]
+        if style == "pipe":  # a bar would end the cell
+            body = [[text.replace("|", r"\|") for text in row] for row in body]
         numeric = [all(isinstance(row[column], (int, float)) for row in self.rows) for column in columns]
         align = ["right" if is_number else "left" for is_number in numeric]
         return tabulate(body, columns, tablefmt=style, colalign=align if body else None, disable_numparse=True)

@@ -68,7 +68,8 @@ class Augment:
 
     flip: mirror half of the images left to right.
     shift: move each image by up to this many pixels in x and y. The gap is filled with 0, the mean colour.
-    cutout: side in pixels of a square set to 0 in each image (DeVries and Taylor, 2017). 0 turns it off.
+    cutout: side in pixels of a square set to 0 in each image (DeVries and Taylor, 2017), cut off where it leaves the
+        image. 0 turns it off.
 
     Called with `images` (N, C, H, W), normalised, the targets and a CPU generator; returns both.
     """
@@ -94,8 +95,9 @@ class Augment:
             images = windows[torch.arange(n, device=device), :, rows, columns]
         if self.cutout:
             y, x = integers(height)[:, None], integers(width)[:, None]
-            in_rows = (torch.arange(height, device=device) - y).abs() * 2 < self.cutout
-            in_columns = (torch.arange(width, device=device) - x).abs() * 2 < self.cutout
+            rows = torch.arange(height, device=device) - y + self.cutout // 2
+            columns = torch.arange(width, device=device) - x + self.cutout // 2
+            in_rows, in_columns = ((a >= 0) & (a < self.cutout) for a in (rows, columns))
             hole = in_rows[:, None, :, None] & in_columns[:, None, None, :]
             images = images.masked_fill(hole, 0.0)
         return images, targets
@@ -271,6 +273,11 @@ def fit(
     n = len(split.images)
     if n == 0:
         raise ValueError("the training split is empty.")
+    for tensor in split.targets.values() if isinstance(split.targets, dict) else [split.targets]:
+        if len(tensor) != n:
+            raise ValueError(f"{n} training images, but {len(tensor)} targets. They go in pairs.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: a batch needs at least one image.")
 
     device = torch.device(device) if device else best_device()
     autocast = autocast_pays(device) if autocast is None else autocast
@@ -302,7 +309,7 @@ def fit(
     )  # fmt: skip
     bar = tqdm(total=total or round(seconds), desc=label, unit="step" if total else "s", disable=settings.silent())
     best = _Best(average.module if average else model)
-    trained, step, epoch = 0.0, 0, 0  # seconds of training (evaluation not counted), steps, epochs
+    trained, step, epoch, evaluated = 0.0, 0, 0, 0  # seconds of training (evaluation not counted), steps, epochs, step
     pending, since, logged = 0.0, 0, math.nan  # summed loss and number of steps not yet logged
 
     try:
@@ -342,19 +349,22 @@ def fit(
                         raise FloatingPointError(f"loss {logged} at step {step}, learning rate {lr:g}")
             trained += time.perf_counter() - started
             history.images_per_second = step * batch_size / trained
-            epoch += 1
-            done = step >= total if total else trained >= seconds
-            if step > steps_before and (done or epoch % eval_every == 0):
-                scores = evaluate(average.module if average else model, data)
-                model.train()
+            if step > steps_before:  # time may be up before an epoch's first step
+                epoch += 1
                 mean_loss = float(epoch_loss) / (step - steps_before)
                 if not math.isfinite(mean_loss):
-                    raise FloatingPointError(f"loss {logged} at step {step}, learning rate {lr:g}")
+                    raise FloatingPointError(f"mean loss {mean_loss} in epoch {epoch}, learning rate {lr:g}")
+            done = step >= total if total else trained >= seconds
+            if step > evaluated and (done or epoch % eval_every == 0):
+                evaluated = step
+                scores = evaluate(average.module if average else model, data)
+                model.train()
                 history.rows.append(
                     {"epoch": epoch, "seconds": trained, "lr": stepper.param_groups[0]["lr"], "train_loss": mean_loss}
                     | scores
                 )
-                best.keep(-scores["test_accuracy"] if "test_accuracy" in scores else mean_loss)
+                if math.isfinite(scores.get("test_loss", mean_loss)):  # else the last step broke the weights
+                    best.keep(-scores["test_accuracy"] if "test_accuracy" in scores else mean_loss)
     except KeyboardInterrupt:
         if _early_end_raises.get():
             raise

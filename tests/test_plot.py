@@ -1,0 +1,225 @@
+"""Figures, tables and exercises: what a reader sees."""
+
+import base64
+import io
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from helpers import plot
+from helpers.exercise import attempt, verify
+from helpers.table import Table
+from helpers.train import History
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The Matplotlib figures that were drawn, instead of their pictures."""
+    figures = []
+    monkeypatch.setattr(plot, "webp", lambda fig: figures.append(fig) or b"")
+    return figures
+
+
+def picture(shown):
+    source = re.search(r'src="data:image/webp;base64,([^"]+)"', shown._repr_html_())[1]
+    return Image.open(io.BytesIO(base64.b64decode(source)))
+
+
+# ---------------------------------------------------------------------------------------------- a figure
+
+
+def test_a_figure_is_a_picture_with_alternative_text_and_caption():
+    shown = plot.show(lambda fig: fig.subplots().plot([1, 2]), 'A "line" & <more>', "It rises: 1 < 2.", 4, 2)
+    text = shown._repr_html_()
+    assert 'alt="A &quot;line&quot; &amp; &lt;more&gt;"' in text
+    assert "<figcaption>It rises: 1 &lt; 2.</figcaption></figure>" in text
+    assert f'width="{4 * 96}"' in text and picture(shown).size == (2 * 4 * 96, 2 * 2 * 96)
+    assert np.asarray(picture(shown)).std() > 5  # something is drawn
+    assert repr(shown) == '[figure] A "line" & <more>'
+
+
+def test_no_caption_no_element():
+    assert "figcaption" not in plot.show(lambda fig: fig.subplots(), "Empty axes.")._repr_html_()
+
+
+@pytest.mark.parametrize("alt", ["", "  \n"])
+def test_a_figure_without_alternative_text_is_refused(alt):
+    with pytest.raises(ValueError, match="alternative text"):
+        plot.show(lambda fig: fig.subplots(), alt)
+
+
+def test_the_same_figure_gives_the_same_bytes():
+    first, second = (plot.show(lambda fig: fig.subplots().plot([1, 3, 2]), "A line.")._repr_html_() for _ in range(2))
+    assert first == second
+
+
+def test_photographs_are_compressed(monkeypatch):
+    noise = np.random.default_rng(0).random((400, 600, 3))
+    shown = plot.show(lambda fig: fig.subplots().imshow(noise), "Noise.")
+    lossless = io.BytesIO()
+    picture(shown).save(lossless, "webp", lossless=True)
+    assert len(shown._webp) < 0.7 * lossless.tell()
+
+
+def test_the_style_is_the_courses_and_stays_inside():
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    colours = []
+    plot.show(lambda fig: colours.append(matplotlib.rcParams["axes.prop_cycle"]), "Nothing.")
+    assert dict(matplotlib.rcParams) == before
+    assert colours[0] != before["axes.prop_cycle"]
+
+
+# ---------------------------------------------------------------------------------------------- kinds of figures
+
+
+def test_images_fill_a_grid_and_leave_the_rest_empty(drawn):
+    batch = torch.arange(7 * 3 * 4 * 4, dtype=torch.uint8).reshape(7, 3, 4, 4)
+    plot.images(batch, titles=list("abcdefg"), columns=3, alt="Seven images.")
+    axes = np.array(drawn[0].axes).reshape(3, 3)
+    assert [ax.get_title() for ax in axes.flat] == [*"abcdefg", "", ""]
+    for i, ax in enumerate(axes.flat):
+        assert not ax.axison and len(ax.images) == (i < 7)
+    assert np.array_equal(axes[1, 2].images[0].get_array(), batch[5].permute(1, 2, 0))
+
+
+def test_images_in_grey_and_in_float(drawn):
+    plot.images(torch.rand(2, 1, 4, 4), alt="Two grey images.")
+    assert drawn[0].axes[0].images[0].get_array().shape == (4, 4)
+    assert len(drawn[0].axes) == 2  # no more columns than images
+
+
+def test_cams_lie_over_their_images(drawn):
+    batch, maps = torch.rand(3, 3, 8, 8), torch.rand(3, 4, 4)
+    plot.cams(batch, maps, titles=["a", "b", "c"], alt="Three maps.")
+    axes = np.array(drawn[0].axes).reshape(2, 3)
+    for i in range(3):
+        assert len(axes[0, i].images) == 1 and axes[0, i].get_title() == "abc"[i]
+        below, above = axes[1, i].images
+        assert np.allclose(below.get_array(), batch[i].permute(1, 2, 0))
+        expected = (maps[i] - maps[i].min()) / (maps[i].max() - maps[i].min())
+        assert np.allclose(above.get_array(), expected) and above.get_alpha() < 1
+
+
+def test_cams_in_several_rows(drawn):
+    rows = {"one": torch.rand(2, 4, 4), "two": torch.zeros(2, 4, 4)}
+    plot.cams(torch.rand(2, 3, 8, 8), None, rows_of_maps=rows, alt="Two rows of maps.")
+    axes = np.array(drawn[0].axes).reshape(3, 2)
+    assert [axes[row, 0].texts[0].get_text() for row in (1, 2)] == ["one", "two"]
+    assert not axes[1, 1].texts
+
+
+def history(offset, data="toy"):
+    rows = [{"epoch": i, "seconds": 10.0 * i, "train_loss": offset / i, "test_accuracy": i / 10} for i in (1, 2, 3)]
+    return History(data, {}, rows)
+
+
+def test_histories(drawn):
+    shown = plot.histories({"plain": history(1), "deep": history(2)}, alt="Curves.", caption="Deep is worse.", x="seconds")
+    left, right = drawn[0].axes
+    assert (left.get_title("left"), right.get_title("left")) == ("train loss", "test accuracy")
+    assert left.get_xlabel() == "seconds of training"
+    assert list(left.lines[1].get_xdata()) == [10, 20, 30] and list(left.lines[1].get_ydata()) == [2, 1, 2 / 3]
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["plain", "deep"]
+    assert shown.caption == "Deep is worse. Data: toy."
+    with pytest.raises(KeyError, match="iou"):
+        plot.histories({"plain": history(1)}, columns=("iou",), alt="Curves.")
+    both = plot.histories({"a": history(1, "x"), "b": history(1, "y")}, alt="Curves.")
+    assert both.caption == "Data: x; y."
+    plot.histories({"plain": history(1)}, alt="Curves.")
+    assert drawn[-1].axes[0].get_legend() is None
+
+
+def test_study(drawn):
+    values = {"a": [0.5, 0.6, 0.7], "b": [0.8, 0.8, 0.9]}
+    fake = SimpleNamespace(values=lambda arm, metric: values[arm], seeds=(0, 1, 2), provenance=lambda: "toy")
+    shown = plot.study(fake, {"a": "shallow", "b": "deep"}, "accuracy", "accuracy in %", scale=100, alt="Dots.")
+    (ax,) = drawn[0].axes
+    dots = [(float(line.get_xdata()[0]), line.get_ydata()[0]) for line in ax.lines if line.get_marker() == "o"]
+    assert [row for _, row in dots] == [0, 0, 0, 1, 1, 1]
+    assert [value for value, _ in dots] == pytest.approx([50, 60, 70, 80, 80, 90])
+    means = [line.get_xdata()[0] for line in ax.lines if line.get_marker() != "o"]
+    assert means == pytest.approx([60, 250 / 3])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["shallow", "deep"]
+    assert ax.get_ylim() == (1.5, -0.5)  # the first arm on top
+    assert shown.caption == "Dots: one training each, 3 seeds; orange: mean. Data: toy."
+
+
+def test_confusion(drawn):
+    plot.confusion(torch.tensor([[3, 1, 0], [0, 0, 0], [0, 1, 999]]), ("cat", "dog", "fox"), alt="Confusion.")
+    (ax,) = drawn[0].axes
+    assert {(t.get_position(), t.get_text()) for t in ax.texts} == {((0, 0), "75"), ((1, 0), "25"), ((2, 2), "100")}
+    assert np.allclose(ax.images[0].get_array(), [[75, 25, 0], [0, 0, 0], [0, 0.1, 99.9]])
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted", "true")
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["cat", "dog", "fox"]
+
+
+def test_rectangle():
+    box = plot.rectangle(1, 2, 3, 4)
+    assert (box.get_bbox().bounds, box.get_fill()) == ((1, 2, 3, 4), False)
+
+
+# ---------------------------------------------------------------------------------------------- tables
+
+
+def test_table_as_text_and_as_markdown():
+    table = Table([{"network": "A", "parameters": 132863336, "error": 29.6, "own": True, "note": None},
+                   {"network": "B|C", "parameters": 5, "error": -0.25, "own": False, "note": "x"}])  # fmt: skip
+    lines = table._repr_markdown_().splitlines()
+    assert [cell.strip() for cell in lines[2].strip("|").split("|")] == ["A", "132,863,336", "29.600", "yes", ""]
+    assert [cell.strip() for cell in re.split(r"(?<!\\)\|", lines[3])[1:-1]] == [r"B\|C", "5", "-0.250", "no", "x"]
+    assert lines[1].split("|")[2].strip("-") == ":" and lines[1].split("|")[1].strip().startswith(":")
+    assert repr(table).splitlines()[2].split()[:3] == ["A", "132,863,336", "29.600"]
+    assert table["parameters"] == [132863336, 5] and len(table) == 2
+
+
+def test_decimals():
+    rows = [{"a": 1.23456, "b": 1234.5678}]
+    assert repr(Table(rows, decimals=1)).split()[-2:] == ["1.2", "1,234.6"]
+    assert repr(Table(rows, decimals={"b": 0})).split()[-2:] == ["1.235", "1,235"]
+
+
+def test_numbers_in_text_stay_as_they_are():
+    assert repr(Table([{"k": "007", "x": "1e5"}])).split()[-2:] == ["007", "1e5"]
+
+
+def test_an_empty_table():
+    assert Table([])._repr_markdown_() == "" == repr(Table([]))
+
+
+# ---------------------------------------------------------------------------------------------- exercises
+
+
+def check(answer):
+    if answer(2) != 4:
+        raise AssertionError(f"two twos are 4, you have {answer(2)}.")
+
+
+def open_exercise(x):
+    raise NotImplementedError
+
+
+def test_attempt_says_how_it_went(capsys):
+    for answer, said in (
+        (lambda x: 2 * x, "Correct.\n"),
+        (lambda x: x, "Not yet: two twos are 4, you have 2.\n"),
+        (open_exercise, "Not started. Replace the line `raise NotImplementedError` and run the cell again.\n"),
+    ):
+        attempt(check, answer)
+        assert capsys.readouterr().out == said
+    with pytest.raises(ZeroDivisionError):  # the learner's own mistake keeps its traceback
+        attempt(check, lambda x: x / 0)
+
+
+def test_verify_lets_a_wrong_solution_fail(capsys):
+    verify(check, lambda x: x + 2)
+    assert capsys.readouterr().out == "The solution passes the check.\n"
+    with pytest.raises(AssertionError, match="two twos"):
+        verify(check, lambda x: x)
+    with pytest.raises(NotImplementedError):
+        verify(check, open_exercise)

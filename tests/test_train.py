@@ -1,0 +1,572 @@
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from toys import red_or_blue, small_network, weights
+
+from helpers import train
+from helpers.data import Dataset, Provenance, Split
+
+quickly = settings(max_examples=25, deadline=None)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+# ---------------------------------------------------------------------------------------------- augmentation
+
+
+@quickly
+@given(st.integers(1, 6), st.integers(1, 9), st.integers(1, 9), st.integers(0, 1000))
+def test_flip_gives_each_image_or_its_mirror(n, height, width, seed):
+    images = torch.randn(n, 3, height, width, generator=generator(seed))
+    flipped, targets = train.Augment(flip=True, shift=0)(images, torch.arange(n), generator(seed))
+    for before, after in zip(images, flipped, strict=True):
+        assert torch.equal(after, before) or torch.equal(after, before.flip(-1))
+    assert torch.equal(targets, torch.arange(n))
+
+
+def test_flip_mirrors_about_half_of_the_images():
+    images = torch.randn(1000, 1, 2, 4, generator=generator())
+    flipped, _ = train.Augment(flip=True, shift=0)(images, torch.zeros(1000), generator())
+    assert 430 < sum(not torch.equal(a, b) for a, b in zip(images, flipped, strict=True)) < 570
+
+
+def translated(image, dy, dx):
+    """One image (C, H, W) moved by whole pixels, 0 where nothing comes in, pixel by pixel."""
+    moved = torch.zeros_like(image)
+    _, height, width = image.shape
+    for y in range(height):
+        for x in range(width):
+            if 0 <= y + dy < height and 0 <= x + dx < width:
+                moved[:, y + dy, x + dx] = image[:, y, x]
+    return moved
+
+
+@quickly
+@given(st.integers(1, 4), st.integers(3, 7), st.integers(3, 7), st.integers(1, 3), st.integers(0, 1000))
+def test_shift_moves_each_image_by_whole_pixels_and_fills_with_zero(n, height, width, shift, seed):
+    images = 1 + torch.rand(n, 2, height, width, generator=generator(seed))  # no pixel is 0
+    shifted, _ = train.Augment(flip=False, shift=shift)(images, torch.zeros(n), generator(seed))
+    assert shifted.shape == images.shape
+    steps = range(-shift, shift + 1)
+    for before, after in zip(images, shifted, strict=True):
+        assert any(torch.equal(after, translated(before, dy, dx)) for dy in steps for dx in steps)
+
+
+def test_shift_reaches_every_offset_in_both_directions_and_each_image_has_its_own():
+    spot = torch.zeros(600, 1, 9, 9)
+    spot[:, :, 4, 4] = 1
+    shifted, _ = train.Augment(flip=False, shift=2)(spot, torch.zeros(600), generator())
+    places = {tuple(image[0].nonzero()[0].tolist()) for image in shifted}
+    assert places == {(y, x) for y in range(2, 7) for x in range(2, 7)}
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 5])
+def test_cutout_is_a_square_of_the_given_side_clipped_at_the_border(side):
+    images = torch.ones(500, 2, 7, 9)
+    cut, _ = train.Augment(flip=False, shift=0, cutout=side)(images, torch.zeros(500), generator())
+    full, clipped = 0, 0
+    for image in cut:
+        assert torch.equal(image[0], image[1])  # the same hole in every channel
+        hole = image[0] == 0
+        rows, columns = hole.any(1).nonzero().flatten(), hole.any(0).nonzero().flatten()
+        assert hole.sum() == len(rows) * len(columns) > 0  # a rectangle
+        for line, length in ((rows, 7), (columns, 9)):
+            assert torch.equal(line, torch.arange(line[0], line[-1] + 1))  # without gaps
+            assert len(line) == side or (len(line) < side and (line[0] == 0 or line[-1] == length - 1))
+        full += hole.sum() == side**2
+        clipped += hole.sum() < side**2
+    assert full and (clipped or side == 1)
+
+
+@quickly
+@given(st.booleans(), st.integers(0, 2), st.integers(0, 3), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_augment_keeps_shape_and_type_and_uses_only_its_generator(flip, shift, cutout, dtype):
+    images = torch.randn(5, 3, 6, 8, generator=generator()).to(dtype)
+    augment = train.Augment(flip, shift, cutout)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first, _ = augment(images, torch.zeros(5), generator(3))
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    second, _ = augment(images, torch.zeros(5), generator(3))
+    assert torch.equal(first, second)
+    assert first.shape == images.shape and first.dtype == dtype
+
+
+def test_no_augment_changes_nothing():
+    images, targets = torch.randn(2, 3, 4, 4), torch.arange(2)
+    same = train.no_augment(images, targets, generator())
+    assert same[0] is images and same[1] is targets
+
+
+# ---------------------------------------------------------------------------------------------- losses
+
+
+def test_label_smoothing_is_a_mixture_with_the_uniform_distribution():
+    logits, labels = torch.randn(6, 4, generator=generator()), torch.tensor([0, 1, 2, 3, 0, 1])
+    mixed = 0.8 * F.one_hot(labels, 4) + 0.2 / 4
+    by_hand = -(mixed * logits.log_softmax(1)).sum(1).mean()
+    assert torch.isclose(train.CrossEntropy(0.2)(lambda images: logits, None, labels), by_hand)
+    # and probabilities are accepted as targets
+    assert torch.isclose(train.CrossEntropy()(lambda images: logits, None, mixed), by_hand)
+
+
+def test_mixed_targets_train():
+    data = red_or_blue()
+
+    def mixup(images, targets, generator):
+        share = float(torch.rand((), generator=generator))
+        targets = F.one_hot(targets, 2).float()
+        return share * images + (1 - share) * images.roll(1, 0), share * targets + (1 - share) * targets.roll(1, 0)
+
+    history = train.fit(small_network(), data, epochs=8, batch_size=32, augment=mixup)
+    assert history.last("test_accuracy") > 0.9
+
+
+def test_targets_can_be_a_dict_and_the_loss_a_function():
+    plain = red_or_blue()
+    marked = {"kind": plain.train.targets, "weight": torch.arange(len(plain.train)).float()}
+    data = Dataset(Split(plain.train.images, marked), plain.test, plain.classes, plain.provenance)
+    seen = []
+
+    def loss(model, images, targets):
+        seen.append(targets["weight"])
+        # each row of the dict still belongs to its image
+        assert torch.equal(plain.train.targets[targets["weight"].long()], targets["kind"])
+        assert torch.equal(images, data.normalize(plain.train.images[targets["weight"].long()]))
+        return F.cross_entropy(model(images), targets["kind"])
+
+    model = small_network()
+    history = train.fit(model, data, epochs=2, batch_size=32, loss=loss, augment=train.no_augment)
+    assert history.recipe["loss"] == "loss"
+    for epoch in (seen[:4], seen[4:]):  # every image once in an epoch
+        assert torch.equal(torch.cat(epoch).sort().values, marked["weight"])
+    assert not torch.equal(seen[0], seen[4])  # in a new order each time
+
+
+# ---------------------------------------------------------------------------------------------- the loop
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_fit_learns_with_either_optimizer_and_either_precision(optimizer, autocast):
+    data, model = red_or_blue(), small_network()
+    before = train.evaluate(model, data)
+    lr = {"sgd": None, "adamw": 0.02}[optimizer]
+    history = train.fit(model, data, epochs=10, batch_size=32, optimizer=optimizer, lr=lr, autocast=autocast)
+    assert history.last("test_loss") < 0.5 * before["test_loss"]
+    assert history.last("test_accuracy") > 0.95
+    assert history.stopped == "finished" and history["epoch"] == list(range(1, 11))
+    assert history.recipe["dtype"] == ("bfloat16 autocast" if autocast else "float32")
+    assert history.data == "drawn stand-in for toy, seed 0"
+    assert train.evaluate(model, data) == {name: history.last(name) for name in ("test_loss", "test_accuracy")}
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert model[0].weight.dtype == torch.float32
+    assert history.images_per_second > 0
+
+
+def test_autocast_reaches_the_loss_function():
+    types = []
+
+    def loss(model, images, targets):
+        outputs = model(images)
+        types.append(outputs.dtype)
+        return F.cross_entropy(outputs.float(), targets)
+
+    for autocast in (True, False):
+        train.fit(small_network(), red_or_blue(16), epochs=1, batch_size=16, loss=loss, autocast=autocast)
+    assert types == [torch.bfloat16, torch.float32]
+
+
+def test_same_seed_same_training():
+    def run(seed):
+        model = small_network(dropout=0.2)
+        train.set_seed(seed)
+        history = train.fit(model, red_or_blue(), epochs=2, batch_size=32, seed=seed)
+        return weights(model), history.losses, history["train_loss"]
+
+    first, again, other = run(1), run(1), run(2)
+    assert torch.equal(first[0], again[0]) and first[1:] == again[1:]
+    assert not torch.equal(first[0], other[0])
+
+
+def test_set_seed_seeds_all_three():
+    import random
+
+    import numpy as np
+
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    train.set_seed(5)
+    first = draw()
+    train.set_seed(5)
+    assert draw() == first
+    train.set_seed(6)
+    assert not set(draw()) & set(first)
+
+
+def batches(model, **options):
+    seen = []
+
+    def loss(model, images, targets):
+        seen.append((images.clone(), targets.clone()))
+        return F.cross_entropy(model(images), targets)
+
+    train.fit(model, red_or_blue(70), epochs=2, batch_size=32, loss=loss, autocast=False, **options)
+    return seen
+
+
+def test_same_batches_whatever_the_model():
+    small, large = batches(small_network(seed=0)), batches(small_network(seed=1, width=16, dropout=0.5))
+    assert len(small) == len(large) == 4  # 70 images: two whole batches per epoch, the rest is left out
+    for (images, targets), (other_images, other_targets) in zip(small, large, strict=True):
+        assert len(images) == 32
+        assert torch.equal(images, other_images) and torch.equal(targets, other_targets)
+    assert not torch.equal(small[0][0], batches(small_network(), seed=1)[0][0])
+
+
+@pytest.mark.parametrize("name", train.SCHEDULES)
+def test_schedules(name):
+    factors = [train.SCHEDULES[name](progress / 100) for progress in range(101)]
+    if name == "constant":
+        assert set(factors) == {1.0}
+    elif name == "steps":
+        assert factors == pytest.approx([1.0] * 50 + [0.1] * 25 + [0.01] * 26)
+    else:
+        assert max(factors) == factors[20] == 1
+        assert factors[0] == pytest.approx(0.05) and factors[100] == pytest.approx(0)
+        assert factors[10] == pytest.approx(0.525) and factors[60] == pytest.approx(0.5)
+        rises = [b > a for a, b in zip(factors, factors[1:], strict=False)]
+        assert rises == [True] * 20 + [False] * 80
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "steps", lambda progress: 1 - progress])
+def test_every_step_has_the_learning_rate_of_the_schedule(schedule):
+    used, factor = [], train.SCHEDULES.get(schedule, schedule) if isinstance(schedule, str) else schedule
+    held = {}
+
+    def make(parameters, lr, weight_decay):
+        held["optimizer"] = torch.optim.SGD(parameters, lr, weight_decay=weight_decay)
+        return held["optimizer"]
+
+    def loss(model, images, targets):
+        used.append(held["optimizer"].param_groups[0]["lr"])
+        return F.cross_entropy(model(images), targets)
+
+    train.fit(small_network(), red_or_blue(64), epochs=5, batch_size=16, schedule=schedule, optimizer=make, lr=0.3,
+              loss=loss)  # fmt: skip
+    assert used == pytest.approx([0.3 * factor(step / 20) for step in range(20)])
+
+
+def test_frozen_weights_stay():
+    model = small_network()
+    model[0].requires_grad_(False)
+    before = model[0].weight.clone()
+    train.fit(model, red_or_blue(64), epochs=1, batch_size=16)
+    assert torch.equal(model[0].weight, before)
+
+
+def test_ema_is_what_is_evaluated_and_kept():
+    after_each_step = []
+
+    def loss(model, images, targets):
+        after_each_step.append(weights(model))
+        return F.cross_entropy(model(images), targets)
+
+    def plain():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+
+    recipe = dict(epochs=2, batch_size=32, lr=0.05, seed=3, autocast=False)
+    model = plain()
+    train.fit(model, red_or_blue(), loss=loss, **recipe)
+    path = [*after_each_step[1:], weights(model)]
+    expected = path[0]
+    for step in path[1:]:
+        expected = 0.8 * expected + 0.2 * step
+
+    averaged = plain()
+    history = train.fit(averaged, red_or_blue(), ema=0.8, **recipe)
+    assert torch.allclose(weights(averaged), expected, atol=1e-6)
+    assert not torch.allclose(weights(model), expected, atol=1e-3)
+    assert train.evaluate(averaged, red_or_blue())["test_loss"] == history.last("test_loss")
+
+
+def test_ema_with_batch_normalisation_evaluates_what_it_keeps():
+    model, data = small_network(), red_or_blue()
+    history = train.fit(model, data, epochs=4, batch_size=32, ema=0.5)
+    assert history.last("test_accuracy") > 0.9
+    assert train.evaluate(model, data)["test_loss"] == history.last("test_loss")
+
+
+def test_a_split_smaller_than_the_batch_is_one_batch():
+    history = train.fit(small_network(), red_or_blue(6), epochs=3, batch_size=128)
+    assert history.recipe["batch_size"] == 6 and len(history.rows) == 3
+
+
+def test_eval_every_and_own_scores():
+    calls = []
+
+    def scores(model, data):
+        calls.append(model.training)
+        return {"iou": 0.5}
+
+    history = train.fit(small_network(), red_or_blue(16), epochs=5, batch_size=16, evaluate=scores, eval_every=2)
+    assert history["epoch"] == [2, 4, 5] and history["iou"] == [0.5] * 3 and len(calls) == 3
+
+
+def test_losses_are_logged_every_ten_steps_and_at_the_end():
+    history = train.fit(small_network(), red_or_blue(64), epochs=3, batch_size=8, seed=0)  # 24 steps
+    assert [step for step, _ in history.losses] == [10, 20, 24]
+    values = iter(range(24))
+
+    def loss(model, images, targets):
+        return model(images).sum() * 0 + next(values)
+
+    history = train.fit(small_network(), red_or_blue(64), epochs=3, batch_size=8, loss=loss)
+    assert history.losses == [(10, 4.5), (20, 14.5), (24, 21.5)]
+    assert history["train_loss"] == [3.5, 11.5, 19.5]
+
+
+# ---------------------------------------------------------------------------------------------- a budget in seconds
+
+
+def test_seconds_are_seconds_of_training():
+    import time
+
+    def slow(model, data):
+        time.sleep(0.3)
+        return {"test_accuracy": 0.5}
+
+    history = train.fit(small_network(), red_or_blue(1024), seconds=0.5, batch_size=32, evaluate=slow)
+    assert 0.5 <= history.last("seconds") < 0.9  # one step longer at most, on a busy machine as well
+    assert history.rows[0]["epoch"] == 1 and history.last("lr") < 0.1 * train.LEARNING_RATE["sgd"]
+
+
+@pytest.mark.parametrize("budget", [3.9, 3.95, 3.99, 4.0, 4.01, 4.03, 4.05, 4.07, 4.1, 4.5])
+def test_a_training_always_ends_with_an_evaluation(monkeypatch, budget):
+    """Also when time is up between two epochs. The clock: a step takes 1 s, and every look at the clock 0.01 s."""
+    clock = {"now": 0.0}
+
+    def look():
+        clock["now"] += 0.01
+        return clock["now"]
+
+    monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=look))
+    steps = []
+
+    def loss(model, images, targets):
+        clock["now"] += 1
+        steps.append(clock["now"])
+        return F.cross_entropy(model(images), targets)
+
+    history = train.fit(small_network(), red_or_blue(32), seconds=budget, batch_size=16, loss=loss, eval_every=1000)
+    assert len(history.rows) == 1 and math.isfinite(history.last("train_loss"))
+    assert history.last("epoch") == -(-len(steps) // 2)
+    assert budget <= history.last("seconds") < budget + 1.1
+
+
+# ---------------------------------------------------------------------------------------------- early ends
+
+
+class Scripted:
+    """An evaluation that gives scripted accuracies and keeps the weights that it was given."""
+
+    def __init__(self, *accuracies):
+        self.accuracies, self.weights = accuracies, []
+
+    def __call__(self, model, data):
+        self.weights.append(weights(model))
+        return {"test_accuracy": self.accuracies[len(self.weights) - 1]}
+
+
+def loss_that_stops(at, how):
+    """Cross-entropy, until at step `at` (from 0) `how` happens: an exception, or a factor on the loss."""
+    steps = iter(range(10_000))
+
+    def loss(model, images, targets):
+        value = F.cross_entropy(model(images), targets)
+        if next(steps) < at:
+            return value
+        if isinstance(how, float):
+            return value * how
+        raise how
+
+    return loss
+
+
+@pytest.mark.parametrize("ema", [None, 0.5])
+@pytest.mark.parametrize(
+    ("how", "stopped"), [(KeyboardInterrupt, "interrupted"), (math.nan, "diverged"), (math.inf, "diverged")]
+)
+def test_an_early_end_keeps_history_and_best_weights(capsys, how, stopped, ema):
+    model, scores = small_network(), Scripted(0.5, 0.9, 0.7)
+    history = train.fit(
+        model, red_or_blue(64), epochs=9, batch_size=16, evaluate=scores, loss=loss_that_stops(13, how), ema=ema
+    )
+    assert history.stopped == stopped
+    assert history["test_accuracy"] == [0.5, 0.9, 0.7]  # four steps an epoch, so the fourth is broken off
+    assert torch.equal(weights(model), scores.weights[1])
+    said = capsys.readouterr().out
+    assert "best weights" in said
+    if stopped == "diverged":
+        assert "learning rate 3 to 10 times smaller" in said and "learning rate 0.1" in said
+    assert not model.training
+
+
+@pytest.mark.parametrize("how", [KeyboardInterrupt, math.nan])
+def test_an_end_before_any_evaluation_restores_the_first_weights(capsys, how):
+    model = small_network()
+    before = weights(model)
+    history = train.fit(model, red_or_blue(64), epochs=9, batch_size=16, loss=loss_that_stops(2, how))
+    assert torch.equal(weights(model), before)
+    assert "first weights" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=f"{history.stopped} before its first evaluation"):
+        history.last("test_accuracy")
+
+
+def test_without_an_accuracy_the_lowest_training_loss_is_best():
+    model, kept = small_network(), []
+
+    def scores(model, data):
+        kept.append(weights(model))
+        return {}
+
+    history = train.fit(model, red_or_blue(64), epochs=9, batch_size=16, evaluate=scores, lr=0.01,
+                        loss=loss_that_stops(13, KeyboardInterrupt))  # fmt: skip
+    losses = history["train_loss"]
+    assert torch.equal(weights(model), kept[losses.index(min(losses))])
+
+
+def test_a_real_divergence_is_noticed(capsys):
+    model = small_network()
+    history = train.fit(model, red_or_blue(), epochs=20, batch_size=32, lr=1e30, schedule="constant", autocast=False)
+    assert history.stopped == "diverged"
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+    assert "not a finite number" in capsys.readouterr().out
+
+
+def test_weights_broken_by_the_last_step_of_an_epoch_are_not_the_best():
+    def loss(model, images, targets):  # a finite loss whose gradient is not
+        return model(images).clamp(0, 0).sum() + (model[0].weight.sum() * 0).abs().sqrt()
+
+    model = small_network()
+    train.fit(model, red_or_blue(16), epochs=2, batch_size=16, loss=loss)
+    assert weights(model).isfinite().all()
+
+
+@pytest.mark.parametrize(("how", "error"), [(KeyboardInterrupt, KeyboardInterrupt), (math.nan, FloatingPointError)])
+def test_no_early_end_raises_and_only_within_its_block(how, error):
+    def run():
+        return train.fit(small_network(), red_or_blue(64), epochs=9, batch_size=16, loss=loss_that_stops(5, how))
+
+    with pytest.raises(error), train.no_early_end():
+        run()
+    assert run().stopped != "finished"
+
+
+# ---------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({}, "either epochs=… or seconds=…"),
+        ({"epochs": 1, "seconds": 1}, "not both"),
+        ({"epochs": 0}, "positive"),
+        ({"seconds": -1}, "positive"),
+        ({"epochs": 1, "batch_size": 0}, "batch_size=0"),
+        ({"epochs": 1, "optimizer": "adam"}, "'adam'.*sgd, adamw, or a function"),
+        ({"epochs": 1, "schedule": "cosine"}, "'cosine'.*one-cycle, constant, steps, or a function"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense(recipe, message):
+    with pytest.raises(ValueError, match=message):
+        train.fit(small_network(), red_or_blue(16), **recipe)
+
+
+def test_data_that_do_not_fit():
+    good = red_or_blue(16)
+
+    def fit_on(images, targets):
+        data = Dataset(Split(images, targets), good.test, good.classes, Provenance("toy", False, ""))
+        data.__dict__["_moments"] = good._moments
+        train.fit(small_network(), data, epochs=1)
+
+    with pytest.raises(TypeError, match="uint8.*float32"):
+        fit_on(good.train.images.float(), good.train.targets)
+    with pytest.raises(ValueError, match=r"\(N, 3, H, W\).*\(16, 1, 8, 8\)"):
+        fit_on(good.train.images[:, :1], good.train.targets)
+    with pytest.raises(ValueError, match="16 training images, but 15 targets"):
+        fit_on(good.train.images, good.train.targets[:15])
+    with pytest.raises(ValueError, match="16 training images, but 3 targets"):
+        fit_on(good.train.images, {"labels": good.train.targets, "boxes": torch.zeros(3)})
+    with pytest.raises(ValueError, match="empty"):
+        fit_on(good.train.images[:0], good.train.targets[:0])
+
+
+# ---------------------------------------------------------------------------------------------- after training
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_predict_is_the_model_in_evaluation_mode(training):
+    data, model = red_or_blue(33), small_network(dropout=0.5)
+    train.fit(model, data, epochs=1, batch_size=8)
+    with torch.no_grad():
+        expected = model.eval()(data.normalize(data.test.images))
+    model.train(training)
+    outputs = train.predict(model, data, data.test.images, batch_size=5)  # 16 images: the last batch has one
+    assert torch.allclose(outputs, expected, atol=1e-6)
+    assert model.training is training and outputs.dtype == torch.float32
+
+
+def test_evaluate_by_hand():
+    data = red_or_blue(40)
+    model = small_network().eval()
+    logits = model(data.normalize(data.test.images)).detach()
+    right = sum(int(row.argmax()) == int(label) for row, label in zip(logits, data.test.targets, strict=True))
+    loss = -sum(row.log_softmax(0)[label] for row, label in zip(logits, data.test.targets, strict=True))
+    assert train.evaluate(model, data) == pytest.approx({"test_accuracy": right / 20, "test_loss": float(loss) / 20})
+
+
+def test_history_columns_and_file(tmp_path):
+    history = train.fit(small_network(), red_or_blue(32), epochs=2, batch_size=16)
+    history.save(tmp_path / "history.json")
+    loaded = train.History.load(tmp_path / "history.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["history.json"]
+    assert loaded.rows == history.rows and loaded.recipe == history.recipe and loaded.data == history.data
+    assert loaded.last("test_accuracy") == history.rows[-1]["test_accuracy"] == history["test_accuracy"][-1]
+    with pytest.raises(KeyError, match="'accuracy'.*epoch, seconds, lr, train_loss, test_loss, test_accuracy"):
+        loaded["accuracy"]
+
+
+def test_a_failed_save_keeps_the_file_that_was_there(tmp_path):
+    path = tmp_path / "history.json"
+    history = train.History("toy", {})
+    history.save(path)
+    history.recipe = {"loss": object()}  # cannot be written as JSON
+    with pytest.raises(TypeError):
+        history.save(path)
+    assert train.History.load(path).recipe == {}
+
+
+def test_recipe_is_recorded():
+    history = train.fit(small_network(), red_or_blue(32), epochs=1, batch_size=16, seed=4, ema=0.9)
+    recipe = history.recipe
+    assert (recipe["epochs"], recipe["batch_size"], recipe["seed"], recipe["ema"], recipe["lr"]) == (1, 16, 4, 0.9, 0.1)
+    assert recipe["augment"] == "Augment(flip=True, shift=4, cutout=0)"
+    assert train.fit(small_network(), red_or_blue(8), epochs=1, optimizer="adamw").recipe["lr"] == 2e-3
+
+
+def test_autocast_pays_is_a_plain_answer():
+    assert train.autocast_pays("cpu") in (True, False)
+    assert train.autocast_pays("mps") is False
