@@ -226,7 +226,7 @@ def isbi2012(size=None):
 
 
 def _check_size(size):
-    if isinstance(size, bool) or not isinstance(size, Integral) or not 32 <= size <= 512:
+    if not isinstance(size, Integral) or not 32 <= size <= 512:
         raise ValueError(f"size={size!r} is not possible. Use a whole number of pixels from 32 to 512.")
 
 

@@ -67,7 +67,15 @@ def test_sound_source_builds(source, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ["{cite}`nobody1999`", "{ref}`nowhere`", "[gone](pages/gone)", "{eq}`no-equation`", "{nosuchrole}`x`"]
+    "line",
+    [
+        "{cite}`nobody1999`",
+        "{ref}`nowhere`",
+        "[gone](pages/gone)",
+        "{eq}`no-equation`",
+        "{py:func}`nowhere`",
+        "{nosuchrole}`x`",
+    ],
 )
 def test_broken_reference_is_an_error(source, tmp_path, line):
     with open(source / "index.md", "a") as index:

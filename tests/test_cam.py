@@ -6,8 +6,8 @@ import torchvision
 from captum.attr import LayerGradCam
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-from toys import small_network
 from torch import nn
+from toys import small_network
 
 from helpers import cam
 

@@ -5,7 +5,7 @@ import pytest
 
 from helpers import chapters
 
-SOURCE = '''\
+SOURCE = """\
 # ---
 # jupyter: {}
 # ---
@@ -35,7 +35,7 @@ FOUR = double(2)
 
 # %% tags=["models", "nbval-check-output"]
 FOUR = 5
-'''
+"""
 LINE = 1 + SOURCE.splitlines().index('    raise ValueError("marked line")')
 
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 import torchvision
-from toys import small_network
 from torch import nn
+from toys import small_network
 
 from helpers import inspect
 
@@ -78,7 +78,9 @@ def test_parameters_count_batch_normalisation_but_not_its_averages():
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "googlenet", "alexnet"])
 def test_rows_of_a_trace_add_up(name):
-    model = on_meta(lambda: torchvision.models.get_model(name, **({"init_weights": False} if name == "googlenet" else {})))
+    model = on_meta(
+        lambda: torchvision.models.get_model(name, **({"init_weights": False} if name == "googlenet" else {}))
+    )
     if name == "googlenet":
         model.aux1 = model.aux2 = None  # they run in training only
     table = inspect.trace(model, (3, 224, 224))

@@ -12,7 +12,9 @@ LABELS = torch.randint(7, (200,), generator=GENERATOR)
 
 
 def test_accuracy():
-    right = sum(max(range(7), key=lambda c: row[c]) == label for row, label in zip(LOGITS, LABELS.tolist(), strict=True))
+    right = sum(
+        max(range(7), key=lambda c: row[c]) == label for row, label in zip(LOGITS, LABELS.tolist(), strict=True)
+    )
     assert metrics.accuracy(LOGITS, LABELS) == pytest.approx(right / 200)
 
 
@@ -43,7 +45,9 @@ def test_confusion():
 @pytest.mark.parametrize("n", [2, 3, 5, 10, 11, 12, 20, 60])
 def test_paired_effect_is_the_paired_t_test(n):
     first = torch.randn(n, generator=torch.Generator().manual_seed(n), dtype=torch.float64).tolist()
-    second = (0.3 + 1.5 * torch.randn(n, generator=torch.Generator().manual_seed(n + 100), dtype=torch.float64)).tolist()
+    second = (
+        0.3 + 1.5 * torch.randn(n, generator=torch.Generator().manual_seed(n + 100), dtype=torch.float64)
+    ).tolist()
     effect = metrics.paired_effect(first, second)
     oracle = stats.ttest_rel(second, first)
     interval = oracle.confidence_interval(0.95)
@@ -57,7 +61,7 @@ def test_paired_effect_is_the_paired_t_test(n):
 
 
 def test_table_of_student_t():
-    assert metrics.STUDENT_T == pytest.approx([stats.t.ppf(0.975, df) for df in range(1, 10)], abs=6e-4)
+    assert pytest.approx([stats.t.ppf(0.975, df) for df in range(1, 10)], abs=6e-4) == metrics.STUDENT_T
 
 
 def test_verdicts_and_text():

@@ -2,6 +2,7 @@
 
 import shutil
 
+import jupytext
 import nbformat
 import pytest
 
@@ -204,6 +205,8 @@ def test_sync_carries_the_layout(script):
     edit(script, '# %% tags=["model"]', '# %% tags=["model"] jupyter={"source_hidden": true}')
     course.sync(script)
     assert course.problems(script) == []
+    as_jupyterlab_writes_it = jupytext.writes(notebook(script), fmt="py:percent", config=course.jupytext_config())
+    assert as_jupyterlab_writes_it == script.read_text()
 
 
 def test_sync_does_not_make_old_outputs_look_fresh(script):

@@ -120,7 +120,9 @@ def history(offset, data="toy"):
 
 
 def test_histories(drawn):
-    shown = plot.histories({"plain": history(1), "deep": history(2)}, alt="Curves.", caption="Deep is worse.", x="seconds")
+    shown = plot.histories(
+        {"plain": history(1), "deep": history(2)}, alt="Curves.", caption="Deep is worse.", x="seconds"
+    )
     left, right = drawn[0].axes
     assert (left.get_title("left"), right.get_title("left")) == ("train loss", "test accuracy")
     assert left.get_xlabel() == "seconds of training"

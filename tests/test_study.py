@@ -256,7 +256,9 @@ def test_what_is_not_other_code(toy, change):
 def test_what_is_other_code(toy, change):
     toy.study.measure()
     toy.edit(*OTHER_CODE[change])
-    assert study.stale("01_toy") == ["results/01_toy.json was measured with other code (./course study 01_toy --restart)"]
+    assert study.stale("01_toy") == [
+        "results/01_toy.json was measured with other code (./course study 01_toy --restart)"
+    ]
     with pytest.raises(ValueError, match="01_toy.json was measured with other code.*--restart"):
         toy.study.measure()
     assert len(toy.runs()) == 6
@@ -350,15 +352,16 @@ def test_command(toy, capsys):
 
 def test_two_processes(tmp_path):
     """In a copy of the project, as processes of joblib's own have to find it."""
-    shutil.copytree(settings.ROOT / "helpers", tmp_path / "helpers", ignore=shutil.ignore_patterns("art", "__pycache__"))
+    shutil.copytree(
+        settings.ROOT / "helpers", tmp_path / "helpers", ignore=shutil.ignore_patterns("art", "__pycache__")
+    )
     toy = Toy(tmp_path)
     toy.edit("    assert type(kernel)", "    import time\n\n    time.sleep(0.5)\n    assert type(kernel)")
-    command = (
-        "import joblib; from helpers import study\n"
-        "with joblib.parallel_config(n_jobs=2): study.main(['01_toy'])"
-    )
+    command = "import joblib; from helpers import study\nwith joblib.parallel_config(n_jobs=2): study.main(['01_toy'])"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "COURSE_SILENT": "1"}
-    done = subprocess.run([sys.executable, "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert "6 runs on toy data" in done.stdout, done.stderr
     assert toy.stored() == ALL and sorted(toy.runs()) == [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
     processes = {line.split()[2] for line in toy.log.read_text().splitlines()}

@@ -88,7 +88,10 @@ def check_counts(m):
 
 def check_macs(m):
     for name, giga in GIGA_MACS.items():
-        assert abs(inspect.count_macs(on_meta(lambda name=name: m.VGG(m.CONFIGS[name])), (3, 224, 224)) / 1e9 - giga) < 6e-4
+        assert (
+            abs(inspect.count_macs(on_meta(lambda name=name: m.VGG(m.CONFIGS[name])), (3, 224, 224)) / 1e9 - giga)
+            < 6e-4
+        )
     vgg16 = on_meta(lambda: m.VGG(m.CONFIGS["D"]))
     assert inspect.count_macs(vgg16, (3, 224, 224)) == 15_470_264_320
 
@@ -300,13 +303,17 @@ MUTANTS = {
     ],
     "no ReLU after the first fully connected layer": [(HIDDEN, HIDDEN.replace("ReLU(inplace=True)", "Identity()"))],
     "no dropout": [("dropout=0.5", "dropout=0.0")],
-    "the paper's first weights": [("nn.init.kaiming_normal_(module.weight)", "nn.init.normal_(module.weight, std=0.01)")],
+    "the paper's first weights": [
+        ("nn.init.kaiming_normal_(module.weight)", "nn.init.normal_(module.weight, std=0.01)")
+    ],
     "alpha divided by the window": [("self.alpha * neighbours", "self.alpha / self.n * neighbours")],
     "LRN without kappa": [("kappa=2.0", "kappa=1.0")],
     "C with 3x3 for 1x1": [("256, 256, (256, 1), 'M'", "256, 256, 256, 'M'")],
     "E one layer short": [("'M', *[512] * 4, 'M', *[512] * 4, 'M']", "'M', *[512] * 4, 'M', *[512] * 3, 'M']")],
     "receptive field without the jump": [("r + (kernel - 1) * j", "r + (kernel - 1)")],
-    "jump before the receptive field": [("r, j = (r + (kernel - 1) * j, j * stride)", "j *= stride; r += (kernel - 1) * j")],
+    "jump before the receptive field": [
+        ("r, j = (r + (kernel - 1) * j, j * stride)", "j *= stride; r += (kernel - 1) * j")
+    ],
     "dense with channels last": [
         (
             "layer.weight.view(layer.out_features, channels, side, side)",
