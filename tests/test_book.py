@@ -100,7 +100,7 @@ def opened(html, page):
 
     def open_page(name):
         page.goto((html / f"{name}.html").as_uri())
-        page.wait_for_load_state("networkidle")
+        page.wait_for_load_state("networkidle", timeout=120_000)  # the machine may be busy
         return page, asked, complaints
 
     return open_page
@@ -128,7 +128,7 @@ def test_a_request_to_the_network_would_be_seen(opened, html):
 def test_equations_are_drawn(opened):
     page, _, _ = opened("pages/notation")
     equations = page.locator("mjx-container svg")
-    equations.first.wait_for(timeout=30_000)
+    equations.first.wait_for(timeout=120_000)
     assert equations.count() >= 10
     assert "\\left" not in page.locator("article").inner_text()
 

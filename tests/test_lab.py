@@ -81,7 +81,9 @@ def test_chapter_runs_and_its_slider_shows_the_books_frames(lab, page):
     path = work / f"chapters/{CHAPTER}.ipynb"
     page.goto(f"{address}/tree/chapters/{CHAPTER}.ipynb?token=t&reset")
     page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=90_000)
-    page.get_by_text("| Idle").wait_for(timeout=90_000)  # before that, Run opens a dialog that asks for a kernel
+    idle, dialog = page.get_by_text("| Idle"), page.locator(".jp-Dialog")
+    idle.or_(dialog).first.wait_for(timeout=90_000)  # before that, Run opens a dialog that asks for a kernel
+    assert not dialog.count(), f"JupyterLab does not open the pair:\n{dialog.first.inner_text()[:2000]}"
     page.locator(".lm-MenuBar-item", has_text="Run").click()
     page.get_by_text("Run All Cells", exact=True).click()
 
