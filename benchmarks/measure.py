@@ -37,8 +37,13 @@ def machine():
 def speed(quick=False):
     """Images per second of `fit`, of the bare step and of the usual loop, taking turns."""
     data = cifar10(train=1024, test=64) if quick else cifar10()
-    rounds, steps = (2, 3) if quick else (7, 120)
-    contestants = {"bare": loops.bare, "fit": loops.ours, "usual": loops.usual}
+    rounds, steps = (2, 3) if quick else (3, 80)
+    contestants = {
+        "bare": loops.bare,
+        "fit": loops.ours,
+        "usual": loops.usual,
+        "usual, channels last": loops.usual_channels_last,
+    }
     found = {"machine": machine(), "data": str(data.provenance), "rounds": rounds, "steps": steps, "images": {}}
     for autocast in sorted({False, train.autocast_pays("cpu")}, reverse=True):
         name = "bfloat16 autocast" if autocast else "float32"

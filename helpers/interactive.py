@@ -143,9 +143,10 @@ class Explorable(widgets.VBox):
             values = self._grid[index]
             axis.imshow(Image.open(io.BytesIO(self.frame(*values))))
             axis.set_title(self._state(values), fontsize=9)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=90)
-        return buffer.getvalue()
+        drawn, small = io.BytesIO(), io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=90)
+        Image.open(drawn).convert("RGB").quantize(64).save(small, "png", optimize=True)
+        return small.getvalue()
 
     def _repr_mimebundle_(self, **options):
         bundle = super()._repr_mimebundle_(**options)

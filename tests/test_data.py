@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import logging
 import os
 import pickle
 import shutil
@@ -13,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from xml.etree import ElementTree
 
 import numpy as np
+import pooch
 import pytest
 import torch
 import torchvision
@@ -867,7 +869,10 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
 
 
-def test_fetch_downloads_unpacks_and_tidies_up(place, capsys, caplog):
+def test_fetch_downloads_unpacks_and_tidies_up(place, capsys, monkeypatch):
+    notes = io.StringIO()
+    monkeypatch.setattr(pooch.get_logger(), "handlers", [logging.StreamHandler(notes)])
+    pooch.get_logger().setLevel("INFO")
     host = Host(ARCHIVE)
     with serving(host) as urls:
         assert download.fetch(things(*urls), place) == place / "things"
@@ -875,7 +880,7 @@ def test_fetch_downloads_unpacks_and_tidies_up(place, capsys, caplog):
     assert host.asked == [None]
     assert (place / "things/one.bin").read_bytes() == BYTES and (place / "things/deep/two.txt").read_bytes() == b"two"
     assert names(place) == ["things"]
-    assert capsys.readouterr().err == "" and caplog.text == ""  # silent, and no word of where the files are
+    assert capsys.readouterr().err == "" and notes.getvalue() == ""  # silent, and no word of where the files are
 
 
 def test_a_progress_bar_unless_silent(place, capsys, monkeypatch):
@@ -1127,13 +1132,14 @@ def test_packing_that_fails_leaves_nothing_half_done(slices, tmp_path):
     assert names(tmp_path / "carried") == []
 
 
-def test_the_command_tells_what_is_here(slices, folder, capsys):
+def test_the_command_tells_what_is_here(slices, folder, capsys, tmp_path):
     assert data.main([]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("cifar10") and "not here" in said[0] and "./course data fetch cifar10" in said[0]
     assert "2 GB" in said[1]
     assert said[2] == f"isbi2012  ISBI 2012, 25 + 5 images: slices in {folder / 'isbi2012'}"
-    assert "COURSE_SOURCE=auto" in said[3] and str(folder) in said[3]
+    assert "COURSE_SOURCE=auto" in said[3] and f"COURSE_DATA={folder};" in said[3]
+    assert said[3].endswith(f"downloads and prepared arrays: {tmp_path / 'cache'}")
 
 
 def test_the_command_counts_without_reading(batches, voc, sheets, capsys, monkeypatch):

@@ -119,6 +119,12 @@ def test_label_smoothing_is_a_mixture_with_the_uniform_distribution():
     assert torch.isclose(train.CrossEntropy()(lambda images: logits, None, mixed), by_hand)
 
 
+def test_the_loss_is_computed_in_float32():
+    logits = torch.randn(4, 3, generator=generator())
+    loss = train.CrossEntropy()(lambda images: logits.bfloat16(), None, torch.tensor([0, 1, 2, 0]))
+    assert loss.dtype == torch.float32
+
+
 def test_mixed_targets_train():
     data = red_or_blue()
 
@@ -322,6 +328,20 @@ def test_eval_every_and_own_scores():
 
     history = train.fit(small_network(), red_or_blue(16), epochs=5, batch_size=16, evaluate=scores, eval_every=2)
     assert history["epoch"] == [2, 4, 5] and history["iou"] == [0.5] * 3 and len(calls) == 3
+
+
+def test_every_step_trains_in_training_mode_whatever_the_evaluation_leaves_behind():
+    modes = []
+
+    def loss(model, images, targets):
+        modes.append(model.training)
+        return F.cross_entropy(model(images), targets)
+
+    model = small_network().eval()
+    train.fit(
+        model, red_or_blue(16), epochs=3, batch_size=8, loss=loss, evaluate=lambda model, data: model.eval() and {}
+    )
+    assert modes == [True] * 6 and not model.training
 
 
 def test_losses_are_logged_every_ten_steps_and_at_the_end():

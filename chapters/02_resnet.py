@@ -1,0 +1,1804 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # ResNet: layers that add to what they get
+#
+# | | |
+# |:--|:--|
+# | Paper | K. He, X. Zhang, S. Ren and J. Sun, *Deep Residual Learning for Image Recognition*, CVPR 2016 {cite}`he2016resnet` |
+# | Claim | Let layers learn what to add to their input instead of what to replace it with: then networks of a hundred layers train, and the deeper one is the better one. |
+# | You need | [Chapter 1](01_vgg): stacks of 3x3 convolutions, He's initialisation, the training loop. |
+# | Time | About an hour to read. The last cell prints how long the computations took. |
+#
+# **You will be able to**
+#
+# - tell degradation from overfitting and from vanishing gradients, and say which measurement decides;
+# - rebuild ResNet-18 to 152 and the CIFAR ResNets 20 to 1202 on paper, to the parameter;
+# - choose between shortcuts A, B and C and between two places for the stride, and say what each costs.
+#
+# **Before you read on, guess.** A network of 20 layers with batch normalisation trains well. You insert 36 more
+# layers of the same kind, and change nothing else. What happens to the error *on the training images*: does it
+# fall, stay or rise? Write your answer down; the next section settles it.
+
+# %% [markdown]
+# ## Setup
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+# Only on Colab, which starts without the course: fetch it. Everywhere else this cell does nothing.
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("helpers") is None:
+    repository = "https://github.com/cnn-papers/cnn-papers"
+    subprocess.run(["git", "clone", "-q", "--depth=1", repository, "course"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", "course"], check=True
+    )
+    sys.path.insert(0, "course")
+
+# %% tags=["model"]
+import time
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from helpers import cam, inspect, metrics, plot, train
+from helpers.course import headline
+from helpers.data import Split, cifar10
+from helpers.exercise import attempt, verify
+from helpers.interactive import Explorable
+from helpers.settings import pick
+from helpers.study import Study
+from helpers.table import Table
+
+# %% [markdown]
+# Deep networks are slow, however narrow. So the comparisons of this chapter run on CIFAR-10
+# {cite}`krizhevsky2009cifar` at half its size: each 2x2 square of pixels becomes one. That is a quarter of the
+# work.
+
+
+# %% tags=["model"]
+def halve(images):
+    """uint8 images (N, 3, H, W) at half the size: each 2x2 square becomes its mean, rounded."""
+    _, channels, height, width = images.shape
+    squares = images.view(-1, channels, height // 2, 2, width // 2, 2)
+    sums = [some.sum((3, 5), dtype=torch.int16) for some in squares.split(5000)]
+    return torch.cat([((some + 2) // 4).to(torch.uint8) for some in sums])
+
+
+def at_16_pixels(data):
+    """CIFAR-10 with every image halved, and the provenance saying so."""
+    note = replace(data.provenance, detail=f"{data.provenance.detail}, at 16x16 pixels")
+    halved = {name: replace(split, images=halve(split.images))
+              for name, split in (("train", data.train), ("test", data.test))}  # fmt: skip
+    return replace(data, **halved, provenance=note)
+
+
+# %%
+started = time.perf_counter()
+train.set_seed(0)
+data = cifar10(train=pick(full=None, quick=640), test=pick(full=None, quick=300))
+small = at_16_pixels(
+    cifar10(train=pick(full=10_000, quick=640), test=pick(full=2000, quick=300))
+)
+
+# %% [markdown]
+# ## The problem: deeper is worse, even where it learns
+#
+# Chapter 1 ended with 19 layers. Batch normalisation {cite}`ioffe2015batchnorm` and He's initialisation
+# {cite}`he2015prelu` had since removed the first obstacle: networks of many layers start to learn. Do they learn
+# better, the deeper they are?
+#
+# Here are **plain** networks: 3x3 convolutions, each with batch normalisation and a ReLU, in three stages of 8, 16
+# and 32 channels. From stage to stage the map halves and the channels double. Only the number of layers changes.
+
+
+# %%
+def plain(depth, width=8):
+    """depth - 1 convolutions one after the other, then one linear layer."""
+    per_stage = (depth - 2) // 3
+    stages = [width] * (per_stage + 1) + [2 * width] * per_stage + [4 * width] * per_stage
+    layers, before = [], 3
+    for channels in stages:
+        stride = 1 if before in (3, channels) else 2
+        convolution = nn.Conv2d(before, channels, 3, stride, padding=1, bias=False)
+        nn.init.kaiming_normal_(convolution.weight)
+        layers += [convolution, nn.BatchNorm2d(channels), nn.ReLU()]
+        before = channels
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, 10))
+
+
+# %% [markdown]
+# Two numbers after training, and the difference between them matters in this chapter. The **test error** is that on
+# new images. The **training error** is that on the images which the network has learned from: here the first 2,000
+# of them, as they are, without augmentation.
+
+
+# %% tags=["model"]
+def with_training_error(model, data, images=2000):
+    """Test loss and accuracy, and the error on the first training images, not augmented."""
+    logits = train.predict(model, data, data.train.images[:images])
+    error = 1 - metrics.accuracy(logits, data.train.targets[:images])
+    return {**train.evaluate(model, data), "train_error": error}
+
+
+def train_small(model, data, epochs, seed=0, label="training"):
+    """The recipe of all comparisons in this chapter; returns the history."""
+    return train.fit(
+        model,
+        data,
+        epochs=epochs,
+        weight_decay=1e-4,
+        augment=train.Augment(shift=2),
+        evaluate=with_training_error,
+        eval_every=epochs,
+        seed=seed,
+        label=label,
+    )
+
+
+# %%
+networks, histories = {}, {}
+for depth in (8, 20, 32, 56):
+    train.set_seed(0)
+    networks[f"plain-{depth}"] = plain(depth)
+    histories[f"plain-{depth}"] = train_small(
+        networks[f"plain-{depth}"],
+        small,
+        epochs=pick(full=4, quick=1),
+        label=f"plain, {depth} layers",
+    )
+
+
+# %%
+def outcome(name):
+    """One row of a table: what a network cost and where it ended."""
+    history = histories[name]
+    return {
+        "network": name,
+        "parameters": inspect.count_parameters(networks[name]),
+        "training loss": history.last("train_loss"),
+        "training error in %": 100 * history.last("train_error"),
+        "test error in %": 100 * (1 - history.last("test_accuracy")),
+    }
+
+
+DECIMALS = {"training loss": 3, "training error in %": 1, "test error in %": 1}
+Table([outcome(name) for name in histories], decimals=DECIMALS)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw_losses(ax, name, **style):
+    """The training loss along the way, averaged over 50 steps."""
+    steps, losses = zip(*histories[name].losses, strict=True)
+    smooth = [
+        sum(losses[max(0, i - 4) : i + 1]) / len(losses[max(0, i - 4) : i + 1])
+        for i in range(len(losses))
+    ]
+    ax.plot(steps, smooth, "o" if len(steps) == 1 else "-", label=name, **style)
+
+
+def draw(fig):
+    ax = fig.subplots()
+    for shade, name in zip((0.3, 0.5, 0.75, 1.0), list(histories)[:4], strict=True):
+        draw_losses(ax, name, color="C0", alpha=shade)
+    ax.set(xlabel="step", title="training loss")
+    ax.legend()
+
+
+plot.show(
+    draw,
+    alt="Training loss over the steps of training for plain networks of 8, 20, 32 and 56 layers, one line each.",
+    caption="Plain networks that differ in depth alone, with the same batches. The darker the line, the deeper the "
+    f"network. Data: {small.provenance}.",
+)
+
+# %% [markdown]
+# The more layers, the slower the training loss falls. Then look at the table: the order is the same in all three of its
+# columns. The deeper network is worse on new images, and it is worse on the images that it learned from.
+#
+# The paper found the same on CIFAR-10 and on ImageNet: a plain network of 56 layers has a *higher training error*
+# than one of 20 (its Figure 1), and one of 34 layers than one of 18 (its Figure 4). It calls this **degradation**.
+# It is
+#
+# - **not overfitting.** A network that overfits is too good on its training images and bad on others. This one is
+#   bad on its training images;
+# - **not a lack of capacity.** The deeper network contains the shallower one, as we show next.
+
+# %% [markdown]
+# ### A better solution exists
+#
+# Take the trained network of 20 layers. Behind each ReLU but the first, insert two layers that copy their input:
+# the filter is 1 in the middle and 0 elsewhere, the normalisation does nothing, and the ReLU finds nothing negative
+# to remove. That is a network of 56 layers with the training error of the one of 20.
+
+
+# %%
+def copying_layer(channels):
+    """Convolution, batch normalisation and ReLU that hand on what is not negative."""
+    convolution = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+    nn.init.dirac_(convolution.weight)
+    return [convolution, nn.BatchNorm2d(channels, eps=0.0), nn.ReLU()]
+
+
+layers, channels = [], None
+for position, layer in enumerate(networks["plain-20"]):
+    channels = getattr(layer, "out_channels", channels)
+    layers.append(layer)
+    if isinstance(layer, nn.ReLU) and position > 2:
+        layers += copying_layer(channels) + copying_layer(channels)
+constructed = nn.Sequential(*layers).eval()
+
+# %% tags=["nbval-check-output"]
+images = small.normalize(small.test.images[:100])
+with torch.inference_mode():
+    same = torch.allclose(constructed(images), networks["plain-20"](images), atol=1e-4)
+weights = [layer for layer in constructed if isinstance(layer, (nn.Conv2d, nn.Linear))]
+print("weight layers:", len(weights))
+as_many = inspect.count_parameters(constructed) == inspect.count_parameters(plain(56))
+print("as many parameters as the plain network of 56 layers:", as_many)
+print("same answers as the network of 20 layers:", same)
+
+# %% [markdown]
+# So 56 layers *can* do at least as well as 20. Gradient descent does not get there. A layer whose first weights are
+# random is far from copying anything, and a copy is hard to learn: every single weight has to come out right. What
+# if copying were what a layer does by default?
+
+# %% [markdown]
+# ## The idea: learn the difference
+#
+# Let $H(\mathbf{x})$ be what a few layers ought to compute. Do not ask them for $H$. Ask them for the **residual**
+# $F(\mathbf{x}) = H(\mathbf{x}) - \mathbf{x}$, and add the input afterwards:
+#
+# $$ \mathbf{y} = F(\mathbf{x}, \{W_i\}) + \mathbf{x}. $$ (eq-resnet-block)
+#
+# What the layers can compute together stays the same. What changes is where they start: to copy, they have to
+# output zero, and small weights do that.
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw_block(ax, title, names, way_around=None):
+    """Boxes from top to bottom; `way_around` labels an arrow past all of them into a circle."""
+    box = dict(boxstyle="round,pad=0.35", facecolor="#e8f1f8", edgecolor="C0")
+    arrow = dict(arrowstyle="-|>", color="#444444", shrinkA=0, shrinkB=0)
+    ax.text(0, 1.0, "x", ha="center", va="center", style="italic")
+    y = 0.92
+    for name in names:
+        ax.annotate("", (0, y - 0.07), (0, y + 0.04), arrowprops=arrow)
+        ax.text(0, y - 0.11, name, ha="center", va="center", fontsize=9, bbox=box)
+        y -= 0.19
+    if way_around:
+        ax.annotate("", (0, y - 0.05), (0, y + 0.04), arrowprops=arrow)
+        ax.text(
+            0,
+            y - 0.085,
+            "+",
+            ha="center",
+            va="center",
+            fontsize=12,
+            color="C1",
+            zorder=5,
+            bbox=dict(boxstyle="circle,pad=0.15", facecolor="white", edgecolor="C1"),
+        )
+        path = [(0.05, 0.965), (0.82, 0.965), (0.82, y - 0.085), (0.08, y - 0.085)]
+        ax.plot(*zip(*path, strict=True), color="C1", linewidth=1.8)
+        ax.annotate("", path[3], (0.2, y - 0.085), arrowprops={**arrow, "color": "C1"})
+        ax.text(0.87, 0.55, way_around, fontsize=9, color="C1", va="center")
+        y -= 0.14
+    ax.annotate("", (0, y - 0.07), (0, y + 0.04), arrowprops=arrow)
+    ax.text(0, y - 0.11, "ReLU", ha="center", va="center", fontsize=9, bbox=box)
+    ax.annotate("", (0, y - 0.27), (0, y - 0.16), arrowprops=arrow)
+    ax.text(0, y - 0.31, "y", ha="center", va="center", style="italic")
+    ax.set(xlim=(-0.75, 1.6), ylim=(-0.2, 1.06))
+    ax.set_title(title, loc="center")
+    ax.set_axis_off()
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw(fig):
+    layers = ["3x3 convolution, BN", "ReLU", "3x3 convolution, BN"]
+    axes = fig.subplots(1, 3)
+    draw_block(axes[0], "plain", layers)
+    draw_block(axes[1], "residual", layers, "x itself")
+    draw_block(axes[2], "residual, new shape", layers, "$W_s$x, stride 2")
+
+
+plot.show(
+    draw,
+    alt="Three diagrams. Plain: two convolutions in a row. Residual: the same, and a line from the input past both of them to "
+    "an addition before the last ReLU. Residual with a new shape: the line carries a projection with stride 2.",
+    caption="Two layers without a shortcut, with an identity shortcut, and where the shape changes. The ReLU comes after "
+    "the addition.",
+    height=3.7,
+)
+
+# %% [markdown]
+# The basic block has two layers, $F(\mathbf{x}) = W_2\, \sigma(W_1 \mathbf{x})$, and a second ReLU after the
+# addition. Batch normalisation follows each convolution, before the ReLU. With a single layer,
+# $W_1\mathbf{x} + \mathbf{x}$ would just be another linear map, and the paper saw no gain from it.
+#
+# The addition needs equal shapes. Where the shape changes, the shortcut is **projected**:
+#
+# $$ \mathbf{y} = F(\mathbf{x}, \{W_i\}) + W_s \mathbf{x}. $$ (eq-resnet-projection)
+#
+# | symbol | meaning | shape | in the code |
+# |:--|:--|:--|:--|
+# | $\mathbf{x}$ | input of a block | `(N, before, H, W)` | `x` |
+# | $H$ | what the block ought to compute | | |
+# | $F$ | what its layers compute: the residual | `(N, after, H/s, W/s)` | `branch(x)` |
+# | $W_i$ | weights of the layers within the block | `(out, in, 3, 3)` | `conv1`, `conv2` |
+# | $W_s$ | projection on the shortcut, a 1x1 convolution | `(after, before, 1, 1)` | `downsample` |
+# | $\sigma$ | ReLU | | `relu` |
+# | $s$ | stride of the block, 1 or 2 | number | `stride` |
+# | $\mathbf{y}$ | output of the block, before the last ReLU | `(N, after, H/s, W/s)` | `y` |
+#
+# An identity shortcut has no parameters and no multiplications. So a plain and a residual network can be compared
+# at equal depth, width, parameters and multiply-adds. That is rare, and it makes the paper's experiment clean.
+
+# %% [markdown]
+# ### Where the idea comes from
+#
+# - **Residual encodings.** VLAD and Fisher vectors describe an image by the *differences* of its features to a
+#   dictionary. For retrieval and classification that works better than the features themselves.
+# - **Multigrid.** Solvers of partial differential equations compute corrections between a coarse and a fine grid,
+#   because a correction is better conditioned than the solution.
+# - **Shortcuts.** Earlier networks had extra connections: from the input to the output, or from the middle to
+#   additional classifiers.
+# - **Highway networks** {cite}`srivastava2015highway` came close, and at the same time. They mix with a learned
+#   gate, $\mathbf{y} = T(\mathbf{x})\,H(\mathbf{x}) + (1 - T(\mathbf{x}))\,\mathbf{x}$. The gate costs parameters,
+#   and where it opens for $H$, the shortcut closes. The shortcut of a ResNet has no parameters and never closes.
+
+# %% [markdown]
+# ## The smallest piece by hand
+#
+# One channel of 4x4 numbers, two filters, no batch normalisation: a block in six lines.
+
+# %% tags=["nbval-check-output"]
+# fmt: off
+x = torch.tensor([[1., 2., 0., 1.],
+                  [0., 1., 3., 1.],
+                  [2., 0., 1., 0.],
+                  [1., 1., 0., 2.]])
+first = torch.tensor([[0., 0., 0.],
+                      [1., -1., 0.],
+                      [0., 0., 0.]])  # the left neighbour less the pixel
+second = torch.tensor([[0., 0.5, 0.],
+                       [0., 0., 0.],
+                       [0., 0.5, 0.]])  # the mean of the pixels above and below
+# fmt: on
+
+
+def slide(image, kernel):
+    """The sum of the nine products at every position, zeros outside (chapter 1)."""
+    windows = F.pad(image, (1, 1, 1, 1)).unfold(0, 3, 1).unfold(1, 3, 1)  # (4, 4, 3, 3)
+    return (windows * kernel).sum((2, 3))
+
+
+def block_by_hand(x, first, second):
+    hidden = slide(x, first).clamp_min(0)
+    residual = slide(hidden, second)  # F(x)
+    return (residual + x).clamp_min(0)
+
+
+def block_by_torch(x, first, second):
+    x, first, second = x[None, None], first[None, None], second[None, None]
+    hidden = F.relu(F.conv2d(x, first, padding=1))
+    return F.relu(F.conv2d(hidden, second, padding=1) + x)[0, 0]
+
+
+print(block_by_hand(x, first, second))
+print(
+    "same as PyTorch:",
+    torch.equal(block_by_hand(x, first, second), block_by_torch(x, first, second)),
+)
+print("a copy when F is zero:", torch.equal(block_by_hand(x, first, 0 * second), x))
+
+# %% [markdown]
+# Now backwards. The derivative of {eq}`eq-resnet-block` is
+#
+# $$ \frac{\partial \mathbf{y}}{\partial \mathbf{x}} = I + \frac{\partial F}{\partial \mathbf{x}}. $$ (eq-resnet-gradient)
+#
+# Whatever $F$ does, the identity is there, and the gradient of a later layer arrives at an earlier one as it is,
+# plus something. In the plain network it arrives multiplied by one matrix after the other. Let us see the $I$ in
+# the 16x16 matrix of derivatives of our block (before its last ReLU).
+
+# %% tags=["nbval-check-output"]
+jacobian = torch.autograd.functional.jacobian
+
+
+def of_block(x):
+    return slide(slide(x, first).clamp_min(0), second) + x
+
+
+def of_branch(x):
+    return slide(slide(x, first).clamp_min(0), second)
+
+
+difference = (jacobian(of_block, x) - jacobian(of_branch, x)).reshape(16, 16)
+print(
+    "derivative of the block less that of F is the identity:",
+    torch.equal(difference, torch.eye(16)),
+)
+
+# %% [markdown]
+# ## The blocks
+#
+# ### Three shortcuts
+#
+# Within a stage the shortcut is the identity. For the blocks that change the shape, the paper compares three
+# options:
+#
+# - **A**: take every second pixel in each direction, and fill the new channels with zeros. No parameters.
+# - **B**: a projection $W_s$, but only where the shape changes. The projection is a 1x1 convolution with stride 2,
+#   followed by batch normalisation.
+# - **C**: a projection in every block.
+
+
+# %% tags=["model"]
+class ZeroPad(nn.Module):
+    """Option A: every `stride`-th pixel of (N, C, H, W), then zeros up to `channels`."""
+
+    def __init__(self, channels, stride):
+        super().__init__()
+        self.channels, self.stride = channels, stride
+
+    def forward(self, x):
+        x = x[:, :, :: self.stride, :: self.stride]
+        return F.pad(x, (0, 0, 0, 0, 0, self.channels - x.shape[1]))
+
+
+def shortcut(option, before, after, stride):
+    """The way around a block, from `before` to `after` channels. Option None: there is none."""
+    if option is None:
+        return None
+    if option not in ("A", "B", "C"):
+        raise ValueError(f"option {option!r} is none of A, B, C, or None for a plain block.")
+    same_shape = before == after and stride == 1
+    if option == "C" or (option == "B" and not same_shape):
+        return nn.Sequential(
+            nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after)
+        )
+    return nn.Identity() if same_shape else ZeroPad(after, stride)
+
+
+# %% [markdown]
+# Option A on a map of 4x4 numbers in one channel, to three channels:
+
+# %% tags=["nbval-check-output"]
+print(shortcut("A", 1, 3, stride=2)(x[None, None])[0])
+
+# %% [markdown]
+# ### The basic block
+#
+# What all blocks share is one line, equation {eq}`eq-resnet-projection` with a ReLU around it. The two kinds of
+# block differ in the layers of $F$.
+
+
+# %% tags=["model"]
+class Block(nn.Module):
+    """relu(F(x) + shortcut(x)), or relu(F(x)) for a plain block. A subclass gives F as `branch`."""
+
+    def forward(self, x):
+        y = self.branch(x)
+        if self.downsample is not None:
+            y = y + self.downsample(x)
+        return self.relu(y)
+
+
+class BasicBlock(Block):
+    """Two 3x3 convolutions: (N, before, H, W) to (N, channels, H/stride, W/stride)."""
+
+    expansion = 1  # channels of the output over `channels`
+
+    def __init__(self, before, channels, stride=1, option="B"):
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = shortcut(option, before, channels, stride)
+
+    def branch(self, x):
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.bn2(self.conv2(x))
+
+
+# %% [markdown]
+# The convolutions have no bias, because the batch normalisation behind each has one. A probe: the shape, and what
+# the block does when its last batch normalisation multiplies by zero. It must hand on its input, less what is
+# negative.
+
+# %% tags=["nbval-check-output"]
+block = BasicBlock(64, 128, stride=2)
+print("shape:", tuple(block(torch.zeros(1, 64, 56, 56)).shape))
+
+block = BasicBlock(64, 64)
+nn.init.zeros_(block.bn2.weight)
+features = torch.randn(2, 64, 8, 8)
+print("with F = 0 it is a ReLU:", torch.equal(block(features), features.relu()))
+
+# %% [markdown]
+# ### The bottleneck
+#
+# For 50 layers and more the paper uses another block: a 1x1 convolution that reduces the channels to a quarter, the
+# 3x3 convolution on those, and a 1x1 convolution that restores them. The reason is **cost**, not learning; the
+# paper says that the authors could not afford the training time of basic blocks.
+#
+# The block that halves the map has a choice: which convolution gets the stride? In the paper it is the first 1x1.
+# Many implementations, torchvision's among them, give it to the 3x3 instead and call the result **v1.5**. A 1x1
+# filter with stride 2 never looks at three of four positions. A 3x3 filter with stride 2 looks at all of them.
+
+
+# %% tags=["model"]
+class Bottleneck(Block):
+    """1x1 down, 3x3, 1x1 up: (N, before, H, W) to (N, 4 channels, H/stride, W/stride).
+
+    placement: where the stride is: "v1" on the first 1x1 (the paper), "v1.5" on the 3x3.
+    """
+
+    expansion = 4
+
+    def __init__(self, before, channels, stride=1, option="B", placement="v1"):
+        super().__init__()
+        if placement not in ("v1", "v1.5"):
+            raise ValueError(f'placement {placement!r} is neither "v1" nor "v1.5".')
+        first, second = (stride, 1) if placement == "v1" else (1, stride)
+        self.conv1 = nn.Conv2d(before, channels, 1, first, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, second, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, 4 * channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut(option, before, 4 * channels, stride)
+
+    def branch(self, x):
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        return self.bn3(self.conv3(x))
+
+
+# %% [markdown]
+# What does it save? Four blocks on a 56x56 map. The bottleneck with 256 channels costs about what a basic block
+# with 64 costs. And it stands and falls with identity shortcuts: a projection connects the two wide ends and
+# doubles the block.
+
+# %% tags=["nbval-check-output"]
+BLOCKS = {
+    "basic, 64 channels": (BasicBlock(64, 64), 64),
+    "basic, 256 channels": (BasicBlock(256, 256), 256),
+    "bottleneck, 256 channels": (Bottleneck(256, 64), 256),
+    "bottleneck, 256 channels, option C": (Bottleneck(256, 64, option="C"), 256),
+}
+Table(
+    {
+        "block": name,
+        "parameters": inspect.count_parameters(block),
+        "multiply-adds": inspect.count_macs(block, (channels, 56, 56)),
+    }
+    for name, (block, channels) in BLOCKS.items()
+)
+
+# %% [markdown]
+# And the stride. Each convolution of a block that goes from 256 channels at 56x56 to 512 at 28x28, in both
+# placements:
+
+# %% tags=["nbval-check-output"]
+by_placement = {}
+for placement in ("v1", "v1.5"):
+    block = Bottleneck(256, 128, stride=2, placement=placement)
+    layers = inspect.trace(block, (256, 56, 56)).rows
+    by_placement[placement] = [row for row in layers if row["kind"].startswith("Conv")]
+Table(
+    {
+        "layer": a["layer"],
+        "v1": a["kind"],
+        "multiply-adds, v1": a["multiply-adds"],
+        "v1.5": b["kind"],
+        "multiply-adds, v1.5": b["multiply-adds"],
+    }
+    for a, b in zip(*by_placement.values(), strict=True)
+)
+
+# %% [markdown]
+# The parameters are the same. In v1.5 the first 1x1 runs on the large map and costs four times as much.
+
+# %% [markdown]
+# ## The networks
+#
+# On ImageNet: a 7x7 convolution with stride 2, a max-pooling, four stages of blocks, the average over the map, and
+# *one* fully connected layer. VGG's two layers of 4096 units are gone, and most of its parameters with them.
+
+
+# %% tags=["model"]
+def stage(block, before, channels, count, stride, **settings):
+    """`count` blocks in a row; the first has the stride, and adapts the number of channels."""
+    after = channels * block.expansion
+    first = block(before, channels, stride, **settings)
+    return nn.Sequential(first, *[block(after, channels, **settings) for _ in range(count - 1)])
+
+
+def he_initialize(model):
+    """Normal weights of standard deviation sqrt(2 / fan-in) for every convolution."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+
+
+class ResNet(nn.Module):
+    """The networks for ImageNet: images (N, 3, 224, 224) to logits (N, classes).
+
+    block: BasicBlock or Bottleneck. layers: blocks in each of the four stages.
+    settings: what every block takes besides its shape, such as option="A" or placement="v1.5".
+    """
+
+    def __init__(self, block, layers, classes=1000, **settings):
+        super().__init__()
+        wide = block.expansion
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)  # 64 x 112 x 112
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)  # 64 x 56 x 56
+        self.layer1 = stage(block, 64, 64, layers[0], 1, **settings)  # 64 wide x 56 x 56
+        self.layer2 = stage(block, 64 * wide, 128, layers[1], 2, **settings)  # 28 x 28
+        self.layer3 = stage(block, 128 * wide, 256, layers[2], 2, **settings)  # 14 x 14
+        self.layer4 = stage(block, 256 * wide, 512, layers[3], 2, **settings)  # 7 x 7
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(512 * wide, classes)
+        he_initialize(self)
+
+    def forward(self, images):
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(self.avgpool(x).flatten(1))
+
+
+# %% tags=["model"]
+RESNETS = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+    152: (Bottleneck, (3, 8, 36, 3)),
+}
+
+# %% [markdown]
+# Count the layers of ResNet-50: three convolutions in each of $3 + 4 + 6 + 3 = 16$ blocks, one before, one fully
+# connected layer after: 50. The projections are not counted. Now the shapes after each stage:
+
+# %% tags=["nbval-check-output"]
+with torch.device("meta"):
+    shapes = {
+        depth: {
+            row["layer"]: row["output"]
+            for row in inspect.trace(ResNet(*RESNETS[depth]), (3, 224, 224)).rows
+        }
+        for depth in (34, 50)
+    }
+rows = []
+for part in ("conv1", "maxpool", "layer1.2", "layer2.3", "layer3.5", "layer4.2", "fc"):
+    ends = [part if "layer" not in part else f"{part}.bn{n}" for n in (2, 3)]
+    rows.append(
+        {
+            "after": part,
+            "ResNet-34": shapes[34][ends[0]],
+            "ResNet-50": shapes[50][ends[1]],
+        }
+    )
+Table(rows)
+
+# %% [markdown]
+# For CIFAR-10 the paper uses a smaller design, and it is the one that we train: three stages of 16, 32 and 64
+# channels at 32x32, 16x16 and 8x8, with $n$ basic blocks each. That makes $6n + 2$ layers. The shortcuts are of
+# option A, so that plain and residual networks have exactly the same parameters.
+
+
+# %% tags=["model"]
+class CifarResNet(nn.Module):
+    """The networks for CIFAR-10: images (N, 3, 32, 32) to logits (N, classes).
+
+    depth: 6n + 2 layers. width: channels of the first stage, 16 in the paper.
+    residual: False leaves the shortcuts out, and nothing else.
+    """
+
+    def __init__(self, depth, width=16, option="A", residual=True, classes=10):
+        super().__init__()
+        n, rest = divmod(depth - 2, 6)
+        if rest or n < 1:
+            raise ValueError(f"depth {depth} is not 6n + 2; use 8, 14, 20, 26, 32, ...")
+        option = option if residual else None
+        self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)  # width x 32 x 32
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.layer1 = stage(BasicBlock, width, width, n, 1, option=option)
+        self.layer2 = stage(BasicBlock, width, 2 * width, n, 2, option=option)  # 16 x 16
+        self.layer3 = stage(BasicBlock, 2 * width, 4 * width, n, 2, option=option)  # 8 x 8
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(4 * width, classes)
+        he_initialize(self)
+
+    def forward(self, images):
+        x = self.relu(self.bn1(self.conv1(images)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.fc(self.avgpool(x).flatten(1))
+
+
+# %% [markdown]
+# The probe: the shape of each stage, and whether the plain network of the first section is this class without
+# shortcuts.
+
+# %% tags=["nbval-check-output"]
+trace = inspect.trace(CifarResNet(20), (3, 32, 32))
+stages = {row["layer"]: row["output"] for row in trace.rows}
+print({name: stages[f"{name}.2.bn2"] for name in ("layer1", "layer2", "layer3")})
+for depth in (20, 56):
+    ours = inspect.count_parameters(CifarResNet(depth, width=8, residual=False))
+    print(
+        f"plain-{depth} as in the first section:",
+        ours == inspect.count_parameters(plain(depth)),
+    )
+
+# %% [markdown]
+# ## Checks: are these the paper's networks?
+#
+# **ImageNet.** The paper gives multiply-adds (it calls them FLOPs) in its Table 1. Look at the last three columns:
+# for the bottleneck networks the paper's number is that of v1, not that of the networks that most people download.
+
+# %% tags=["nbval-check-output"]
+PAPER_GIGA = {18: 1.8, 34: 3.6, 50: 3.8, 101: 7.6, 152: 11.3}  # Table 1 of the paper
+
+rows = []
+for depth, (block, layers) in RESNETS.items():
+    macs = {}
+    for placement in ("v1", "v1.5"):
+        settings = {"placement": placement} if block is Bottleneck else {}
+        with torch.device("meta"):
+            model = ResNet(block, layers, **settings)
+        macs[placement] = inspect.count_macs(model, (3, 224, 224)) / 1e9
+    rows.append(
+        {
+            "network": f"ResNet-{depth}",
+            "block": block.__name__,
+            "parameters": inspect.count_parameters(model),
+            "giga multiply-adds, v1": macs["v1"],
+            "v1.5": macs["v1.5"],
+            "paper (Table 1)": PAPER_GIGA[depth],
+        }
+    )
+Table(rows, decimals={"paper (Table 1)": 1})
+
+# %% [markdown]
+# ResNet-152 has fewer multiply-adds than VGG-16, and ResNet-34 has 18 % of the 19.6 billion of VGG-19.
+#
+# **Shortcuts.** The paper compares the options on 34 layers (its Tables 2 and 3). Here is what they cost, next to
+# the paper's errors:
+
+# %% tags=["nbval-check-output"]
+PAPER_TOP1 = {None: 28.54, "A": 25.03, "B": 24.52, "C": 24.19}  # 10-crop error on ImageNet
+
+rows = []
+for option, error in PAPER_TOP1.items():
+    with torch.device("meta"):
+        model = ResNet(*RESNETS[34], option=option)
+    rows.append(
+        {
+            "34 layers": "plain" if option is None else f"residual, option {option}",
+            "parameters": inspect.count_parameters(model),
+            "multiply-adds": inspect.count_macs(model, (3, 224, 224)),
+            "paper: top-1 error in % (Tables 2, 3)": error,
+        }
+    )
+Table(rows, decimals=2)
+
+# %% [markdown]
+# From plain to A costs nothing and gains 3.5 points. From A to C costs something and gains 0.8. So projections are
+# not what solves the problem, and the paper's deeper networks use B. It explains the small advantage of B over A by
+# the zeros: a channel filled with zeros has no shortcut.
+#
+# **CIFAR.** Parameters, to the last one, for both options; the paper's Table 6 beside them.
+
+# %% tags=["nbval-check-output"]
+PAPER_CIFAR = {20: (0.27, 8.75), 32: (0.46, 7.51), 44: (0.66, 7.17), 56: (0.85, 6.97),
+               110: (1.7, 6.43), 1202: (19.4, 7.93)}  # fmt: skip
+
+rows = []
+for depth, (millions, error) in PAPER_CIFAR.items():
+    with torch.device("meta"):
+        a = CifarResNet(depth, option="A")
+        b = CifarResNet(depth, option="B")
+    rows.append(
+        {
+            "n": (depth - 2) // 6,
+            "layers": depth,
+            "parameters, A": inspect.count_parameters(a),
+            "parameters, B": inspect.count_parameters(b),
+            "million multiply-adds, A": inspect.count_macs(a, (3, 32, 32)) / 1e6,
+            "paper: million parameters": millions,
+            "paper: test error in %": error,
+        }
+    )
+Table(rows, decimals=2)
+
+# %% [markdown]
+# Two rows deserve a second look. For 110 layers, 6.43 % is the best of five runs; their mean is 6.61 ± 0.16. And
+# the last row: 1202 layers *train* well, to a training error below 0.1 %. But the test error is higher than that of
+# 110 layers. That is not degradation. With 19.4 million parameters for 50,000 small images it is, the authors
+# argue, **overfitting**, and they used neither dropout nor maxout against it. One table, both diseases, and the
+# training error tells them apart.
+#
+# **Equality.** Our modules have the names of torchvision's, so the weights go over by name. First we shake every
+# batch normalisation; fresh ones would do next to nothing and hide mistakes.
+
+
+# %% tags=["model"]
+def shake_batch_norms(model, seed=0):
+    """Random scale, shift and running statistics, moderate enough to keep the signal alive."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.running_var):
+                tensor.uniform_(0.7, 1.3, generator=generator)
+            for tensor in (module.bias.data, module.running_mean):
+                tensor.normal_(0, 0.1, generator=generator)
+    return model
+
+
+# %% tags=["nbval-check-output"]
+import torchvision
+
+REFERENCES = {18: torchvision.models.resnet18, 50: torchvision.models.resnet50}
+images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)).double()
+for depth, reference in REFERENCES.items():
+    settings = {"placement": "v1.5"} if depth == 50 else {}
+    ours = shake_batch_norms(ResNet(*RESNETS[depth], **settings)).double().eval()
+    with torch.device("meta"):
+        theirs = reference().eval()
+    theirs.load_state_dict(ours.state_dict(), assign=True)  # shares the memory
+    with torch.inference_mode():
+        a, b = ours(images), theirs(images)
+    print(f"ResNet-{depth}: the logits differ from class to class:", bool(a.std() > 1e-3))
+    print(
+        f"ResNet-{depth}: relative difference below 1e-12:",
+        bool((a - b).abs().max() < 1e-12 * a.abs().max()),
+    )
+
+# %% [markdown]
+# ## Is it the vanishing gradient?
+#
+# Many texts say that residual connections cure vanishing gradients. The paper does not. It argues that its plain
+# networks have batch normalisation, which keeps the signal alive forwards, and it checked that their gradients have
+# healthy norms backwards. So what is wrong with them?
+#
+# The gradient can be looked at before any training. We take 64 images of noise with random labels and measure, for
+# every convolution, the norm of the gradient of its weights. Four networks with the same first weights: plain or
+# residual, with or without batch normalisation.
+
+
+# %% tags=["model"]
+def without_batch_norm(model):
+    """The same network, in place, with nothing where its batch normalisations were."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, nn.Identity())
+    return model
+
+
+def gradient_norms(model, images, labels):
+    """The norm of the loss's gradient for the weights of each convolution, first to last."""
+    loss = F.cross_entropy(model(images), labels)
+    weights = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]
+    return [float(gradient.norm()) for gradient in torch.autograd.grad(loss, weights)]
+
+
+def input_gradients(model, images):
+    """How the first logit of each image changes with its pixels: the shape of `images`."""
+    images = images.clone().requires_grad_()
+    (gradients,) = torch.autograd.grad(model(images)[:, 0].sum(), images)
+    return gradients
+
+
+# %%
+KINDS = {  # residual, batch normalisation
+    "plain": (False, True),
+    "residual": (True, True),
+    "plain, no BN": (False, False),
+    "residual, no BN": (True, False),
+}
+DEPTHS = (8, 20, 56, 110)
+generator = torch.Generator().manual_seed(0)
+noise = torch.randn(64, 3, 16, 16, generator=generator)
+nudge = 0.05 * torch.randn(64, 3, 16, 16, generator=generator)
+labels = torch.randint(10, (64,), generator=generator)
+
+
+def untrained(depth, kind):
+    residual, batch_norm = KINDS[kind]
+    train.set_seed(0)
+    model = CifarResNet(depth, width=8, residual=residual)
+    return model if batch_norm else without_batch_norm(model)
+
+
+norms = {
+    (depth, kind): gradient_norms(untrained(depth, kind), noise, labels)
+    for depth in DEPTHS
+    for kind in KINDS
+}
+
+# %%
+FAR = (20, 56, 110)
+ratio = {key: values[0] / values[-1] for key, values in norms.items()}
+Table(
+    {"network": kind}
+    | {f"{d} layers: first / last": f"{ratio[d, kind]:.2g}" for d in FAR}
+    | {
+        "smallest, 110": f"{min(norms[110, kind]):.0e}",
+        "largest, 110": f"{max(norms[110, kind]):.0e}",
+    }
+    for kind in KINDS
+)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw(fig):
+    for ax, bn in zip(fig.subplots(1, 2), (True, False), strict=True):
+        for kind, (residual, batch_norm) in KINDS.items():
+            if batch_norm == bn:
+                ax.semilogy(
+                    range(1, 56),
+                    norms[56, kind],
+                    color="C0" if residual else "C1",
+                    label="residual" if residual else "plain",
+                )
+        ax.set(
+            xlabel="convolution, first to last",
+            title=f"{'with' if bn else 'without'} batch normalisation",
+        )
+        ax.legend()
+    fig.axes[0].set_ylabel("norm of the gradient")
+
+
+plot.show(
+    draw,
+    alt="Two log-scale line charts of gradient norm by layer in untrained networks of 56 layers. With batch normalisation, the plain "
+    "network's norm grows steeply towards the first layer, the residual one's gently. Without, the plain network's is level and "
+    "the residual one's is larger throughout.",
+    caption="Norm of the gradient by layer, 56 layers, before training, for noise and random labels.",
+)
+
+# %% tags=["nbval-check-output"]
+largest = {key: max(values) for key, values in norms.items()}
+print("plain, 56 layers: first over last above 100:", ratio[56, "plain"] > 100)
+print("plain, 110 layers: above 100,000:", ratio[110, "plain"] > 1e5)
+print("residual, 110 layers: below 100:", ratio[110, "residual"] < 100)
+print("plain without BN, 110 layers: all below 0.001:", largest[110, "plain, no BN"] < 1e-3)
+print("residual without BN, 110 layers: above 100,000:", largest[110, "residual, no BN"] > 1e5)
+
+# %% [markdown]
+# Four networks, four fates, and only one of them is the vanishing gradient.
+#
+# - **Plain, no BN: it vanishes.** At 110 layers every gradient is tiny. He's initialisation keeps the signal's size
+#   on average over wide layers; ours are narrow, and the zeros around a small map take their share. This is the old
+#   problem, and batch normalisation has solved it: it brings the signal back to size in every layer.
+# - **Plain, with BN: it explodes.** From the last layer to the first, the gradient grows by some 15 % per layer,
+#   and that is a factor of a million over a hundred layers. Batch normalisation itself is the reason
+#   {cite}`yang2019meanfield`. With a healthy signal forwards, the gradient is still of very different size from
+#   layer to layer.
+# - **Residual, no BN: everything explodes.** Each block adds its branch to its input, and the sum is larger than
+#   both.
+# - **Residual, with BN: healthy.** The first layer's gradient is some twenty times the last one's at 110 layers.
+#   The normalised branch adds the same amount in every block, so it matters less and less beside what has piled up
+#   on the shortcut. Each block is closer to a copy than the one before.
+#
+# So it takes both. The paper is right that nothing vanishes in its plain networks; at the start of the training,
+# the opposite happens.
+#
+# ### Shattered gradients
+#
+# A norm says how large a gradient is, not whether it means anything. So a second measurement: move the input a
+# little, by noise of 5 % of its standard deviation. Does the gradient still point the same way? If not, a step
+# along it is a step into the dark. Balduzzi et al. {cite}`balduzzi2017shattered` call such gradients **shattered**.
+
+# %%
+cosines = {}
+for depth in DEPTHS:
+    for kind in KINDS:
+        model = untrained(depth, kind)
+        here, there = input_gradients(model, noise), input_gradients(model, noise + nudge)
+        survives = F.cosine_similarity(here.flatten(1), there.flatten(1))
+        cosines[depth, kind] = round(float(survives.mean()), 2) + 0.0  # not "-0.00"
+Table(
+    [{"network": kind} | {f"{d} layers": cosines[d, kind] for d in DEPTHS} for kind in KINDS],
+    decimals=2,
+)
+
+# %% tags=["nbval-check-output"]
+print("plain, 56 layers: nothing is left of the direction:", abs(cosines[56, "plain"]) < 0.1)
+print("residual, 56 layers: more than a quarter is:", cosines[56, "residual"] > 0.25)
+
+# %% [markdown]
+# In the plain network with batch normalisation, the direction is lost at 20 layers already. The residual one keeps
+# half of it at 56. And a plain network *without* batch normalisation keeps more than one with it: normalisation,
+# which cures the vanishing, shatters the gradient.
+#
+# This is what we can measure before training. It makes the degradation plausible, and it does not prove that it is
+# the only reason; the paper itself leaves the reason open and only conjectures that plain networks converge
+# exponentially slowly.
+
+# %% [markdown]
+# ## Where we differ from the paper
+#
+# | | paper, ImageNet | paper, CIFAR-10 | here | why, and what it costs |
+# |:--|:--|:--|:--|:--|
+# | images | shorter side drawn from [256, 480], crop 224x224, flip, colour shift, mean image subtracted | shift by up to 4 pixels, flip; mean image subtracted | the same as the paper for CIFAR-10; shift by 2 for 16x16 images; mean and standard deviation of each channel | 16x16: a quarter of the cost, and lower accuracy |
+# | training images | 1.28 M | 45,000, with 5,000 held out | 50,000 | nothing is tuned on held-out images here |
+# | optimiser | SGD, momentum 0.9, weight decay 1e-4, batch 256 | the same, batch 128 | Nesterov momentum, the same decay, batch 128 | |
+# | learning rate | 0.1, a tenth whenever the error stalls, up to 600,000 steps | 0.1, a tenth at 32,000 and 48,000 of 64,000 steps; 110 layers start at 0.01 | one cycle with peak 0.1, 300 to 1,600 steps | minutes instead of hours; deep networks are far from converged |
+# | width | 64 to 512 | 16 to 64 | 16 to 64 for the network below, 8 to 32 in comparisons | a quarter of the multiply-adds |
+# | first weights | He | He | He | |
+# | dropout | none | none | none | batch normalisation regularises; the paper follows Ioffe and Szegedy here |
+# | shortcuts | A in the comparison with plain networks, B for 50 layers and more | A | A | |
+# | test | ten crops; for the best numbers, fully convolutional at five scales (shorter side 224, 256, 384, 480, 640), averaged | the image as it is | the image as it is | |
+#
+# Ten crops and dense evaluation at several scales are VGG's methods; [chapter 1](01_vgg) builds both. All plain and
+# residual networks of the paper are trained from scratch: no copying of layers from a shallower network any more.
+#
+# The paper's schedule for CIFAR-10 is the schedule `"steps"` of `train.fit`, whatever the number of steps:
+
+# %% tags=["nbval-check-output"]
+factor = train.SCHEDULES["steps"]
+for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999):
+    print(f"step {step:>6,}: learning rate {0.1 * factor(step / 64_000):g}")
+
+# %% [markdown]
+# ## The data
+#
+# The first image of each class, as it is and at 16x16 pixels. Could you still tell them apart?
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+fixed = torch.tensor([int((data.test.targets == label).nonzero()[0]) for label in range(10)])
+
+
+def draw(fig):
+    for column, axes in enumerate(fig.subplots(2, 10).T):
+        image = data.test.images[fixed[column]]
+        for ax, pixels in zip(axes, (image, halve(image[None])[0]), strict=True):
+            ax.imshow(pixels.permute(1, 2, 0))
+            ax.set_axis_off()
+        axes[0].set_title(data.classes[column], fontsize=8, loc="center", pad=3)
+
+
+plot.show(
+    draw,
+    alt="Ten test images, one of each class, above the same images at half the size.",
+    caption=f"Test images at 32x32 and at 16x16 pixels. Data: {data.provenance}.",
+    height=1.75,
+)
+
+# %% tags=["nbval-check-output"]
+batch = small.normalize(small.train.images[:1000])
+print("images:", tuple(batch.shape[1:]))
+print("mean of each channel within 0.1 of 0:", bool((batch.mean((0, 2, 3)).abs() < 0.1).all()))
+print(
+    "standard deviation within 0.1 of 1:", bool(((batch.std((0, 2, 3)) - 1).abs() < 0.1).all())
+)
+
+# %% [markdown]
+# ## Training
+#
+# Can the network learn one batch by heart? `train.fit` is the loop of [chapter 1](01_vgg), with a schedule,
+# augmentation, a progress bar and a stop button. Here it gets 64 images and no augmentation.
+
+# %% tags=["nbval-check-output"]
+one_batch = replace(small, train=Split(small.train.images[:64], small.train.targets[:64]))
+train.set_seed(0)
+history = train.fit(
+    CifarResNet(20, width=8),
+    one_batch,
+    epochs=60,
+    batch_size=64,
+    lr=0.05,
+    augment=train.no_augment,
+    eval_every=60,
+    evaluate=lambda model, data: {},
+    label="one batch",
+)
+print("64 images learned by heart, loss below 0.1:", history.last("train_loss") < 0.1)
+
+# %% [markdown]
+# ### The problem again, with shortcuts
+#
+# First back to where we started: 20 and 56 layers, the same images in the same batches, the same number of
+# parameters. The only change is the addition.
+
+# %%
+for depth in (20, 56):
+    name = f"ResNet-{depth}"
+    train.set_seed(0)
+    networks[name] = CifarResNet(depth, width=8)
+    histories[name] = train_small(
+        networks[name],
+        small,
+        epochs=pick(full=4, quick=1),
+        label=name,
+    )
+compared = [f"{kind}-{depth}" for kind in ("plain", "ResNet") for depth in (20, 56)]
+Table([outcome(name) for name in compared], decimals=DECIMALS)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw(fig):
+    left, right = fig.subplots(1, 2, sharey=True)
+    for ax, kind, title, colour in (
+        (left, "plain", "plain", "C1"),
+        (right, "ResNet", "residual", "C0"),
+    ):
+        draw_losses(ax, f"{kind}-20", color=colour, alpha=0.5)
+        draw_losses(ax, f"{kind}-56", color=colour)
+        ax.set(xlabel="step", title=f"training loss, {title}")
+        ax.legend()
+
+
+plot.show(
+    draw,
+    alt="Training loss over the steps of training, plain networks on the left, residual ones on the right, 20 and 56 layers each.",
+    caption="The same training with and without shortcuts. Compare the gap between 20 and 56 layers on the left with that on the "
+    f"right. Data: {small.provenance}.",
+)
+
+# %% [markdown]
+# ### ResNet-20, as in the paper
+#
+# Now the paper's smallest CIFAR network with all its channels, on images of full size. The paper trains it for
+# 64,000 steps; we have minutes.
+
+# %%
+train.set_seed(0)
+model = CifarResNet(20)
+history = train.fit(
+    model,
+    data,
+    epochs=pick(full=4, quick=1),
+    weight_decay=1e-4,
+    label="ResNet-20",
+)
+logits = train.predict(model, data, data.test.images)
+Table(
+    [
+        {
+            "network": "ResNet-20",
+            "test accuracy in %": 100 * metrics.accuracy(logits, data.test.targets),
+            "parameters": inspect.count_parameters(model),
+            "million multiply-adds": inspect.count_macs(model, (3, 32, 32)) / 1e6,
+            "seconds of training": history.last("seconds"),
+            "images per second": history.images_per_second,
+            "data": history.data,
+        }
+    ],
+    decimals=1,
+)
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+plot.histories(
+    {"ResNet-20": history},
+    alt="Training loss and test accuracy of ResNet-20 after each epoch of training.",
+    caption="ResNet-20 learns.",
+)
+
+# %% [markdown]
+# ## Results: the paper beside ours
+#
+# One training of each network proves little. So a study trained four networks three times each, with the same seeds
+# and batches and for the same number of epochs, on all training images. Its results are kept in `results/`.
+
+
+# %% tags=["model"]
+ARMS = {
+    "plain-20": {"depth": 20, "residual": False},
+    "plain-56": {"depth": 56, "residual": False},
+    "ResNet-20": {"depth": 20, "residual": True},
+    "ResNet-56": {"depth": 56, "residual": True},
+}
+
+
+def small_cifar10():
+    """All of CIFAR-10 at 16x16 pixels."""
+    return at_16_pixels(cifar10())
+
+
+def train_arm(data, *, seed, depth, residual, epochs=2):
+    """One training of the study."""
+    train.set_seed(seed)
+    model = CifarResNet(depth, width=8, residual=residual)
+    history = train_small(model, data, epochs, seed)
+    return {
+        "train_loss": history.last("train_loss"),
+        "train_error": history.last("train_error"),
+        "test_accuracy": history.last("test_accuracy"),
+        "seconds": history.last("seconds"),
+    }
+
+
+STUDY = Study("02_resnet", run=train_arm, arms=ARMS, data=small_cifar10)
+
+# %% tags=["nbval-check-output"]
+built = {arm: CifarResNet(width=8, **config) for arm, config in ARMS.items()}
+for depth in (20, 56):
+    count = {
+        kind: inspect.count_parameters(built[f"{kind}-{depth}"]) for kind in ("plain", "ResNet")
+    }
+    macs = {kind: inspect.count_macs(built[f"{kind}-{depth}"], (3, 16, 16)) for kind in count}
+    equal = len(set(count.values())) == len(set(macs.values())) == 1
+    print(f"{depth} layers: {count['plain']:,} parameters and {macs['plain']:,} multiply-adds")
+    print("the same with and without shortcuts:", equal)
+
+# %%
+PAPER_ERROR = {"ResNet-20": "8.75", "ResNet-56": "6.97"}  # Table 6; plain networks: curves only
+
+
+def measured(arm, metric, scale=100):
+    mean, spread = STUDY.mean(arm, metric)
+    return f"{scale * mean:.2f} ± {scale * spread:.2f}"
+
+
+Table(
+    {
+        "network": arm,
+        "paper: test error in % (Table 6)": PAPER_ERROR.get(arm, ""),
+        "ours: test error in %": f"{100 * (1 - STUDY.mean(arm, 'test_accuracy')[0]):.2f} ± "
+        f"{100 * STUDY.mean(arm, 'test_accuracy')[1]:.2f}",
+        "training error in %": measured(arm, "train_error"),
+        "training loss": measured(arm, "train_loss", 1),
+        "parameters": inspect.count_parameters(built[arm]),
+        "multiply-adds": inspect.count_macs(built[arm], (3, 16, 16)),
+        "seconds of training": f"{STUDY.mean(arm, 'seconds')[0]:.0f}",
+    }
+    for arm in ARMS
+)
+
+# %% [markdown]
+# The two columns of test errors are **not comparable**: the paper's networks are twice as wide, see images twice as
+# large, and train eighty times as long. Compare the rows.
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+plot.study(
+    STUDY,
+    list(ARMS),
+    "train_loss",
+    "training loss of the last epoch",
+    alt="Dot plot of the training loss of the four arms of the study, three dots and a mean each.",
+    caption="Plain and residual networks of 20 and 56 layers. Degradation is the step from the first row to the second.",
+)
+
+# %% [markdown]
+# The paper's own figures for ImageNet, 10-crop top-1 error in %, from its Tables 2 to 4:
+#
+# | layers | plain | residual | |
+# |--:|--:|--:|:--|
+# | 18 | 27.94 | 27.88 | as accurate; the residual one learns faster |
+# | 34 | 28.54 | 25.03 | degradation on the left, gain on the right (option A) |
+# | 50 | | 22.85 | bottlenecks from here on, option B |
+# | 101 | | 21.75 | |
+# | 152 | | 21.43 | at several scales: 19.38, top-5 4.49 |
+#
+# Six networks of different depth averaged won ILSVRC 2015 with 3.57 % top-5 error on the test set (Table 5).
+
+# %% [markdown]
+# ## The paper's claim in miniature
+#
+# The claim has two halves. Without shortcuts, more layers make it worse; with them, they do not. Each row below is
+# a difference between two arms, seed by seed, signed so that the claim predicts a positive number. "Seen" means
+# that the 95 % interval of the mean lies above zero; three seeds make wide intervals.
+
+# %%
+LOSS = ("train_loss", 1, "training loss")
+ACCURACY = ("test_accuracy", 100, "test accuracy, points")
+CLAIMS = [
+    ("plain: 56 layers are worse than 20", "plain-20", "plain-56", LOSS),
+    ("plain: 56 layers are worse than 20", "plain-56", "plain-20", ACCURACY),
+    ("residual: 56 layers are better than 20", "ResNet-56", "ResNet-20", LOSS),
+    ("residual: 56 layers are better than 20", "ResNet-20", "ResNet-56", ACCURACY),
+    ("shortcuts help at 56 layers", "ResNet-56", "plain-56", LOSS),
+    ("shortcuts help at 56 layers", "plain-56", "ResNet-56", ACCURACY),
+    ("shortcuts help at 20 layers", "ResNet-20", "plain-20", LOSS),
+    ("shortcuts help at 20 layers", "plain-20", "ResNet-20", ACCURACY),
+]
+rows = []
+for claim, first, second, (metric, scale, heading) in CLAIMS:
+    effect = STUDY.effect(first, second, metric, scale=scale)
+    interval = f"{effect.low:+.2f} to {effect.high:+.2f}"
+    rows.append(
+        {
+            "claim": claim,
+            "measured in": heading,
+            "difference": f"{effect.mean:+.2f} ± {effect.sd:.2f}",
+            "95 % interval": interval,
+            "verdict": effect.verdict,
+        }
+    )
+Table(rows)
+
+# %% [markdown]
+# **Plain.** Degradation, and by far the largest effect in the table: 36 more layers raise the training loss and cost many
+# points of test accuracy, at every seed.
+#
+# **Residual.** Between 20 and 56 layers nothing is clear. The degradation is gone. The gain from depth is not there yet:
+# the paper's step from 8.75 % to 6.97 % error takes 64,000 steps of training, and ours ends after some 800.
+#
+# **Shortcuts at equal depth** help at 56 layers and also at 20. The second is more than the paper reports for ImageNet,
+# where 18 layers end up equally accurate with and without. But the paper adds that the residual ones get there sooner, and
+# a training as short as ours rewards whoever learns fast.
+#
+# The study was measured once. To be sure that its code still runs, each arm trains here for a moment on 128 images,
+# and the result is thrown away.
+
+# %% tags=["nbval-check-output"]
+few = at_16_pixels(cifar10(train=128, test=100))
+print("all arms of the study run:", len(STUDY.rehearse(few)) == len(ARMS))
+
+# %% [markdown]
+# ## Look inside
+#
+# ### Failures first
+#
+# The test images on which ResNet-20 is most sure of a wrong answer.
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+confidence, predicted = logits.softmax(1).max(1)
+wrong = (predicted != data.test.targets).nonzero().squeeze(1)
+worst = wrong[confidence[wrong].argsort(descending=True)][:8]
+
+
+def class_names(labels):
+    return [data.classes[label] for label in labels]
+
+
+def guesses(index):
+    pairs = zip(
+        class_names(predicted[index]), class_names(data.test.targets[index]), strict=True
+    )
+    return [f"{guess}\nis {truth}" for guess, truth in pairs]
+
+
+def maps(layer, index, classes):
+    batch = data.normalize(data.test.images[index])
+    return cam.grad_cam(model, layer, batch, classes[index], size=(32, 32))
+
+
+plot.cams(
+    data.test.images[worst],
+    None,
+    titles=guesses(worst),
+    rows_of_maps={
+        "for the\nprediction": maps("layer3", worst, predicted),
+        "for the\ntruth": maps("layer3", worst, data.test.targets),
+    },
+    alt="Eight misclassified test images, and below each two heat maps: where the evidence for the predicted and for the true "
+    f"class lies. Predicted: {', '.join(class_names(predicted[worst]))}. True: {', '.join(class_names(data.test.targets[worst]))}.",
+    caption="The most confident mistakes, and Grad-CAM at the last stage (8x8 positions) for the wrong and for the right "
+    f"class. Each map is scaled to its own range. Data: {data.provenance}.",
+)
+
+# %% [markdown]
+# ### Where does it look?
+#
+# The ten images of chapter 1 again, one of each class. Grad-CAM {cite}`selvaraju2017gradcam` at the end of the
+# second stage (16x16 positions) and of the third (8x8).
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+plot.cams(
+    data.test.images[fixed],
+    None,
+    titles=guesses(fixed),
+    rows_of_maps={
+        "stage 2": maps("layer2", fixed, predicted),
+        "stage 3": maps("layer3", fixed, predicted),
+    },
+    alt="Ten test images, one of each class, and below each two heat maps of the evidence for the predicted class: from stage 2 and "
+    "from stage 3.",
+    caption="The predicted class above the true one, and the evidence for the prediction in two stages of ResNet-20. "
+    f"Data: {data.provenance}.",
+)
+
+# %% [markdown]
+# ### How much does a block do?
+#
+# If blocks learn corrections, they should be small. The paper's Figure 7 looks at the standard deviation of each
+# layer's **response**: the output of its batch normalisation, before the ReLU and before the addition. It finds
+# smaller responses in residual networks than in plain ones, and the smaller the deeper. Here are the networks that
+# we trained at 16x16 pixels.
+
+
+# %%
+def as_blocks(depth):
+    """The trained plain network of the first section as a CifarResNet without shortcuts."""
+    network = CifarResNet(depth, width=8, residual=False)
+    weights = networks[f"plain-{depth}"].state_dict().values()
+    network.load_state_dict(dict(zip(network.state_dict(), weights, strict=True)))
+    return network.eval()
+
+
+def watch(model, kind, images, measure):
+    """measure(input, output) of every module of a kind in one pass, first to last."""
+    found = []
+    handles = [
+        module.register_forward_hook(
+            lambda _, given, made: found.append(measure(given[0], made))
+        )
+        for module in model.modules()
+        if isinstance(module, kind)
+    ]
+    with torch.inference_mode():
+        model(images)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+# %%
+trained = {
+    name: as_blocks(int(name[-2:])) if "plain" in name else networks[name] for name in compared
+}
+sample = small.normalize(small.test.images[:500])
+rows = []
+for name, network in trained.items():
+    responses = watch(network, nn.BatchNorm2d, sample, lambda _, made: float(made.std()))
+    rows.append(
+        {
+            "network": name,
+            "layers": len(responses),
+            "smallest response": min(responses),
+            "mean": sum(responses) / len(responses),
+            "largest": max(responses),
+        }
+    )
+Table(rows, decimals=2)
+
+# %% [markdown]
+# All means are near 1, deep or shallow, plain or residual. The paper's picture, smaller responses in deeper residual
+# networks, does not show here.
+#
+# Batch normalisation sets a response to its learned scale, and that starts at 1. So after a short training a
+# response says little. What matters in a block is how large the correction is *beside what it corrects*. For every
+# block that keeps the shape: how far is its output from its input,
+# $\lVert \sigma(\mathbf{y}) - \mathbf{x} \rVert / \lVert \mathbf{x} \rVert$? A copy is at 0. Two maps of rectified
+# noise that have nothing to do with each other are at $\sqrt{2 - 2/\pi} = 1.17$.
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def relative_change(x, y):
+    """How far a block's output is from its input; None where the shape changes."""
+    return float((y - x).norm() / x.norm()) if x.shape == y.shape else None
+
+
+changes = {
+    name: watch(network, BasicBlock, sample, relative_change)
+    for name, network in trained.items()
+}
+
+
+def draw(fig):
+    ax = fig.subplots()
+    for name, values in changes.items():
+        kept = [(100 * i / (len(values) - 1), v) for i, v in enumerate(values) if v is not None]
+        colour, deep = "C1" if "plain" in name else "C0", "56" in name
+        ax.plot(*zip(*kept, strict=True), "o-", color=colour, alpha=1.0 if deep else 0.5,
+                markersize=4, label=name)  # fmt: skip
+    ax.axhline((2 - 2 / torch.pi) ** 0.5, color="#666666", linewidth=1, linestyle="--")
+    ax.set(xlabel="position of the block, % of the way from first to last", ylim=(0, None))
+    ax.set_title("change by a block")
+    ax.legend(ncols=4, loc="lower right", bbox_to_anchor=(1, 1))
+
+
+plot.show(
+    draw,
+    alt="Line chart of how far each block's output is from its input, by position in the network, for plain and residual "
+    "networks of 20 and 56 layers.",
+    caption="What one block does to its input, after training: 0 is a copy, the dashed line is two unrelated maps. Blocks that change the shape are left out. "
+    f"Data: {small.provenance}.",
+)
+
+# %% [markdown]
+# This is the paper's point, and here it is easy to see. A block of a plain network replaces its input: it ends about as
+# far away as an unrelated map. A residual block adjusts its input, and the blocks of the deeper network adjust it
+# least. Only the first ones do much.
+#
+# ### Take a block out
+#
+# A correction can be left out; a link of a chain cannot. So remove one block of a trained network, put nothing in
+# its place, train nothing, and test again. Veit et al. {cite}`veit2016ensembles` did this to ResNets and saw little
+# harm. For the plain network, the two layers that correspond to a block are removed. Blocks that change the shape
+# stay.
+
+
+# %%
+def accuracy_without_blocks(model, data, images=500):
+    """Test accuracy of the whole network, and without each block that keeps the shape."""
+    split, found = data.test, {}
+    labels = split.targets[:images]
+    found["whole"] = metrics.accuracy(train.predict(model, data, split.images[:images]), labels)
+    for number, blocks in enumerate((model.layer1, model.layer2, model.layer3), 1):
+        for position in range(int(number > 1), len(blocks)):
+            removed, blocks[position] = blocks[position], nn.Identity()
+            logits = train.predict(model, data, split.images[:images])
+            blocks[position] = removed
+            found[f"{number}.{position}"] = metrics.accuracy(logits, labels)
+    return found
+
+
+removals = {
+    "plain-20": accuracy_without_blocks(trained["plain-20"], small),
+    "ResNet-20": accuracy_without_blocks(trained["ResNet-20"], small),
+}
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw(fig):
+    ax = fig.subplots()
+    for offset, colour, (name, found) in zip(
+        (-0.2, 0.2), ("C1", "C0"), removals.items(), strict=True
+    ):
+        places = [i + offset for i in range(len(found))]
+        ax.bar(places, [100 * a for a in found.values()], 0.38, color=colour, label=name)
+    ax.axhline(10, color="#666666", linewidth=1, linestyle="--")
+    ax.set_xticks(
+        range(len(found)), [n if n == "whole" else f"block {n}" for n in found], fontsize=8
+    )
+    ax.set(title="test accuracy in %, one block removed")
+    ax.grid(axis="x", visible=False)
+    ax.legend(ncols=2, loc="upper right", bbox_to_anchor=(1, 1.16))
+
+
+plot.show(
+    draw,
+    alt="Bar chart of test accuracy of plain-20 and ResNet-20: whole, and after removing each block in turn. A dashed line "
+    "marks guessing at 10 percent.",
+    caption="One block removed, nothing retrained. Block 1.2 is the third of stage 1. Dashed: guessing. "
+    f"Data: {small.provenance}; {min(500, len(small.test))} test images.",
+)
+
+# %% [markdown]
+# Without one of its blocks the plain network falls towards guessing, whichever block it is. The residual network loses a
+# few points, and most without its first block. The layers behind had never seen an input without that correction, and
+# still they can use it.
+
+# %% [markdown]
+# ## Play: what depth does to a gradient
+#
+# Untrained networks again, at a depth and of a kind that you choose. Left: how large the gradient is, layer by
+# layer; the other three kinds are grey. Right: take a walk in a straight line from one image to another, in 128
+# steps, and watch how the first logit changes from step to step. A smooth curve means that a step of gradient
+# descent knows what it will find.
+#
+# Find the depth at which the plain network's walk turns into noise. Then change to *residual* at the same depth.
+# Then go deeper.
+
+
+# %%
+def walk(model, start, end, steps=128):
+    """The slope of the first logit on the straight line between two images, (steps,)."""
+    t = torch.linspace(0, 1, steps)[:, None, None, None]
+    slopes = (input_gradients(model, start + t * (end - start)) * (end - start)).sum((1, 2, 3))
+    return slopes / slopes.square().mean().sqrt()  # its shape matters, not its size
+
+
+walks = {
+    (depth, kind): walk(untrained(depth, kind), noise[0], noise[1])
+    for depth in DEPTHS
+    for kind in KINDS
+}
+
+
+def draw_gradients(fig, depth, kind):
+    left, right = fig.subplots(1, 2)
+    for other in KINDS:
+        left.semilogy(norms[depth, other], color="#cccccc", linewidth=1)
+    left.semilogy(norms[depth, kind], color="C0", linewidth=2.2)
+    left.set(xlabel="convolution, first to last", ylim=(1e-7, 1e9))
+    left.set_yticks([1e-6, 1e-3, 1e0, 1e3, 1e6, 1e9])
+    left.set_title("norm of the gradient", fontsize=10)
+    right.plot(torch.linspace(0, 1, len(walks[depth, kind])), walks[depth, kind], linewidth=1)
+    right.set(xlabel="from image to image", ylim=(-4, 4))
+    right.set_title(f"slope; cosine {cosines[depth, kind]:.2f}", fontsize=10)
+
+
+# %%
+Explorable(
+    draw_gradients,
+    (DEPTHS, tuple(KINDS)),
+    ("layers", "network"),
+    alt=lambda depth, kind: (
+        f"Untrained network, {kind}, {depth} layers: the gradient of the first convolution is "
+        f"{ratio[depth, kind]:.2g} times that of the last, and after a nudge of 5 % of the input the gradient keeps "
+        f"a cosine of {cosines[depth, kind]:.2f} with what it was."
+    ),
+    caption="Left: gradient norm by layer for the chosen network (blue) and the other three kinds. Right: the slope of one logit along a "
+    "straight walk between two images, scaled to the same size; in the title, how well the gradient survives a small nudge.",
+    key="resnet-gradients",
+    size=(5.2, 2.3),
+)
+
+# %% [markdown]
+# ## When to use it today, and what came after
+#
+# ResNet-50 is still the network that others are compared with, and the backbone of many detectors and segmenters;
+# the paper itself also won the detection and localisation tracks of 2015 with its features. Often a better recipe
+# is worth more than a better network. The same ResNet-50, with torchvision's weights of two recipes, as torchvision
+# reports them:
+
+# %%
+versions = torchvision.models.ResNet50_Weights
+rows = []
+for name in ("IMAGENET1K_V1", "IMAGENET1K_V2"):
+    reported = versions[name].meta["_metrics"]["ImageNet-1K"]
+    rows.append({"weights": name, "top-1 accuracy in %": reported["acc@1"]})
+Table(rows, decimals=1)
+
+# %% [markdown]
+# - **Pre-activation** {cite}`he2016identity`. The ReLU after the addition clips the signal at every block. Move it,
+#   and the batch normalisation, to the start of the branch, and the shortcut is an identity from end to end. It
+#   trained 1001 layers, and well. Exercise 4 builds the block.
+# - **Zero initialisation** of the last batch normalisation of each block {cite}`goyal2017accurate`: every block
+#   starts as a copy. It is not in the paper. In torchvision it is the option `zero_init_residual`, off by default.
+# - **ResNet-D** {cite}`he2019bag` repairs the other place where positions are thrown away: the 1x1 projection with
+#   stride 2. It averages 2x2 positions first. Chapter 9 uses it.
+# - **Wide ResNets** {cite}`zagoruyko2016wide` have fewer, wider layers, and use hardware better.
+# - **DenseNet** (chapter 3) concatenates where ResNet adds. **Squeeze-and-excitation** (chapter 6) and **CBAM**
+#   (chapter 7) put gates on $F$ before it is added.
+# - Transformers have the same residual connection around each of their parts.
+
+# %% [markdown]
+# ## Exercises
+#
+# **1. (quick)** Count the weights of the convolutions in a basic block with 64 channels, and in a bottleneck from
+# 256 to 64 to 256 channels. Leave out batch normalisation.
+#
+# <details><summary>Answer</summary>
+#
+# Basic: 2 · 9 · 64² = 73,728. Bottleneck: 256 · 64 + 9 · 64² + 64 · 256 = 69,632. About the same, with four times
+# the channels at its ends.
+#
+# </details>
+#
+# **2. (quick)** A colleague trains a network of 60 layers, is less accurate on test images than with 20 layers, and
+# adds dropout. Which number should you ask for first, and what does it tell you?
+#
+# <details><summary>Answer</summary>
+#
+# The training error. If it is lower than that of the 20 layers, the deeper network overfits, and dropout may help.
+# If it is higher, that is degradation, and dropout makes it worse.
+#
+# </details>
+#
+# **3. (code)** Count the parameters of any ResNet with bottlenecks without building it: convolutions without bias,
+# two numbers per channel for each batch normalisation, projections of option B in the first block of each stage,
+# the linear layer with its bias. Start on paper with ResNet-50: 25,557,032.
+
+
+# %%
+def check_count(count):
+    assert count((1, 0, 0, 0), 1) != count((1, 0, 0, 0), 2), (
+        "the linear layer depends on the classes."
+    )
+    expected = {50: 25_557_032, 101: 44_549_160, 152: 60_192_808}
+    for depth, parameters in expected.items():
+        got = count(RESNETS[depth][1], 1000)
+        assert got == parameters, f"ResNet-{depth} has {parameters:,}, you counted {got:,}."
+
+
+def count_by_hand(layers, classes):
+    raise NotImplementedError
+
+
+attempt(check_count, count_by_hand)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-cell", "nbval-check-output"]
+def count_solution(layers, classes):
+    def convolution(before, after, kernel):
+        return before * after * kernel**2 + 2 * after  # with its batch normalisation
+
+    total, before = convolution(3, 64, 7), 64
+    for blocks, channels in zip(layers, (64, 128, 256, 512), strict=True):
+        after = 4 * channels
+        for position in range(blocks):
+            total += convolution(before, channels, 1)
+            total += convolution(channels, channels, 3)
+            total += convolution(channels, after, 1)
+            if position == 0:
+                total += convolution(before, after, 1)
+            before = after
+    return total + (2048 + 1) * classes
+
+
+verify(check_count, count_solution)
+
+# %% [markdown]
+# **4. (code)** Write the pre-activation block {cite}`he2016identity` for unchanged shapes: batch normalisation,
+# ReLU, convolution, and the same again; then add the input, and nothing after that. Name the parts `bn1`, `conv1`,
+# `bn2`, `conv2`. Then think: why can its output be negative, and why does that matter over a hundred blocks?
+
+
+# %%
+def check_pre_activation(block_class):
+    torch.manual_seed(0)
+    block, x = block_class(4), torch.randn(2, 4, 6, 6)
+    assert block(x).shape == x.shape, f"the shape must stay {tuple(x.shape)}."
+    found = inspect.count_parameters(block)
+    assert found == 2 * (9 * 16 + 8), (
+        f"304 parameters are needed: two 3x3 convolutions without bias, two BNs. Not {found}."
+    )
+    ours = BasicBlock(4, 4)
+    inner = F.conv2d(F.relu(ours.bn1(x)), block.conv1.weight, padding=1)
+    expected = x + F.conv2d(F.relu(ours.bn2(inner)), block.conv2.weight, padding=1)
+    assert torch.allclose(block(x), expected, atol=1e-5), (
+        "each convolution comes after its BN and ReLU."
+    )
+    nn.init.zeros_(block.conv2.weight)
+    assert torch.equal(block(x), x), "with conv2 = 0 the block copies, also what is negative."
+
+
+class PreActivationBlock(nn.Module):
+    def __init__(self, channels):
+        raise NotImplementedError
+
+
+attempt(check_pre_activation, PreActivationBlock)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-cell", "nbval-check-output"]
+class PreActivationSolution(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+
+    def forward(self, x):
+        y = self.conv1(self.bn1(x).relu())
+        return x + self.conv2(self.bn2(y).relu())
+
+
+verify(check_pre_activation, PreActivationSolution)
+
+# %% [markdown]
+# **5. (open)** The paper starts 110 layers with a learning rate of 0.01, until the training error falls below 80 %
+# (about 400 steps), because 0.1 is too much for a start. Is it so here? `schedule` of `train.fit` takes a function
+# from progress in [0, 1] to a factor. Compare `lambda p: 1` and `lambda p: 0.1 if p < 0.2 else 1` for
+# `CifarResNet(110, width=8)`, with three seeds. Then repeat with the last scale of each block (`bn2.weight`) set to
+# zero before training.
+
+# %% [markdown]
+# ## Recap
+#
+# - Degradation: a deeper plain network has a higher *training* error. It is neither overfitting nor a lack of
+#   capacity.
+# - $\mathbf{y} = F(\mathbf{x}) + \mathbf{x}$: a block starts near a copy and learns a correction. With option A the
+#   shortcut costs nothing.
+# - The derivative is $I + \partial F / \partial \mathbf{x}$: gradients neither explode nor shatter as they do in a
+#   plain network with batch normalisation. They did not vanish in the first place.
+# - The bottleneck is there to save multiply-adds. Its stride is on the first 1x1 in the paper (v1), on the 3x3 in
+#   most code (v1.5).
+# - Projections help a little; identity shortcuts do the work.
+#
+# **Three questions.** Why does the comparison of plain and residual networks need option A? Why is a bottleneck
+# with a projection in every block a bad idea? The 1202 layers are worse than the 110: how do you know that this is
+# another problem than that of the plain 56?
+
+# %%
+best = 100 * metrics.accuracy(logits, data.test.targets)
+headline(f"ResNet-20, test accuracy {best:.1f} %", data.provenance)
+
+# %%
+print(f"This chapter's computations took {(time.perf_counter() - started) / 60:.1f} minutes.")
