@@ -24,7 +24,7 @@ def double(x):
 raise RuntimeError("a cell without the tag ran")
 
 # %% [markdown] tags=["model"]
-# this is no code {
+FOUR = NO_CODE = 6
 
 # %% tags=["hide-cell", "model"] jupyter={"source_hidden": true}
 def fail():
@@ -54,7 +54,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_only_model_cells_run(folder):
     toy = chapters.chapter("01_toy")
-    assert toy.FOUR == 4 and toy.double(3) == 6
+    assert toy.FOUR == 4 and not hasattr(toy, "NO_CODE") and toy.double(3) == 6
     assert toy.__file__ == str(folder / "01_toy.py") and sys.modules["chapter_01_toy"] is toy
 
 

@@ -30,6 +30,8 @@ def test_values_are_read_when_asked_for(monkeypatch, tmp_path):
     assert settings.source() == "auto"
     monkeypatch.setenv("COURSE_SILENT", "1")
     assert settings.silent()
+    monkeypatch.setenv("COURSE_SILENT", "0")
+    assert not settings.silent()
     monkeypatch.setenv("COURSE_DATA", str(tmp_path))
     assert settings.data_folder() == tmp_path
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "new"))
