@@ -91,6 +91,36 @@ def _kind(module):
     return kind
 
 
+def watch(model, kind, images, measure):
+    """`measure(input, output)` of every module of a kind during one pass in evaluation mode: name -> what it gave.
+
+    kind: a class, a tuple of classes, or a collection of names. images: (N, C, H, W), normalised. The order is that
+    in which the modules run; a module that runs twice keeps its last value.
+    """
+    by_class = isinstance(kind, (type, tuple)) and not (isinstance(kind, tuple) and isinstance(kind[0], str))
+    chosen = {n: m for n, m in model.named_modules() if (isinstance(m, kind) if by_class else n in kind)}
+    if not chosen:
+        raise ValueError(f"no module of this network is {kind}.")
+    found, was_training = {}, model.training
+
+    def catch(name):
+        def hook(_, given, made):
+            found[name] = measure(given[0], made)
+
+        return hook
+
+    handles = [module.register_forward_hook(catch(name)) for name, module in chosen.items()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.train(was_training)
+    return found
+
+
 def input_gradient(model, layer, images):
     """How strongly each input pixel moves the centre unit of `layer`: mean |gradient| over channels, (N, H, W).
 

@@ -9,10 +9,11 @@ import html
 import io
 
 import numpy as np
+import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from helpers.cam import unit_range
+from helpers.cam import grad_cam, unit_range
 
 STYLE = __file__.replace("plot.py", "course.mplstyle")
 SCREEN_DPI = 96  # CSS pixels per inch; pictures are drawn at twice that, for sharp screens
@@ -122,6 +123,79 @@ def cams(batch, maps, titles=None, alt="", caption="", inches=0.95, rows_of_maps
                                       ha="right", va="center", fontsize=8)  # fmt: skip
 
     return show(draw, alt, caption, inches * n + 0.2, inches * rows + 0.35)
+
+
+def _said(data, index, predicted):
+    """Titles `cat` over `is dog` for test images."""
+    truth = data.test.targets
+    return [f"{data.classes[predicted[i]]}\nis {data.classes[truth[i]]}" for i in index.tolist()]
+
+
+def _evidence(model, layer, data, index, classes):
+    images = data.normalize(data.test.images[index]).to(next(model.parameters()).device)
+    return grad_cam(model, layer, images, classes[index], size=tuple(images.shape[2:])).cpu()
+
+
+def mistakes(model, data, logits, layer, count=8):
+    """The test images that the model is most sure of and wrong, with Grad-CAM for the wrong and for the right class.
+
+    logits: of all test images (N, classes). layer: name of a layer whose map has at least 8x8 positions.
+    """
+    truth = data.test.targets
+    confidence, predicted = logits.softmax(1).max(1)
+    wrong = (predicted != truth).nonzero().squeeze(1)
+    worst = wrong[confidence[wrong].argsort(descending=True)][:count]
+    named = [", ".join(data.classes[c] for c in labels[worst]) for labels in (predicted, truth)]
+    return cams(
+        data.test.images[worst],
+        None,
+        titles=_said(data, worst, predicted),
+        rows_of_maps={
+            "for the\nprediction": _evidence(model, layer, data, worst, predicted),
+            "for the\ntruth": _evidence(model, layer, data, worst, truth),
+        },
+        alt=f"{len(worst)} misclassified test images, and below each two heat maps: where the evidence for the "
+        f"predicted and for the true class lies. Predicted: {named[0]}. True: {named[1]}.",
+        caption=f"The most confident mistakes, and Grad-CAM at {layer} for the wrong and for the right class. Each map "
+        f"is scaled to its own range. Data: {data.provenance}.",
+    )
+
+
+def fixed_images(data):
+    """The first test image of each class: the same ten images in every chapter. Positions in the test split."""
+    return torch.stack([(data.test.targets == label).nonzero()[0, 0] for label in range(len(data.classes))])
+
+
+def evidence(models, data, layers, caption):
+    """Grad-CAM for the predicted class on the first test image of each class, a row for each model or layer.
+
+    models: a model, or a dict from label to model. layers: a layer's name, or a dict from label to one; a dict of
+    models takes one name, or a dict with the same labels. The titles are those of the first model.
+    """
+    if not isinstance(models, dict):
+        layers = layers if isinstance(layers, dict) else {"": layers}
+        models = dict.fromkeys(layers, models)
+    elif not isinstance(layers, dict):
+        layers = dict.fromkeys(models, layers)
+    index = fixed_images(data)
+    rows, titles = {}, None
+    for label, model in models.items():
+        images = data.normalize(data.test.images[index]).to(next(model.parameters()).device)
+        with torch.inference_mode():
+            said = torch.zeros_like(data.test.targets)
+            said[index] = model.eval()(images).argmax(1).cpu()
+        titles = titles or _said(data, index, said)
+        rows[label] = _evidence(model, layers[label], data, index, said)
+    named = ", ".join(label.replace("\n", " ") for label in rows if label)
+    return cams(
+        data.test.images[index],
+        None,
+        titles=titles,
+        rows_of_maps=rows,
+        alt="Ten test images, one of each class, and below each the evidence for the predicted class as a heat map"
+        + (f", a row each: {named}." if named else "."),
+        caption=f"{caption} Above each image the predicted class and the true one. Data: {data.provenance}.",
+    )
 
 
 # ------------------------------------------------------------------------------------------------ trainings

@@ -149,6 +149,30 @@ class Study:
             [scale * value for value in self.values(second, metric)],
         )
 
+    def text(self, arm, metric, scale=1.0, decimals=2):
+        """Mean and standard deviation over seeds, times `scale`, as text: `81.23 ± 0.45`."""
+        mean, sd = self.mean(arm, metric)
+        return f"{scale * mean:.{decimals}f} ± {scale * sd:.{decimals}f}"
+
+    def claims(self, claims, metric, heading, scale=1.0):
+        """A Table of claims `(sentence, first arm, second arm)`: how much `second` is over `first`, seed by seed.
+
+        heading: what `metric` times `scale` is. The verdict is "seen" when the 95 % interval of the mean difference
+        lies above zero, so put each claim such that it predicts a positive number.
+        """
+        rows = []
+        for claim, first, second in claims:
+            effect = self.effect(first, second, metric, scale)
+            rows.append(
+                {
+                    "claim": claim,
+                    heading: f"{effect.mean:+.2f} ± {effect.sd:.2f}",
+                    "95 % interval": f"{effect.low:+.2f} to {effect.high:+.2f}",
+                    "verdict": effect.verdict,
+                }
+            )
+        return Table(rows)
+
     def summary(self, columns, decimals=3):
         """A Table of one row per arm; `columns` maps a heading to a metric or (metric, scale), as mean ± sd."""
         rows = []

@@ -11,7 +11,7 @@ import os
 import random
 import time
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -384,6 +384,23 @@ def fit(
         model.load_state_dict(average.module.state_dict())
     model.eval()
     return history
+
+
+def overfit(model, data, images=64, steps=60, lr=0.05, **settings):
+    """Train on the first `images` alone, without augmentation, and return the last loss.
+
+    A network that cannot learn one batch by heart has a mistake, and a long training would be a waste (chapter 1).
+    settings: what else `fit` takes.
+    """
+    split = data.train
+    targets = _take(split.targets, slice(images))
+    one_batch = replace(data, train=replace(split, images=split.images[:images], targets=targets))
+    usual = {"weight_decay": 0.0, "augment": no_augment, "label": "one batch"}
+    history = fit(
+        model, one_batch, epochs=steps, batch_size=images, lr=lr, evaluate=lambda model, data: {}, eval_every=steps,
+        **(usual | settings),
+    )  # fmt: skip
+    return history.last("train_loss")
 
 
 class _Best:

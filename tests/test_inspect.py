@@ -218,3 +218,26 @@ def test_time_per_image(training):
     seconds = inspect.time_per_image(model, (3, 4, 4), batch_size=5, seconds=0.05)
     assert 0.002 <= seconds < 0.02  # 10 ms for a batch of five
     assert set(shapes) == {((5, 3, 4, 4), False)} and model.training is training
+
+
+# ------------------------------------------------------------------------------------------- watching layers
+
+
+def test_watch_gives_inputs_and_outputs_by_name_in_order():
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Conv2d(2, 3, 1)).train()
+    images = torch.randn(2, 1, 4, 4)
+    found = inspect.watch(model, nn.Conv2d, images, lambda given, made: (given, made))
+    assert list(found) == ["0", "2"] and model.training
+    assert torch.equal(found["0"][0], images)
+    assert torch.equal(found["2"][0], model[1](model[0](images))) and torch.equal(found["2"][1], model(images))
+    assert list(inspect.watch(model, ("1", "2"), images, lambda given, made: made)) == ["1", "2"]
+    assert list(inspect.watch(model, (nn.ReLU, nn.Conv2d), images, lambda given, made: made)) == ["0", "1", "2"]
+
+
+def test_watch_leaves_no_hook_and_says_when_there_is_nothing_to_watch():
+    model = nn.Sequential(nn.Conv2d(1, 2, 1))
+    with pytest.raises(ZeroDivisionError):
+        inspect.watch(model, nn.Conv2d, torch.randn(1, 1, 2, 2), lambda given, made: 1 / 0)
+    assert not model[0]._forward_hooks
+    with pytest.raises(ValueError, match="BatchNorm2d"):
+        inspect.watch(model, nn.BatchNorm2d, torch.randn(1, 1, 2, 2), lambda given, made: made)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from toys import red_or_blue, small_network
 
-from helpers import plot
+from helpers import cam, plot
 from helpers.exercise import attempt, verify
 from helpers.table import Table
 from helpers.train import History
@@ -112,6 +113,47 @@ def test_cams_in_several_rows(drawn):
     axes = np.array(drawn[0].axes).reshape(3, 2)
     assert [axes[row, 0].texts[0].get_text() for row in (1, 2)] == ["one", "two"]
     assert not axes[1, 1].texts
+
+
+@pytest.fixture
+def verdicts():
+    """A trained toy, and logits in which test images 3 and 8 are wrong, 8 more confidently."""
+    data = red_or_blue(n=32)
+    logits = 2.0 * torch.nn.functional.one_hot(data.test.targets, 2)
+    logits[3], logits[8] = logits[3].flip(0), 3 * logits[8].flip(0)
+    return data, logits
+
+
+def test_mistakes_are_the_confident_ones_with_evidence_for_both_classes(drawn, verdicts):
+    data, logits = verdicts
+    model = small_network()
+    shown = plot.mistakes(model, data, logits, "0")
+    axes = np.array(drawn[0].axes).reshape(3, 2)
+    assert np.array_equal(axes[0, 0].images[0].get_array(), data.test.images[8].permute(1, 2, 0))
+    assert np.array_equal(axes[0, 1].images[0].get_array(), data.test.images[3].permute(1, 2, 0))
+    said = {0: "blue\nis red", 1: "red\nis blue"}
+    assert [ax.get_title() for ax in axes[0]] == [said[int(data.test.targets[i])] for i in (8, 3)]
+    right = int(data.test.targets[8])
+    for row, target in ((1, 1 - right), (2, right)):
+        expected = cam.grad_cam(model, "0", data.normalize(data.test.images[8:9]), target, size=(8, 8))
+        assert np.allclose(axes[row, 0].images[1].get_array(), cam.unit_range(expected)[0], atol=1e-5)
+    assert "2 misclassified" in shown.alt and str(data.provenance) in shown.caption
+
+
+def test_evidence_shows_the_first_image_of_each_class_for_models_or_layers(drawn, verdicts):
+    data, _ = verdicts
+    assert plot.fixed_images(data).tolist() == [0, 1] and data.test.targets[:2].tolist() == [0, 1]
+    one, other = small_network(0), small_network(1)
+    plot.evidence(one, data, {"early": "0", "late": "2"}, "Two layers.")
+    shown = plot.evidence({"one": one, "other": other}, data, "0", "Two models.")
+    assert "a row each: one, other" in shown.alt and shown.caption.startswith("Two models.")
+    images = data.normalize(data.test.images[:2])
+    for figure, rows in ((drawn[0], ((one, "0"), (one, "2"))), (drawn[1], ((one, "0"), (other, "0")))):
+        axes = np.array(figure.axes).reshape(3, 2)
+        for row, (model, layer) in enumerate(rows, 1):
+            expected = cam.unit_range(cam.grad_cam(model, layer, images, size=(8, 8)))
+            for column in range(2):
+                assert np.allclose(axes[row, column].images[1].get_array(), expected[column], atol=1e-5)
 
 
 def history(offset, data="toy"):

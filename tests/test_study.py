@@ -312,6 +312,16 @@ def test_numbers(toy):
     assert measured.rehearse("few")["two"]["score"] == 21
 
 
+def test_claims_are_a_table_of_paired_differences(toy):
+    measured = toy.study.measure()
+    assert measured.text("two", "score", scale=2, decimals=1) == "44.0 ± 2.0"
+    rows = measured.claims([("two is more", "one", "two"), ("two is less", "two", "one")], "score", "points", 2).rows
+    assert [row["verdict"] for row in rows] == ["seen", "reversed at this scale"]
+    effect = measured.effect("one", "two", "score", 2)
+    assert rows[0]["claim"] == "two is more" and rows[0]["points"] == f"{effect.mean:+.2f} ± {effect.sd:.2f}"
+    assert rows[0]["95 % interval"] == f"{effect.low:+.2f} to {effect.high:+.2f}"
+
+
 def test_unknown_names_list_what_there_is(toy):
     with pytest.raises(FileNotFoundError, match="results/01_toy.json is not there.*course study 01_toy"):
         toy.study.values("one", "score")

@@ -590,3 +590,31 @@ def test_recipe_is_recorded():
 def test_autocast_pays_is_a_plain_answer():
     assert train.autocast_pays("cpu") in (True, False)
     assert train.autocast_pays("mps") is False
+
+
+# ------------------------------------------------------------------------------------------- one batch by heart
+
+
+def test_overfit_learns_a_batch_by_heart_and_a_broken_network_does_not():
+    data = red_or_blue()
+    assert train.overfit(small_network(), data, images=16, steps=40) < 0.1
+    broken = small_network()
+    for parameter in broken[:-1].parameters():
+        parameter.requires_grad_(False)
+    torch.nn.init.zeros_(broken[-1].weight)
+    broken[-1].weight.requires_grad_(False)
+    assert train.overfit(broken, data, images=16, steps=40) > 0.5
+
+
+def test_overfit_sees_the_first_images_only_and_no_augmentation():
+    data, seen = red_or_blue(), []
+
+    def loss(model, images, targets):
+        seen.append((images.clone(), targets.clone()))
+        return train.CrossEntropy()(model, images, targets)
+
+    train.overfit(small_network(), data, images=16, steps=3, loss=loss)
+    first = data.normalize(data.train.images[:16])
+    assert len(seen) == 3 and all(len(images) == 16 for images, _ in seen)
+    assert torch.allclose(seen[0][0].sum(0), first.sum(0), atol=1e-4)
+    assert sorted(seen[0][1].tolist()) == sorted(data.train.targets[:16].tolist())
