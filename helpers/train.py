@@ -11,7 +11,8 @@ import os
 import random
 import time
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -394,7 +395,11 @@ def overfit(model, data, images=64, steps=60, lr=0.05, **settings):
     """
     split = data.train
     targets = _take(split.targets, slice(images))
-    one_batch = replace(data, train=replace(split, images=split.images[:images], targets=targets))
+    # not a Dataset of its own: that would normalise with the statistics of these few images
+    one_batch = SimpleNamespace(
+        train=SimpleNamespace(images=split.images[:images], targets=targets),
+        test=data.test, normalize=data.normalize, provenance=data.provenance,
+    )  # fmt: skip
     usual = {"weight_decay": 0.0, "augment": no_augment, "label": "one batch"}
     history = fit(
         model, one_batch, epochs=steps, batch_size=images, lr=lr, evaluate=lambda model, data: {}, eval_every=steps,
