@@ -439,10 +439,12 @@ def main(argv=None):
         if arguments.verb == "sync":
             for script in scripts:
                 sync(script)
-        from helpers import study
+        from helpers import study, weights
 
         messages = [message for script in scripts for message in problems(script)]
-        messages += [f"{script.stem}: {message}" for script in scripts for message in study.stale(script.stem)]
+        for script in scripts:
+            name = script.stem
+            messages += [f"{name}: {message}" for message in study.stale(name) + weights.stale(name)]
         print("\n".join(messages) or f"{len(scripts)} chapter(s): script and notebook agree, outputs are fresh.")
         return bool(messages)
     except (Trouble, ValueError) as trouble:

@@ -201,12 +201,17 @@ def _one_run(chapter_name, stem, arm, seed):
         "metrics": metrics,
         "data": str(data.provenance),
         "seconds": round(time.perf_counter() - start, 1),
-        "made_with": {
-            "date": time.strftime("%Y-%m-%d"),
-            "torch": torch.__version__.split("+")[0],
-            "python": platform.python_version(),
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {train.best_device().type}",
-        },
+        "made_with": made_with(),
+    }
+
+
+def made_with():
+    """Date, versions and kind of machine, for the record of a measurement."""
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "torch": torch.__version__.split("+")[0],
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {train.best_device().type}",
     }
 
 

@@ -108,6 +108,7 @@ def test_usage(checkout, arguments, code):
     [
         (["run", "01_vgg", "--full"], "-m helpers.course run 01_vgg --full"),
         (["study", "01_vgg"], "-m helpers.study 01_vgg"),
+        (["weights", "01_vgg"], "-m helpers.weights 01_vgg"),
         (["data", "fetch", "cifar10"], "-m helpers.data fetch cifar10"),
         (["bench"], "-m benchmarks"),
         (["lab", "--no-browser"], "-m jupyterlab"),
