@@ -16,7 +16,7 @@ downloads what is missing; `standin` always draws. `data.provenance` says which 
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from numbers import Integral
@@ -192,6 +192,17 @@ def voc_animals(size=128, train=None, test=None):
     masks = ", masks of VOC and SBD" if source.mask_folder == "SegmentationClassAug" else ""
     detail = f"{_amounts(arrays, splits)} images at {size} px{masks}"
     return Dataset(*splits, VOC_ANIMALS, Provenance(TITLES["voc2012"], True, detail))
+
+
+def largest_animal(data):
+    """The images of `voc_animals` with one label each, int64 (N,): the class of the animal with the largest box."""
+
+    def label(split):
+        left, top, right, bottom = split.targets["boxes"].unbind(2)
+        largest = ((right - left) * (bottom - top)).argmax(1, keepdim=True)
+        return Split(split.images, split.targets["labels"].gather(1, largest)[:, 0])
+
+    return replace(data, train=label(data.train), test=label(data.test))
 
 
 def isbi2012(size=None):

@@ -389,6 +389,22 @@ def test_the_first_images_are_balanced_by_their_largest_animal(voc):
     assert str(small.provenance) == "PASCAL VOC 2012 animals, 3 of 7 + 1 images at 32 px"
 
 
+def test_one_label_is_that_of_the_animal_with_the_largest_box():
+    # areas 9 x 4, 6 x 7, none | 5 x 5, 3 x 3, 2 x 20: the largest is neither always first nor always widest
+    boxes = torch.tensor([
+        [[0, 0, 9, 4], [1, 1, 7, 8], [0, 0, 0, 0]],
+        [[0, 0, 5, 5], [2, 2, 5, 5], [3, 1, 5, 21]],
+    ]).float()  # fmt: skip
+    split = data.Split(torch.zeros(2, 3, 32, 32, dtype=torch.uint8),
+                       {"boxes": boxes, "labels": torch.tensor([[0, 3, -1], [1, 4, 2]])})  # fmt: skip
+    whole = data.Dataset(split, split, data.VOC_ANIMALS, data.Provenance("boxes", False, "two images"))
+    named = data.largest_animal(whole)
+    for part in (named.train, named.test):
+        assert part.targets.tolist() == [3, 2] and part.targets.dtype == torch.int64
+        assert part.images is split.images
+    assert named.classes == whole.classes and named.provenance == whole.provenance
+
+
 def test_masks_of_sbd_are_preferred(voc):
     voc.mask("train_dog", np.full((40, 80), 12, np.uint8))
     assert (data.voc_animals(32).train.targets["masks"] == 3).all()
