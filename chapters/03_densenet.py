@@ -1,0 +1,1886 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # DenseNet: layers that read everything before them
+#
+# | | |
+# |:--|:--|
+# | Paper | G. Huang, Z. Liu, L. van der Maaten and K. Q. Weinberger, *Densely Connected Convolutional Networks*, CVPR 2017 {cite}`huang2017densenet` |
+# | Claim | Let every layer read the maps of all layers before it, side by side and not summed: then each layer can be very narrow, and a network of few parameters is as accurate as a large one. |
+# | You need | [Chapter 2](02_resnet): residual blocks, the CIFAR ResNets, gradients in deep networks. |
+# | Time | About an hour to read. The last cell prints how long the computations took. |
+#
+# **You will be able to**
+#
+# - say what concatenation keeps and addition does not, and in which sense the first contains the second;
+# - count channels, connections, parameters and multiply-adds of any DenseNet on paper;
+# - choose between equal parameters, equal multiply-adds and equal seconds, and know what each choice hides;
+# - read a map of feature reuse, and test whether it tells the truth.
+#
+# **Before you read on, guess.** Chapter 2's ResNet of 110 layers has 1.7 million parameters. Take 100 layers instead,
+# and let each read not one map but those of *all* layers before it in its block. How many parameters will that be: three
+# times as many, about as many, or less than half? A table below settles it.
+
+# %% [markdown]
+# ## Setup
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+# Only on Colab, which starts without the course: fetch it. Everywhere else this cell does nothing.
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("helpers") is None:
+    repository = "https://github.com/cnn-papers/cnn-papers"
+    subprocess.run(["git", "clone", "-q", "--depth=1", repository, "course"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", "course"], check=True
+    )
+    sys.path.insert(0, "course")
+
+# %% tags=["model"]
+import copy
+import time
+import weakref
+from contextlib import contextmanager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from matplotlib.colors import LogNorm
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
+
+from helpers import inspect, metrics, parity, plot, train
+from helpers.chapters import chapter
+from helpers.course import headline
+from helpers.data import cifar10
+from helpers.exercise import attempt, verify
+from helpers.interactive import Explorable
+from helpers.settings import pick
+from helpers.study import Study
+from helpers.table import Table
+
+resnet = chapter("02_resnet")
+
+# %% [markdown]
+# Everything is trained on CIFAR-10 {cite}`krizhevsky2009cifar` at 16x16 pixels, as in [chapter 2](02_resnet), whose
+# `at_16_pixels`, `train_small` and `CifarResNet` we take from there.
+
+# %%
+started = time.perf_counter()
+train.set_seed(0)
+small = resnet.at_16_pixels(
+    cifar10(train=pick(full=25_000, quick=640), test=pick(full=None, quick=300))
+)
+few = resnet.at_16_pixels(
+    cifar10(train=pick(full=10_000, quick=640), test=pick(full=1000, quick=300))
+)
+
+# %% [markdown]
+# ## The problem: what a layer found gets lost
+#
+# The first layer of a network finds edges and colours. A layer in the middle may need them again. Are they still there?
+#
+# In a plain network a layer sees only what the one before it hands on. In a ResNet each block *adds* to what it gets,
+# so the first maps are somewhere in the sum. But a sum does not tell its parts: $3 + 4$ and $5 + 2$ are both 7.
+#
+# We can measure it. Train a plain network and a ResNet of 20 layers for a moment. Then ask, after each block of the first
+# stage: how well can the maps of the *first* layer be recovered from the maps that are there now, by the best linear
+# combination of channels? The answer is a share of the variance, $R^2$: 1 is a perfect recovery, 0 is none.
+
+
+# %% tags=["model"]
+def recoverable(first, later):
+    """R2 of the best linear map from the channels of `later` to those of `first`, both (N, C, H, W)."""
+    a = later.movedim(1, -1).flatten(0, -2).double()
+    a = torch.cat([a, torch.ones(len(a), 1, dtype=a.dtype)], 1)  # a constant may help
+    b = first.movedim(1, -1).flatten(0, -2).double()
+    gram = a.T @ a
+    # relative to its size, a little on the diagonal: channels that are always zero carry nothing
+    ridge = 1e-9 * gram.trace() * torch.eye(len(gram), dtype=gram.dtype)
+    left_over = b - a @ torch.linalg.solve(gram + ridge, a.T @ b)
+    return 1 - float(left_over.square().sum() / (b - b.mean(0)).square().sum())
+
+
+# %%
+sample = few.normalize(few.test.images[:200])
+lost = {}
+for kind, residual in (("plain", False), ("ResNet", True)):
+    train.set_seed(0)
+    network = resnet.CifarResNet(20, width=8, residual=residual)
+    resnet.train_small(network, few, epochs=pick(full=2, quick=1), label=kind)
+    with torch.inference_mode():
+        first = network.relu(network.bn1(network.conv1(sample)))
+    after = inspect.watch(network, resnet.BasicBlock, sample, lambda _, made: made)
+    lost[kind] = [recoverable(first, after[f"layer1.{block}"]) for block in range(3)]
+Table(
+    [
+        {"network": kind} | {f"after block {n}": v for n, v in enumerate(values, 1)}
+        for kind, values in lost.items()
+    ],
+    decimals=2,
+)
+
+# %% [markdown]
+# Block by block, the plain network loses the first maps. The ResNet keeps more of them, which is what its shortcuts are for, but it, too, has
+# lost a good part after three blocks, within one stage and at one size of map. What comes later cannot read what the first layer found; it has to work with what is left of it.
+#
+# The paper asks a simple question. If layers may need what earlier layers found, why not just **keep it**, and let
+# everyone read it?
+
+# %% [markdown]
+# ## The idea: concatenate
+#
+# Let $\mathbf{x}_0$ be what comes in, and let layer $\ell$ compute a function $H_\ell$. In three designs:
+#
+# $$
+# \text{plain: } \mathbf{x}_\ell = H_\ell(\mathbf{x}_{\ell-1}), \qquad
+# \text{ResNet: } \mathbf{x}_\ell = H_\ell(\mathbf{x}_{\ell-1}) + \mathbf{x}_{\ell-1},
+# $$
+#
+# $$ \text{DenseNet: } \mathbf{x}_\ell = H_\ell([\mathbf{x}_0, \mathbf{x}_1, \ldots, \mathbf{x}_{\ell-1}]). $$ (eq-densenet-layer)
+#
+# The brackets concatenate channels. Nothing is overwritten and nothing is summed: after a layer has written its maps,
+# they stay as they are until the end of the block.
+#
+# | symbol | meaning | shape | in the code |
+# |:--|:--|:--|:--|
+# | $\mathbf{x}_0$ | what enters a dense block | `(N, before, H, W)` | `x` |
+# | $\mathbf{x}_\ell$ | what layer $\ell$ of the block writes | `(N, growth, H, W)` | `features[l]` |
+# | $H_\ell$ | batch normalisation, ReLU, convolution, in this order | | `DenseLayer` |
+# | $k$ | **growth rate**: channels that each layer adds | number | `growth` |
+# | $k_0$ | channels of $\mathbf{x}_0$ | number | `before`, `first` |
+# | $\theta$ | **compression**: share of the channels that a transition keeps | number | `compression` |
+# | $L$ | layers of the network | number | `depth` |
+#
+# (In this chapter $k$ is the growth rate, as in the paper; filter sizes are written out.)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw_arcs(ax, title, pairs, layers=5):
+    """Boxes x0 to x5 in a row, and an arc for each connection (from, to)."""
+    for n in range(layers + 1):
+        ax.text(n, 0, f"$x_{n}$", ha="center", va="center", fontsize=10, zorder=5,
+                bbox=dict(boxstyle="round,pad=0.3", facecolor="#e8f1f8", edgecolor="C0"))  # fmt: skip
+    for a, b in pairs:
+        far = b - a > 1
+        ax.annotate(
+            "", (b - 0.08, 0.2 if far else 0), (a + 0.08, 0.2 if far else 0),
+            arrowprops=dict(arrowstyle="-|>", color="C1" if far else "#444444", linewidth=1.2,
+                            shrinkA=0 if far else 9, shrinkB=0 if far else 10,
+                            connectionstyle=f"arc3,rad={-0.42 if far else 0}"),
+        )  # fmt: skip
+    ax.set(xlim=(-0.5, layers + 0.5), ylim=(-0.4, 1.45))
+    ax.set_title(f"{title}: {len(pairs)} connections", loc="center", fontsize=10)
+    ax.set_axis_off()
+
+
+def draw(fig):
+    chain = [(n, n + 1) for n in range(5)]
+    everyone = [(a, b) for b in range(1, 6) for a in range(b)]
+    for ax, (title, pairs) in zip(
+        fig.subplots(1, 2), (("plain", chain), ("dense", everyone)), strict=True
+    ):
+        draw_arcs(ax, title, pairs)
+
+
+plot.show(
+    draw,
+    alt="Two rows of boxes x0 to x5. In the plain one each box has an arrow to the next, five in all. In the dense one each box has "
+    "an arrow to every later box, fifteen in all.",
+    caption="Who reads whom in a block of five layers. In the dense block every pair is connected.",
+    height=2.1,
+)
+
+# %% [markdown]
+# Layer $\ell$ has $\ell$ sources, so a block of $L$ layers has
+#
+# $$ 1 + 2 + \ldots + L = \frac{L(L+1)}{2} $$ (eq-densenet-connections)
+#
+# connections, where a chain has $L$. And if every layer writes $k$ channels, layer $\ell$ reads
+#
+# $$ k_0 + k\,(\ell - 1) $$ (eq-densenet-growth)
+#
+# of them. Here is the part that sounds wrong at first. More connections, and *fewer* parameters? The trick is in $k$. A
+# layer of a ResNet has to write all channels of its stage, because its output is added to all of them. A dense
+# layer writes only what is **new**. All that was known before is kept without its help, in what the paper calls the
+# **collective knowledge** of the network. So $k$ can be as small as 12.
+
+# %% tags=["nbval-check-output"]
+BLOCK = {"layers": 6, "growth": 12, "first": 24}
+rows = []
+channels = BLOCK["first"]
+for number in range(1, BLOCK["layers"] + 1):
+    by_formula = BLOCK["first"] + BLOCK["growth"] * (number - 1)
+    rows.append(
+        {
+            "layer": number,
+            "sources": number,
+            "channels that it reads": channels,
+            "by the formula": by_formula,
+            "channels that it writes": BLOCK["growth"],
+        }
+    )
+    channels += BLOCK["growth"]
+print("connections:", sum(row["sources"] for row in rows), "= 6 * 7 / 2 =", 6 * 7 // 2)
+print("channels after the block:", channels)
+Table(rows)
+
+# %% [markdown]
+# ## The smallest piece by hand
+#
+# One map of 4x4 numbers, two layers that write one map each ($k = 1$), no batch normalisation. The second layer reads two
+# maps, so its filter has two slices: one for $\mathbf{x}_0$, one for $\mathbf{x}_1$.
+
+# %% tags=["nbval-check-output"]
+# fmt: off
+x0 = torch.tensor([[1., -2., 0., 1.],
+                   [0., 1., 3., -1.],
+                   [2., 0., -1., 0.],
+                   [1., 1., 0., 2.]])
+left = torch.tensor([[0., 0., 0.],
+                     [1., -1., 0.],
+                     [0., 0., 0.]])  # the left neighbour less the pixel
+cross = torch.tensor([[0., 1., 0.],
+                      [1., 0., 1.],
+                      [0., 1., 0.]])  # the sum of the four neighbours
+centre = torch.tensor([[0., 0., 0.],
+                       [0., 2., 0.],
+                       [0., 0., 0.]])  # twice the pixel
+# fmt: on
+
+
+def correlate(image, kernel):
+    """The image shifted nine times, each weighted with one number of the kernel."""
+    padded = F.pad(image, (1, 1, 1, 1))
+    return sum(kernel[i, j] * padded[i : i + 4, j : j + 4] for i in range(3) for j in range(3))
+
+
+x1 = correlate(x0.relu(), left)  # ReLU first, then the convolution
+x2 = correlate(x0.relu(), cross) + correlate(x1.relu(), centre)
+by_hand = torch.stack([x0, x1, x2])  # the block's output: everything
+
+features = x0[None, None]
+for kernel in (left[None, None], torch.stack([cross, centre])[None]):
+    features = torch.cat([features, F.conv2d(features.relu(), kernel, padding=1)], 1)
+print(x2)
+print("same as torch.cat and F.conv2d:", torch.equal(features[0], by_hand))
+
+# %% [markdown]
+# Look at the line of `x2`. **A convolution over concatenated maps is a sum of convolutions, one for each source.** So a dense
+# layer adds, too, but it adds at the reader, with filters of its own for each source. A ResNet adds at the writer, once, and
+# every reader gets the same sum. If the slices of a dense filter are equal, it computes what a ResNet's layer computes:
+
+# %% tags=["nbval-check-output"]
+generator = torch.Generator().manual_seed(0)
+a, b = torch.randn(2, 1, 5, 8, 8, generator=generator)  # two sources of five channels
+w = torch.randn(7, 5, 3, 3, generator=generator)
+v = torch.randn(7, 5, 3, 3, generator=generator)
+
+
+def dense(*slices):
+    return F.conv2d(torch.cat([a, b], 1), torch.cat(slices, 1), padding=1)
+
+
+def conv(x, weight):
+    return F.conv2d(x, weight, padding=1)
+
+
+print("a sum of convolutions:", torch.allclose(dense(w, v), conv(a, w) + conv(b, v), atol=1e-4))
+print("equal slices: a ResNet's sum:", torch.allclose(dense(w, w), conv(a + b, w), atol=1e-4))
+print("a slice of zeros: the link is gone:", torch.allclose(dense(w, 0 * v), conv(a, w)))
+
+# %% [markdown]
+# The last line comes back later: to cut one connection of a trained network, we set one slice of one filter to zero.
+
+# %% [markdown]
+# ## The block
+#
+# Each layer is the **composite function** of the paper: batch normalisation, ReLU, convolution. That is the pre-activation order
+# of [chapter 2](02_resnet)'s last exercise, and here it is more than taste. Maps are stored once and read many times, and
+# with the normalisation in front every reader has its own scale and shift for each source.
+#
+# - **Bottleneck (B).** Deep in a block a 3x3 convolution would read hundreds of channels. So a 1x1 convolution first reduces
+#   them to $4k$.
+# - **Dropout.** Without data augmentation, the paper drops 20 % behind every convolution but the first.
+# - **Memory.** `memory_efficient` is explained in a section of its own below. It changes nothing that is computed.
+
+
+# %% tags=["model"]
+@contextmanager
+def statistics_kept(norm):
+    """Within this block a batch normalisation leaves its running averages as they are."""
+    momentum, norm.momentum = norm.momentum, 0.0
+    try:
+        yield
+    finally:
+        norm.momentum = momentum
+
+
+# %% tags=["model"]
+class DenseLayer(nn.Module):
+    """All maps so far, a list of (N, ?, H, W) with `before` channels in all, to (N, growth, H, W).
+
+    bottleneck: a 1x1 convolution to 4 growth channels comes first, the B of DenseNet-B.
+    memory_efficient: what the first convolution reads is computed again for the gradient, not kept.
+    """
+
+    def __init__(self, before, growth, bottleneck=True, dropout=0.0, memory_efficient=False):
+        super().__init__()
+        self.bottleneck, self.memory_efficient = bottleneck, memory_efficient
+        self.norm1 = nn.BatchNorm2d(before)
+        if bottleneck:
+            self.conv1 = nn.Conv2d(before, 4 * growth, 1, bias=False)
+            self.norm2 = nn.BatchNorm2d(4 * growth)
+            self.conv2 = nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
+        else:
+            self.conv1 = nn.Conv2d(before, growth, 3, padding=1, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def read(self, *features):
+        return self.conv1(F.relu(self.norm1(torch.cat(features, 1)), inplace=True))
+
+    def first_and_again(self):
+        return nullcontext(), statistics_kept(self.norm1)
+
+    def forward(self, features):
+        if self.memory_efficient:
+            new = checkpoint(
+                self.read, *features, use_reentrant=False, context_fn=self.first_and_again
+            )
+        else:
+            new = self.read(*features)
+        new = self.dropout(new)
+        if self.bottleneck:
+            new = self.dropout(self.conv2(F.relu(self.norm2(new), inplace=True)))
+        return new
+
+
+# %% [markdown]
+# The block is the list of maps, and a loop. This is all of equation {eq}`eq-densenet-layer`:
+
+
+# %% tags=["model"]
+class DenseBlock(nn.Module):
+    """`layers` dense layers: (N, before, H, W) to (N, before + layers * growth, H, W)."""
+
+    def __init__(self, before, layers, growth, **settings):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            DenseLayer(before + number * growth, growth, **settings) for number in range(layers)
+        )
+
+    def forward(self, x):
+        features = [x]
+        for layer in self.layers:
+            features.append(layer(features))
+        return torch.cat(features, 1)
+
+
+# %% [markdown]
+# A probe. The shape must follow equation {eq}`eq-densenet-growth`, and the first channels that leave the block must be those
+# that entered it, bit for bit: the recovery of the first section is perfect by construction.
+
+# %% tags=["nbval-check-output"]
+block, x = DenseBlock(24, layers=6, growth=12), torch.randn(2, 24, 8, 8)
+y = block(x)
+print("shape:", tuple(y.shape), "- channels by hand:", 24 + 6 * 12)
+print("the input is still there, untouched:", torch.equal(y[:, :24], x))
+print("recoverable:", f"{recoverable(x, y.detach()):.6f}")
+
+# %% [markdown]
+# What does the bottleneck save? The last layer of a block, at three widths:
+
+# %% tags=["nbval-check-output"]
+rows = []
+for before in (60, 204, 504):
+    with torch.device("meta"):
+        basic, bottleneck = DenseLayer(before, 12, bottleneck=False), DenseLayer(before, 12)
+    a, b = (
+        sum(m.weight.numel() for m in layer.modules() if isinstance(m, nn.Conv2d))
+        for layer in (basic, bottleneck)
+    )
+    rows.append(
+        {
+            "channels read": before,
+            "3x3 alone: weights": a,
+            "1x1, then 3x3: weights": b,
+            "ratio": b / a,
+        }
+    )
+Table(rows, decimals=2)
+
+# %% [markdown]
+# On 60 channels the bottleneck costs more than it saves, on 504 it saves nearly half. Exercise 2 finds the break-even. It counts two layers where
+# the basic form counts one, so DenseNet-B of the same $L$ has half as many dense layers.
+#
+# ### Concatenation without copying
+#
+# `torch.cat` copies. In a block of six layers the first maps are copied seven times. For inference that is easily avoided: allocate the block's
+# output once, let each layer read a part of it and write into the next $k$ channels. It has to be the same function:
+
+
+# %% tags=["nbval-check-output"]
+@torch.no_grad()
+def in_one_buffer(block, x):
+    """What `block(x)` gives, with every map written once, in its final place."""
+    growth = block.layers[0].conv2.out_channels
+    before = x.shape[1]
+    shape = (len(x), before + growth * len(block.layers), *x.shape[2:])
+    buffer = torch.empty(shape)
+    buffer[:, :before] = x
+    for layer in block.layers:
+        buffer[:, before : before + growth] = layer([buffer[:, :before]])
+        before += growth
+    return buffer
+
+
+block.eval()
+with torch.no_grad():
+    print("same output:", torch.allclose(in_one_buffer(block, x), block(x), atol=1e-5))
+reads = [24 + 12 * number for number in range(7)]  # by six layers, and the output
+print("channels copied by concatenation:", sum(reads), "- written into the buffer:", reads[-1])
+
+# %% [markdown]
+# Why does nobody train like this? Because the gradient needs what each layer read, and the buffer is written again before that. PyTorch notices:
+
+# %% tags=["nbval-check-output"]
+weight = torch.ones(2, 2, 1, 1, requires_grad=True)
+buffer = torch.ones(1, 4, 2, 2)
+buffer[:, 2:] = F.conv2d(buffer[:, :2], weight)  # reads channels 0 and 1, writes 2 and 3
+try:
+    buffer.sum().backward()
+    print("trained")
+except RuntimeError as error:
+    print("refused:", "modified by an inplace operation" in str(error))
+
+# %% [markdown]
+# ## The networks
+#
+# Concatenation needs maps of one size. So a DenseNet is a few dense blocks, and between them **transitions** that halve the map:
+# batch normalisation, ReLU, a 1x1 convolution, and 2x2 *average* pooling. The 1x1 convolution can also reduce the channels, from
+# $m$ to $\lfloor \theta m \rfloor$. With $\theta < 1$ that is **compression (C)**; the paper uses $\theta = 0.5$. With both,
+# bottleneck and compression, it is called DenseNet-**BC**.
+
+
+# %% tags=["model"]
+class Transition(nn.Module):
+    """Between two blocks: (N, before, H, W) to (N, after, H/2, W/2)."""
+
+    def __init__(self, before, after, dropout=0.0):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(before)
+        self.conv = nn.Conv2d(before, after, 1, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x):
+        x = self.conv(F.relu(self.norm(x), inplace=True))
+        return F.avg_pool2d(self.dropout(x), 2)
+
+
+# %% [markdown]
+# The networks for ImageNet and for CIFAR differ in their first layers and in the number of blocks, four or three. One class has
+# both.
+
+
+# %% tags=["model"]
+def stem(channels, small_images):
+    """The first layers: at full size for small images, at a quarter of it for ImageNet."""
+    if small_images:
+        return nn.Conv2d(3, channels, 3, padding=1, bias=False)
+    return nn.Sequential(
+        nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False),  # 112 x 112
+        nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, stride=2, padding=1),  # 56 x 56
+    )
+
+
+# %% tags=["model"]
+class DenseNet(nn.Module):
+    """Images (N, 3, H, W) to logits (N, classes).
+
+    layers: dense layers in each block. growth: k. first: channels before the first block.
+    compression: theta, the share of the channels that a transition keeps.
+    settings: of the dense layers, bottleneck=False or memory_efficient=True.
+    """
+
+    def __init__(
+        self, layers, growth, first, compression=0.5, classes=1000, small_images=False,
+        dropout=0.0, **settings,
+    ):  # fmt: skip
+        super().__init__()
+        self.features = nn.Sequential()
+        self.features.add_module("stem", stem(first, small_images))
+        channels = first
+        for number, count in enumerate(layers, 1):
+            if number > 1:
+                after = int(compression * channels)
+                transition = Transition(channels, after, dropout)
+                self.features.add_module(f"transition{number - 1}", transition)
+                channels = after
+            block = DenseBlock(channels, count, growth, dropout=dropout, **settings)
+            self.features.add_module(f"block{number}", block)
+            channels += count * growth
+        self.features.add_module("norm", nn.BatchNorm2d(channels))
+        self.classifier = nn.Linear(channels, classes)
+        resnet.he_initialize(self)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, images):
+        x = F.relu(self.features(images))
+        return self.classifier(x.mean((2, 3)))
+
+
+# %% tags=["model"]
+DENSENETS = {  # growth rate, layers in each block: Table 1 of the paper
+    "121": (32, (6, 12, 24, 16)),
+    "169": (32, (6, 12, 32, 32)),
+    "201": (32, (6, 12, 48, 32)),
+    "264": (32, (6, 12, 64, 48)),
+    "161": (48, (6, 12, 36, 24)),  # from the authors' repository, not in that table
+}
+
+
+def densenet(name, **settings):
+    """A network for ImageNet by its name: `densenet("121")`."""
+    growth, layers = DENSENETS[name]
+    return DenseNet(layers, growth, first=2 * growth, **settings)
+
+
+def cifar_densenet(depth, growth, bottleneck=True, compression=0.5, classes=10, **settings):
+    """A network for CIFAR of L = `depth` layers: DenseNet-BC unless told otherwise.
+
+    DenseNet: bottleneck=False, compression=1. DenseNet-B: compression=1. DenseNet-C: bottleneck=False.
+    """
+    per_layer = 2 if bottleneck else 1  # convolutions in a dense layer
+    count, rest = divmod(depth - 4, 3 * per_layer)
+    if rest or count < 1:
+        form = "6n + 4" if bottleneck else "3n + 4"
+        raise ValueError(f"depth {depth} is not {form}.")
+    first = 2 * growth if bottleneck and compression < 1 else 16  # section 3 of the paper
+    return DenseNet(
+        (count,) * 3, growth, first, compression, classes, small_images=True,
+        bottleneck=bottleneck, **settings,
+    )  # fmt: skip
+
+
+# %% [markdown]
+# The shapes of DenseNet-121, block by block. Channels grow within a block, and a transition halves them and the map:
+
+# %% tags=["nbval-check-output"]
+with torch.device("meta"):
+    model = densenet("121")
+    maps, rows = torch.empty(1, 3, 224, 224), []
+    for name, part in model.features.named_children():
+        maps = part(maps)
+        size = "x".join(map(str, maps.shape[1:]))
+        layers = len(part.layers) if "block" in name else ""
+        parameters = inspect.count_parameters(part)
+        rows.append({"part": name, "layers": layers, "output": size, "parameters": parameters})
+Table(rows)
+
+# %% [markdown]
+# Count the layers: $2 \cdot (6 + 12 + 24 + 16)$ in the blocks, three in the transitions, the first convolution and the
+# classifier: 121. (By the same count DenseNet-264 has 265 layers. The name is the paper's.)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def staircase(layers, growth, first, compression):
+    """Channels at the start, after each dense layer and after each transition: (values, starts of blocks)."""
+    values, starts = [first], [0]
+    for number, count in enumerate(layers):
+        if number:
+            starts.append(len(values))
+            values.append(int(compression * values[-1]))
+        values += [values[-1] + growth * (n + 1) for n in range(count)]
+    return values, starts
+
+
+def draw(fig):
+    ax = fig.subplots()
+    growth, layers = DENSENETS["121"]
+    for theta, colour, style in ((1.0, "#999999", "--"), (0.5, "C0", "-")):
+        values, starts = staircase(layers, growth, 2 * growth, theta)
+        label = "DenseNet-121 (compression 0.5)" if theta < 1 else "without compression"
+        ax.step(range(len(values)), values, style, where="mid", color=colour, label=label)
+    for number, (start, size) in enumerate(zip(starts, (56, 28, 14, 7), strict=True), 1):
+        ax.axvline(start - 0.5, color="#cccccc", linewidth=1, zorder=0)
+        ax.text(start, 2250, f"block {number}\n{size}x{size}", fontsize=8, va="top")
+    ax.set(xlabel="dense layer or transition", title="channels", ylim=(0, 2300))
+    ax.legend(loc="upper left", bbox_to_anchor=(0, 0.84))
+
+
+plot.show(
+    draw,
+    alt="Staircase of channels over the layers of DenseNet-121. Channels climb by 32 per layer and fall by half at three transitions; a "
+    "dashed line without compression only climbs.",
+    caption="The channels that a layer can read: +32 per layer, and half at every transition.",
+)
+
+# %% [markdown]
+# ## Checks: are these the paper's networks?
+#
+# **CIFAR.** Six configurations of the paper's Table 2, from 40 to 250 layers. `+` is the usual augmentation (flip and shift).
+
+# %% tags=["nbval-check-output"]
+BASIC = {"bottleneck": False, "compression": 1.0}
+PAPER = [  # L, k, form, million parameters, errors in % on CIFAR-10+ and CIFAR-100+: Table 2
+    (40, 12, BASIC, 1.0, 5.24, 24.42),
+    (100, 12, BASIC, 7.0, 4.10, 20.20),
+    (100, 24, BASIC, 27.2, 3.74, 19.25),
+    (100, 12, {}, 0.8, 4.51, 22.27),
+    (250, 24, {}, 15.3, 3.62, 17.60),
+    (190, 40, {}, 25.6, 3.46, 17.18),
+]
+rows = []
+for depth, growth, form, millions, *errors in PAPER:
+    with torch.device("meta"):
+        model = cifar_densenet(depth, growth, **form)
+    rows.append(
+        {
+            "network": f"DenseNet{'' if form else '-BC'} ({depth}, {growth})",
+            "parameters": inspect.count_parameters(model),
+            "paper, millions": millions,
+            "million multiply-adds": inspect.count_macs(model, (3, 32, 32)) / 1e6,
+            "paper: CIFAR-10+ error": errors[0],
+            "CIFAR-100+ error": errors[1],
+        }
+    )
+Table(rows, decimals={"paper, millions": 1, "million multiply-adds": 1}
+      | dict.fromkeys(("paper: CIFAR-10+ error", "CIFAR-100+ error"), 2))  # fmt: skip
+
+# %% [markdown]
+# There is the answer to the question at the top: DenseNet-BC (100, 12) has 769,162 parameters, less than half of ResNet-110's
+# 1,727,962. And the paper reports 4.51 % for it, against 6.43 % for ResNet-110 in chapter 2's table. But look at the multiply-adds:
+# 288 million here, 253 million there. **Few parameters do not mean little work.** Each weight of a DenseNet is used at many
+# positions, because the blocks at full resolution are as deep as the others.
+#
+# Two more readings. B and C make (100, 12) nine times smaller, and its error rises by 0.4 points. And *without* augmentation
+# the paper has 5.77 % for (100, 12), 5.83 % for (100, 24) and 5.19 % for BC (250, 24): at four times the parameters the basic form
+# overfits, and the authors see BC as a remedy for that, too.
+#
+# Where do the parameters go as the network gets deeper?
+
+# %%
+FORMS = {"basic": BASIC, "B": {"compression": 1.0}, "C": {"bottleneck": False}, "BC": {}}
+DEPTHS = (22, 40, 70, 100)
+costs = {}
+for form, settings in FORMS.items():
+    for depth in DEPTHS:
+        with torch.device("meta"):
+            model = cifar_densenet(depth, 12, **settings)
+        macs = inspect.count_macs(model, (3, 32, 32))
+        costs[form, depth] = inspect.count_parameters(model) / 1e6, macs / 1e6
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw(fig):
+    titles = ("million parameters", "million multiply-adds, 32x32")
+    for which, (ax, title) in enumerate(zip(fig.subplots(1, 2), titles, strict=True)):
+        for form in FORMS:
+            ax.plot(DEPTHS, [costs[form, depth][which] for depth in DEPTHS], "o-", label=form)
+        ax.set(title=title, xlabel="layers L")
+    fig.axes[0].legend()
+
+
+plot.show(
+    draw,
+    alt="Two line charts against the number of layers, growth rate 12. Parameters and multiply-adds of the basic form grow with the square "
+    "of the depth; B and C each bend the curve down, and BC is far below all others.",
+    caption="Growth rate 12: what bottleneck (B) and compression (C) save, each alone and together.",
+)
+
+# %% tags=["nbval-check-output"]
+Table(
+    [
+        {
+            "form": {"basic": "DenseNet"}.get(form, f"DenseNet-{form}") + " (100, 12)",
+            "million parameters": costs[form, 100][0],
+            "share of the basic form": costs[form, 100][0] / costs["basic", 100][0],
+            "million multiply-adds": costs[form, 100][1],
+        }
+        for form in FORMS
+    ],
+    decimals=2,
+)
+
+# %% [markdown]
+# The basic form grows with $L^2$, since layer $\ell$ reads $k_0 + k(\ell - 1)$ channels. In BC every doubling of the depth
+# still costs more than double, but from a much lower level.
+#
+# **ImageNet.** Parameters and multiply-adds next to the top-1 errors that the authors' repository reports for one 224x224 crop.
+# The last row of the paper's table, 264, is usually quoted with 22.15 %.
+
+# %% tags=["nbval-check-output"]
+REPOSITORY_TOP1 = {"121": "25.0", "169": "23.6", "201": "22.5", "161": "22.2"}
+
+rows = []
+for name, (growth, layers) in DENSENETS.items():
+    with torch.device("meta"):
+        model = densenet(name)
+    rows.append(
+        {
+            "network": f"DenseNet-{name}",
+            "k": growth,
+            "dense layers": "-".join(map(str, layers)),
+            "parameters": inspect.count_parameters(model),
+            "giga multiply-adds": inspect.count_macs(model, (3, 224, 224)) / 1e9,
+            "authors' repository: top-1 error": REPOSITORY_TOP1.get(name, ""),
+        }
+    )
+for depth in (50, 101):
+    with torch.device("meta"):
+        model = resnet.ResNet(*resnet.RESNETS[depth])
+    macs = inspect.count_macs(model, (3, 224, 224)) / 1e9
+    counted = (f"ResNet-{depth} (chapter 2)", "", "", inspect.count_parameters(model), macs, "")
+    rows.append(dict(zip(rows[0], counted, strict=True)))
+Table(rows)
+
+# %% [markdown]
+# DenseNet-201 has less than half of the parameters of ResNet-101 and little more than half of its multiply-adds; the paper reports about
+# the same error for the two (its Figure 3). On CIFAR-10 it finds that a DenseNet-BC needs about a third of the parameters of a ResNet of the same accuracy (its Figure 4).
+#
+# **Equality.** Torchvision has DenseNets. Our layers come in the same order, so the weights go over one by one. First the batch
+# normalisations are shaken, moderately: with running averages far from what the maps are, every ReLU of a DenseNet
+# can fall silent, and two silent networks agree about everything.
+
+# %% tags=["nbval-check-output"]
+import torchvision
+
+images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+for name in ("121", "161"):
+    ours = resnet.shake_batch_norms(densenet(name))
+    with torch.device("meta"):
+        theirs = getattr(torchvision.models, f"densenet{name}")()
+    parity.copy_in_order(ours, theirs)
+    difference = parity.relative_difference(ours, theirs, images)
+    print(f"DenseNet-{name}: relative difference below 1e-12:", difference < 1e-12)
+del ours, theirs
+
+# %% [markdown]
+# Torchvision has no CIFAR networks. But its class, given three blocks of 16 layers, has our (100, 12) in it, behind another stem. Swap the
+# stem and compare:
+
+# %% tags=["nbval-check-output"]
+theirs = torchvision.models.DenseNet(12, (16, 16, 16), num_init_features=24, num_classes=10)
+theirs.features.conv0 = nn.Conv2d(3, 24, 3, padding=1, bias=False)
+for name in ("norm0", "relu0", "pool0"):
+    setattr(theirs.features, name, nn.Identity())
+ours = resnet.shake_batch_norms(cifar_densenet(100, 12))
+parity.copy_in_order(ours, theirs)
+difference = parity.relative_difference(ours, theirs, images[:, :, :32, :32])
+print("DenseNet-BC (100, 12): relative difference below 1e-12:", difference < 1e-12)
+del ours, theirs
+
+# %% [markdown]
+# ## Memory: the hidden price
+#
+# To compute gradients, a layer keeps what it read. In a dense block that is a fresh copy of nearly everything, for every layer, and
+# once more after the normalisation. So the memory of a block grows with the *square* of its depth, while its maps grow only in proportion.
+#
+# The authors' remedy {cite}`pleiss2017memory`: do not keep the concatenated and normalised maps. They are cheap to compute again.
+# In PyTorch that is called **checkpointing**, and it is the option `memory_efficient` of `DenseLayer`: `read` runs a second time
+# when the gradient needs it. There is one trap. A batch normalisation that runs twice also updates its running averages twice. The second
+# run, `first_and_again` says, leaves them alone.
+#
+# Are the gradients the same?
+
+# %% tags=["nbval-check-output"]
+train.set_seed(0)
+noise, labels = torch.randn(16, 3, 16, 16), torch.randint(10, (16,))
+plain, efficient = cifar_densenet(40, 12), cifar_densenet(40, 12, memory_efficient=True)
+efficient.load_state_dict(plain.state_dict())
+for model in (plain, efficient):
+    F.cross_entropy(model(noise), labels).backward()
+pairs = zip(plain.parameters(), efficient.parameters(), strict=True)
+print("same gradients:", all(torch.allclose(p.grad, q.grad, atol=1e-6) for p, q in pairs))
+averages = [
+    torch.stack([m.running_mean.mean() for m in model.modules() if hasattr(m, "running_mean")])
+    for model in (plain, efficient)
+]
+print("same running averages:", torch.allclose(*averages, atol=1e-6))
+
+# %% [markdown]
+# And the memory? PyTorch does not report a peak on a CPU. We count ourselves: note every block of memory that an operation
+# returns, and when it is freed. That gives the peak of all living tensors, without the memory that a single operation uses inside.
+
+
+# %% tags=["model"]
+class PeakMemory(TorchDispatchMode):
+    """Within `with PeakMemory() as memory:` the most bytes of new tensors alive at once: `memory.peak`."""
+
+    def __init__(self):
+        super().__init__()
+        self.known, self.now, self.peak = set(), 0, 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        made = operation(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor):
+                self._note(tensor.untyped_storage())
+        return made
+
+    def _note(self, storage):
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self.known:  # a view shares the storage of another tensor
+            self.known.add(key)
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._freed, key, size)
+
+    def _freed(self, key, size):
+        self.known.discard(key)
+        self.now -= size
+
+
+def peak_of_a_step(model, images, labels):
+    """Bytes of memory at the peak of one forward and backward pass."""
+    with PeakMemory() as memory:
+        F.cross_entropy(model(images), labels).backward()
+    return memory.peak
+
+
+# %%
+peaks = {}
+for depth in (22, 40, 58, 76):
+    for efficient in (False, True):
+        model = cifar_densenet(depth, 12, memory_efficient=efficient)
+        peaks[depth, efficient] = peak_of_a_step(model, noise, labels) / 1e6
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw(fig):
+    ax = fig.subplots()
+    depths = sorted({depth for depth, _ in peaks})
+    for efficient, label in ((False, "everything kept"), (True, "computed again")):
+        ax.plot(depths, [peaks[depth, efficient] for depth in depths], "o-", label=label)
+    ax.set(xlabel="layers L", title="megabytes at the peak of a training step", ylim=(0, None))
+    ax.set_xticks(depths)
+    ax.legend()
+
+
+plot.show(
+    draw,
+    alt="Line chart of peak memory against the number of layers. With everything kept the curve bends upwards; with the first part of each layer computed "
+    "again it is nearly straight and much lower.",
+    caption="DenseNet-BC with growth rate 12, 16 images of 16x16 pixels: memory of one training step.",
+    height=2.7,
+)
+
+# %% tags=["nbval-check-output"]
+saved = {depth: peaks[depth, True] / peaks[depth, False] for depth in (22, 76)}
+print("22 layers: more than half of the memory is still needed:", saved[22] > 0.5)
+print("76 layers: less than half:", saved[76] < 0.5)
+
+# %% [markdown]
+# The deeper, the more it saves. The price is time: the first half of each layer is computed twice. An implementation by its first author gives some 15 to 20 %
+# more time. Torchvision has the same option under the same name, off by default.
+
+# %% [markdown]
+# ## The gradient at the first layer
+#
+# Every layer of a block is connected to its end, so the loss is never far. The paper speaks of **implicit deep supervision**: each
+# layer gets a gradient almost directly from the loss. Chapter 2 measured gradients in networks before any training, and its
+# function does that here, too: 64 images of noise, random labels, the norm of the gradient for each convolution.
+
+# %%
+generator = torch.Generator().manual_seed(0)
+noise = torch.randn(64, 3, 16, 16, generator=generator)
+labels = torch.randint(10, (64,), generator=generator)
+BUILD = {
+    "plain, 56 layers": lambda: resnet.CifarResNet(56, width=8, residual=False),
+    "ResNet, 56 layers": lambda: resnet.CifarResNet(56, width=8),
+    "DenseNet, 58 layers": lambda: cifar_densenet(58, 8, **BASIC),
+    "DenseNet-BC, 58 layers": lambda: cifar_densenet(58, 8),
+}
+norms = {}
+for name, make in BUILD.items():
+    train.set_seed(0)
+    norms[name] = resnet.gradient_norms(make(), noise, labels)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw(fig):
+    ax = fig.subplots()
+    for colour, (name, values) in zip(("C1", "C0", "C2", "C3"), norms.items(), strict=True):
+        ax.semilogy(
+            range(1, len(values) + 1), values, "o-", color=colour, markersize=3, label=name
+        )
+    ax.set(xlabel="convolution, first to last", title="norm of the gradient, before training")
+    ax.legend(ncols=2)
+
+
+plot.show(
+    draw,
+    alt="Log-scale line chart of the gradient norm of each convolution in four untrained networks. The plain network's grows steeply "
+    "towards the first layer; those of the ResNet and of the two DenseNets stay within about one order of magnitude, apart from the first convolution.",
+    caption="Norm of the gradient by convolution. In the DenseNets, 1x1 and 3x3 convolutions and transitions alternate, hence the teeth.",
+)
+
+# %%
+ratio = {name: values[0] / values[-1] for name, values in norms.items()}
+Table(
+    [
+        {
+            "network": name,
+            "first / last": value,
+            "smallest": min(norms[name]),
+            "largest": max(norms[name]),
+        }
+        for name, value in ratio.items()
+    ],
+    decimals={"first / last": 1},
+)
+
+# %% tags=["nbval-check-output"]
+for name, first_over_last in ratio.items():
+    print(
+        f"{name}: first over last above 100: {first_over_last > 100}, below 20: {first_over_last < 20}"
+    )
+
+# %% [markdown]
+# In the plain network the gradient grows by a factor of hundreds on its way to the first layer: chapter 2's explosion. In the two DenseNets and in the ResNet it stays
+# in range. So dense connections do what shortcuts do, and no more than that: at the first layer this measurement does not tell a DenseNet from a ResNet. The basic form is
+# the most level of the four. In BC the 1x1 convolutions and the two transitions lie on every path, and the ratio is larger.
+
+# %% [markdown]
+# ## Where we differ from the paper
+#
+# | | paper, ImageNet | paper, CIFAR | here | why, and what it costs |
+# |:--|:--|:--|:--|:--|
+# | images | as for ResNets, crop 224x224 | 32x32; raw, or with shift by up to 4 pixels and flip (`+`) | 16x16, shift by up to 2 pixels and flip | a quarter of the cost, lower accuracy |
+# | networks | 121 to 264 layers | 40 to 250 layers, $k$ = 12, 24, 40 | BC (40, 8) and BC (22, 12) | minutes instead of days |
+# | optimiser | SGD, Nesterov momentum 0.9, weight decay 1e-4, batch 256 | the same, batch 64 | the same, batch 128 | |
+# | learning rate | 0.1, a tenth at 30 and 60 of 90 epochs | 0.1, a tenth at 1/2 and 3/4 of 300 epochs (SVHN: 40) | one cycle with peak 0.1, 2 to 8 epochs | far from converged |
+# | dropout | none | 0.2 behind every convolution but the first, without augmentation only | none; `dropout=` is there | we augment |
+# | first weights | He | He | He | |
+# | weight decay of the second network in "Look inside" | | | 1e-2 | explained there |
+# | data sets | ILSVRC-2012 | CIFAR-10, CIFAR-100, SVHN | CIFAR-10 | |
+#
+# In its first version the paper reported 3.74 % error on CIFAR-10+, 19.25 % on CIFAR-100+ and 1.59 % on SVHN, with the basic form
+# (100, 24). BC came later and lowered the first two.
+
+# %% [markdown]
+# ## The data
+#
+# The images of chapter 2, halved. After normalisation each channel should have mean 0 and standard deviation 1.
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+plot.images(
+    small.train.images[:20],
+    titles=[small.classes[label] for label in small.train.targets[:20]],
+    alt="Twenty training images of 16x16 pixels in two rows, two of each of the ten classes.",
+    caption=f"Training images. Data: {small.provenance}.",
+)
+
+# %% tags=["nbval-check-output"]
+batch = small.normalize(small.train.images[:1000])
+print("images:", tuple(batch.shape[1:]))
+print("mean of each channel within 0.1 of 0:", bool((batch.mean((0, 2, 3)).abs() < 0.1).all()))
+print(
+    "standard deviation within 0.1 of 1:", bool(((batch.std((0, 2, 3)) - 1).abs() < 0.1).all())
+)
+
+# %% [markdown]
+# ## Training
+#
+# First one batch by heart, as always.
+
+# %% tags=["nbval-check-output"]
+train.set_seed(0)
+loss = train.overfit(cifar_densenet(22, 12), small, lr=0.1)
+print("64 images learned by heart, loss below 0.1:", loss < 0.1)
+
+# %% [markdown]
+# Then the network that we look into afterwards: DenseNet-BC with 40 layers and growth rate 8. Each block has six dense layers,
+# enough for a map of who reads whom.
+
+
+# %%
+def train_long(decay, label):
+    """DenseNet-BC (40, 8), trained with this weight decay, and its history."""
+    train.set_seed(0)
+    network = cifar_densenet(40, 8)
+    history = train.fit(
+        network,
+        small,
+        epochs=pick(full=2, quick=1),
+        weight_decay=decay,
+        augment=train.Augment(shift=2),
+        label=label,
+    )
+    return network, history
+
+
+model, history = train_long(1e-4, "DenseNet-BC (40, 8)")
+logits = train.predict(model, small, small.test.images)
+best = 100 * metrics.accuracy(logits, small.test.targets)
+Table(
+    [
+        {
+            "network": "DenseNet-BC (40, 8)",
+            "test accuracy in %": best,
+            "parameters": inspect.count_parameters(model),
+            "million multiply-adds": inspect.count_macs(model, (3, 16, 16)) / 1e6,
+            "seconds of training": history.last("seconds"),
+            "images per second": history.images_per_second,
+        }
+    ],
+    decimals=1,
+)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw(fig):
+    ax = fig.subplots()
+    steps, losses = zip(*history.losses, strict=True)
+    ax.plot(steps, losses, "o-" if len(steps) < 3 else "-")
+    ax.set(xlabel="step", title="training loss", ylim=(0, None))
+
+
+plot.show(
+    draw,
+    alt="The training loss of DenseNet-BC over the steps of training, falling.",
+    caption=f"DenseNet-BC (40, 8) learns. Data: {history.data}.",
+    height=2.4,
+)
+
+# %% [markdown]
+# ## Results: the paper beside ours
+#
+# A study compares DenseNet-BC with chapter 2's ResNet, three trainings for each arm, with the same seeds and batches. What does it mean to compare them at
+# *equal cost*? There is more than one answer, and so there are three ResNets:
+#
+# - with **equal parameters**: what has to be stored and sent;
+# - with **equal multiply-adds**: a wider ResNet, since a weight of a DenseNet works harder;
+# - with **equal seconds of training**: the ResNet of equal parameters is quicker, so it may train for more epochs.
+
+
+# %% tags=["model"]
+ARMS = {
+    "DenseNet-BC": {"depth": 22, "growth": 12, "epochs": 3},
+    "ResNet, equal parameters": {"depth": 20, "width": 8, "epochs": 3},
+    "ResNet, equal multiply-adds": {"depth": 20, "width": 14, "epochs": 3},
+    "ResNet, equal seconds": {"depth": 20, "width": 8, "epochs": 9},
+}
+
+
+def build(depth, growth=None, width=None):
+    """The network of an arm: a DenseNet-BC by its growth rate, or chapter 2's ResNet by its width."""
+    return resnet.CifarResNet(depth, width) if growth is None else cifar_densenet(depth, growth)
+
+
+def study_data():
+    """16,000 training images and all test images, at 16x16 pixels."""
+    return resnet.at_16_pixels(cifar10(train=16_000))
+
+
+def train_arm(data, *, seed, epochs, **shape):
+    """One training of the study."""
+    train.set_seed(seed)
+    history = resnet.train_small(build(**shape), data, epochs, seed)
+    return {
+        name: history.last(name)
+        for name in ("train_loss", "train_error", "test_loss", "test_accuracy")
+    }
+
+
+STUDY = Study("03_densenet", run=train_arm, arms=ARMS, data=study_data)
+
+
+# %% tags=["nbval-check-output"]
+def shape_of(arm):
+    return {name: value for name, value in ARMS[arm].items() if name != "epochs"}
+
+
+built = {arm: build(**shape_of(arm)) for arm in ARMS}
+counts = {arm: inspect.count_parameters(network) for arm, network in built.items()}
+macs = {arm: inspect.count_macs(network, (3, 16, 16)) for arm, network in built.items()}
+Table(
+    {
+        "arm": arm,
+        "layers": ARMS[arm]["depth"],
+        "parameters": counts[arm],
+        "over DenseNet-BC": counts[arm] / counts["DenseNet-BC"],
+        "multiply-adds": macs[arm],
+        "over DenseNet-BC's": macs[arm] / macs["DenseNet-BC"],
+        "epochs": ARMS[arm]["epochs"],
+    }
+    for arm in ARMS
+)
+
+# %% [markdown]
+# A width is a whole number, so "equal" is not exact: the ResNet of width 8 has 5 % fewer parameters (width 9 would have 20 % more), the one of
+# width 14 has 0.5 % fewer multiply-adds. Both differences are to the ResNet's disadvantage, and small.
+#
+# ### Equal seconds
+#
+# Time depends on the machine, so the epochs were fixed beforehand, from measured rates: training steps of each network in turn, on one thread. When
+# little else ran, the ResNet of width 8 took 3.1 times as many images per second as DenseNet-BC. When other programs wanted the processor, too, it was 2.1 to
+# 2.7 times as many. We settled on 9 epochs against 3. What does the machine of this run say?
+
+
+# %%
+def images_per_second(networks, steps, batch_size=128):
+    """Training speed of each network; one step of each in turn, so that a busy moment hits all."""
+    images = torch.randn(batch_size, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(10, (batch_size,))
+    times = {name: [] for name in networks}
+    for network in networks.values():
+        network.to(memory_format=torch.channels_last).train()
+    for _ in range(steps):
+        for name, network in networks.items():
+            start = time.perf_counter()
+            F.cross_entropy(network(images), labels).backward()
+            times[name].append(time.perf_counter() - start)
+            network.zero_grad()
+    return {name: batch_size / sorted(t)[len(t) // 2] for name, t in times.items()}
+
+
+timed = [arm for arm in ARMS if arm != "ResNet, equal seconds"]
+rates = images_per_second({arm: built[arm] for arm in timed}, steps=pick(full=15, quick=3))
+rates["ResNet, equal seconds"] = rates["ResNet, equal parameters"]  # the same network
+seconds = {arm: ARMS[arm]["epochs"] * 16_000 / rates[arm] for arm in ARMS}
+Table(
+    [
+        {
+            "arm": arm,
+            "images per second, now": rates[arm],
+            "over DenseNet-BC": rates[arm] / rates["DenseNet-BC"],
+            "epochs": ARMS[arm]["epochs"],
+            "seconds of training, at that rate": seconds[arm],
+            "over DenseNet-BC's": seconds[arm] / seconds["DenseNet-BC"],
+        }
+        for arm in ARMS
+    ],
+    decimals={"images per second, now": 0, "seconds of training, at that rate": 0}
+    | dict.fromkeys(("over DenseNet-BC", "over DenseNet-BC's"), 2),
+)
+
+# %%
+agreement = seconds["ResNet, equal seconds"] / seconds["DenseNet-BC"]
+print(
+    f"On the machine of this run, the arm of equal seconds would take {agreement:.2f} times "
+    "the seconds of DenseNet-BC."
+)
+
+# %% [markdown]
+# A ratio near 1 in the last row means that the arm's name is true here. Below 1, the ResNet got less time than it was due; above 1, more. Read the third comparison of the
+# study with that in mind.
+#
+# And look at the row of equal multiply-adds. The same number of multiply-adds is not the same number of seconds: the DenseNet is slower. Its convolutions are small and many, and between
+# them it copies, normalises and rectifies all the maps so far, again in every layer. None of that counts as a multiply-add.
+
+# %% [markdown]
+# ### What came out
+
+# %%
+Table(
+    [
+        {
+            "network": arm,
+            "test accuracy in %": STUDY.text(arm, "test_accuracy", 100),
+            "training loss": STUDY.text(arm, "train_loss"),
+            "parameters": counts[arm],
+            "million multiply-adds": macs[arm] / 1e6,
+            "epochs": ARMS[arm]["epochs"],
+            "seconds, at the rates above": f"{seconds[arm]:.0f}",
+        }
+        for arm in ARMS
+    ],
+    decimals=2,
+)
+
+# %% [markdown]
+# The paper's own errors are in the table of the checks above. They are **not comparable** with these: its networks see images of twice
+# the side and train for 300 epochs. Compare the rows.
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+plot.study(
+    STUDY,
+    list(ARMS),
+    "test_accuracy",
+    "test accuracy in %",
+    scale=100,
+    alt="Dot plot of the test accuracy of the four arms of the study, three dots and a mean each.",
+    caption="One DenseNet and three ways to give a ResNet the same.",
+)
+
+# %% [markdown]
+# ## The paper's claim in miniature
+#
+# The claim is parameter efficiency. The first row tests it as the paper states it; the two others ask for the same at equal multiply-adds and
+# at equal seconds. Each is a difference between two arms, seed by seed, signed so that the claim predicts a positive number. "Seen" means that the 95 %
+# interval of the mean lies above zero; three seeds make wide intervals.
+
+# %%
+OPPONENTS = ("parameters", "multiply-adds", "seconds")
+CLAIMS = [
+    (f"better than a ResNet of equal {cost}", f"ResNet, equal {cost}", "DenseNet-BC")
+    for cost in OPPONENTS
+]
+STUDY.claims(CLAIMS, "test_accuracy", "test accuracy, points", scale=100)
+
+# %%
+LOSSES = [(claim, second, first) for claim, first, second in CLAIMS]  # a lower loss is better
+STUDY.claims(LOSSES, "test_loss", "test loss, lower by")
+
+# %% [markdown]
+# Three answers to one question. With the same number of **parameters** the DenseNet is clearly better, by several points: the paper's claim, seen. With the same number of
+# **multiply-adds** it is still better, by less: the ResNet now has almost three times the parameters. And with the same **seconds** the order turns round. The small ResNet, which
+# lost the first comparison, uses the time that it saves for three times as many epochs, and wins.
+#
+# None of the three is the true one. If the network has to be stored, sent or kept in a small memory, the first counts. If you pay for time, and on hardware like ours, the third does. And it matters
+# where on the learning curve we stop: after so few epochs another epoch gains a lot. The paper trains all its networks for 300 epochs, and there we would expect a factor of three in time to gain much less.
+#
+# The study was measured once. To be sure that its code still runs, each arm trains here for a moment on 128 images, and
+# the result is thrown away.
+
+# %% tags=["nbval-check-output"]
+tiny = resnet.at_16_pixels(cifar10(train=128, test=100))
+print("all arms of the study run:", len(STUDY.rehearse(tiny)) == len(ARMS))
+
+# %% [markdown]
+# ## Look inside
+#
+# ### Failures first
+#
+# The test images on which DenseNet-BC (40, 8) is most sure of a wrong answer. Grad-CAM {cite}`selvaraju2017gradcam` looks at the end of the second
+# block, where the map has 8x8 positions.
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+plot.mistakes(model, small, logits, "features.block2")
+
+# %% [markdown]
+# ### Where does it look?
+#
+# The ten images of the earlier chapters, one of each class, here at 16x16 pixels.
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+plot.evidence(
+    model,
+    small,
+    {"block 1": "features.block1", "block 2": "features.block2"},
+    "The evidence for the predicted class after the first block (16x16 positions) and after the second (8x8).",
+)
+
+# %% [markdown]
+# ### Who reads whom?
+#
+# Everything is on offer to everyone. Is it used? The paper's Figure 5 answers with the weights: for each reader and each of its sources, the mean size
+# $|w|$ of the weights between them. The readers of a block are its six dense layers and what comes after it, a transition or the
+# classifier. The sources are $\mathbf{x}_0$, which enters the block, and the maps of the layers before the reader.
+
+
+# %% tags=["model"]
+def readers(model):
+    """Who reads from each block: (block, reader, weight, sources), all counted from 1.
+
+    weight: (out, in, 1, 1), or (out, in) for the classifier; the reader after the last dense layer is the transition or
+    the classifier. sources: slices of the weight's second axis, for x_0, x_1, ...
+    """
+    parts, found = dict(model.features.named_children()), []
+    blocks = [part for name, part in parts.items() if name.startswith("block")]
+    for number, block in enumerate(blocks, 1):
+        weights = [layer.conv1.weight for layer in block.layers]
+        last = number == len(blocks)
+        after = model.classifier if last else parts[f"transition{number}"].conv
+        weights.append(after.weight)
+        ends = [0] + [weight.shape[1] for weight in weights]
+        sources = [slice(a, b) for a, b in zip(ends, ends[1:], strict=False)]
+        for reader, weight in enumerate(weights, 1):
+            found.append((number, reader, weight, sources[:reader]))
+    return found
+
+
+def mean_weights(model):
+    """(block, reader, source) -> mean |w|, the paper's measure of reuse."""
+    return {
+        (block, reader, source): float(weight[:, channels].detach().abs().mean())
+        for block, reader, weight, sources in readers(model)
+        for source, channels in enumerate(sources)
+    }
+
+
+# %% [markdown]
+# He's initialisation draws all weights of a reader with the same spread, whatever their source. So each pattern across sources has to be learned. We know where each weight
+# started, because the seed is fixed, and show $|w|$ **relative to its start**: 1 is as large as before training.
+#
+# A large weight need not be an important one. So we ask the network, too: **cut one connection**, that is, set one slice of one filter to zero, train
+# nothing, and see what it costs.
+
+
+# %%
+@torch.no_grad()
+def score_without(model, cuts):
+    """Test accuracy in % and loss with the given (weight, channels) set to zero, restored afterwards."""
+    kept = [weight[:, channels].clone() for weight, channels in cuts]
+    for weight, channels in cuts:
+        weight[:, channels] = 0
+    answers = model.eval()(images)
+    for (weight, channels), values in zip(cuts, kept, strict=True):
+        weight[:, channels] = values
+    return 100 * metrics.accuracy(answers, labels), float(F.cross_entropy(answers, labels))
+
+
+def look_into(model):
+    """What we measure at each connection (block, reader, source) of a network."""
+    whole, weights = score_without(model, []), mean_weights(model)
+    found = {"whole": whole, "|w|": weights, "kept": {}, "cost": {}}
+    for block, reader, weight, sources in readers(model):
+        for source, channels in enumerate(sources):
+            key = block, reader, source
+            _, loss = score_without(model, [(weight, channels)])
+            found["kept"][key] = weights[key] / start[key]
+            found["cost"][key] = loss - whole[1]
+    return found
+
+
+train.set_seed(0)  # as before the training
+start = mean_weights(cifar_densenet(40, 8))
+asked = pick(full=400, quick=60)
+images = small.normalize(small.test.images[:asked]).contiguous(
+    memory_format=torch.channels_last
+)
+labels = small.test.targets[:asked]
+SMALL, LARGE = "decay 1e-4", "decay 1e-2"
+networks = {SMALL: model}
+inside = {SMALL: look_into(model)}
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def as_matrix(values, block):
+    """Sources 0 to 6 as rows, readers 1 to 7 as columns; no number where there is no connection."""
+    matrix = torch.full((7, 7), float("nan"))
+    for (number, reader, source), value in values.items():
+        if number == block:
+            matrix[source, reader - 1] = value
+    return matrix
+
+
+def draw_maps(fig, name):
+    axes = fig.subplots(2, 3)
+    for row, (what, title, colours, low, high) in enumerate(
+        (
+            ("kept", "|w| over start", "viridis", 0.05, 3),
+            ("cost", "loss when cut", "inferno", 1e-3, 1),
+        )
+    ):
+        for block, ax in enumerate(axes[row], 1):
+            matrix = as_matrix(inside[name][what], block).clamp_min(low)
+            picture = ax.imshow(matrix, cmap=colours, norm=LogNorm(low, high))
+            after = "class." if block == 3 else "trans."
+            ax.set_xticks(range(7), [*map(str, range(1, 7)), after], fontsize=8)
+            ax.set_yticks(range(7), [f"x{n}" for n in range(7)], fontsize=8)
+            ax.set_title(f"block {block}: {title}", fontsize=9)
+            ax.grid(False)
+        fig.colorbar(picture, ax=axes[row], shrink=0.8)
+        axes[row, 0].set_ylabel("source")
+    axes[1, 1].set_xlabel("reader: dense layers 1 to 6, then the transition or the classifier")
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def maps_of(name):
+    return plot.show(
+        lambda fig: draw_maps(fig, name),
+        alt=f"Six triangular heat maps for the network trained with weight {name}, one column for each block. Top: mean size of the weights from each "
+        "source to each reader. Bottom: how much the test loss rises when that connection is cut.",
+        caption="Top: mean |w| from each source to each reader, as in the paper's Figure 5, relative to its start. Bottom: how much the loss rises without the connection "
+        f"(black: by 0.001 or less). Both scales are logarithmic. Weight {name}. Data: {small.provenance}; {asked} test images.",
+        height=5.0,
+    )
+
+
+maps_of(SMALL)
+
+# %% [markdown]
+# The two rows tell different stories. At the top, all dense layers and transitions have one colour: their weights are about as large as before training, whatever the source. Only the
+# classifier has grown. This is a picture of the initialisation and not of reuse. At the bottom there is a pattern. The row of $\mathbf{x}_0$, which brings all that the
+# earlier blocks have found, and the last column, which carries everything on to the next block, are the brightest. Many of the other connections could be missing and nobody would notice.
+#
+# The pattern is there, then. Why does $|w|$ not show it?
+#
+# ### Let the weights forget where they started
+#
+# A weight is what it was at the start, plus what the gradients have added. And weight decay makes it forget: each step multiplies it by a little less than one.
+# With momentum 0.9 a step counts ten times, so without any gradient, a share of
+#
+# $$ \exp\Big(-\frac{\lambda}{1 - 0.9} \sum_t \eta_t\Big) $$ (eq-densenet-forget)
+#
+# of the start would be left, where $\eta_t$ is the learning rate of step $t$ and $\lambda$ the weight decay. How much is that in the paper's training, and in ours?
+
+
+# %%
+def share_left(steps, decay, schedule, lr=0.1, momentum=0.9):
+    """What weight decay alone leaves of a weight's start."""
+    rates = sum(lr * train.SCHEDULES[schedule](step / steps) for step in range(steps))
+    return float(torch.tensor(-decay * rates / (1 - momentum)).exp())
+
+
+steps = history.losses[-1][0]
+TRAININGS = {
+    "the paper: 300 epochs, batch 64, decay 1e-4": (300 * 50_000 // 64, 1e-4, "steps"),
+    "the network above: decay 1e-4": (steps, 1e-4, "one-cycle"),
+    "the same with decay 1e-2": (steps, 1e-2, "one-cycle"),
+}
+Table(
+    {
+        "training": name,
+        "steps": settings[0],
+        "share of the start left": f"{100 * share_left(*settings):.2g} %",
+    }
+    for name, settings in TRAININGS.items()
+)
+
+# %% [markdown]
+# In the paper's training the start is forgotten many times over. In ours hardly anything is: the weights that we drew above are still those of the
+# initialisation, with a little added. So we train the same network once more, with a hundred times the decay.
+
+# %%
+networks[LARGE], second = train_long(1e-2, "with decay 1e-2")
+inside[LARGE] = look_into(networks[LARGE])
+Table(
+    [
+        {
+            "weight decay": name,
+            "test accuracy in %": 100 * run.last("test_accuracy"),
+            "training loss": run.last("train_loss"),
+        }
+        for name, run in (("1e-4", history), ("1e-2", second))
+    ],
+    decimals={"test accuracy in %": 1},
+)
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+maps_of(LARGE)
+
+# %% [markdown]
+# The paper reads four things from its map. Do they hold here?
+
+
+# %%
+def relative(name):
+    """|w| over start, divided by the mean of the same reader: 1 is an average source."""
+    kept, result = inside[name]["kept"], {}
+    for block, reader, source in kept:
+        values = [kept[block, reader, n] for n in range(reader)]
+        result[block, reader, source] = kept[block, reader, source] * reader / sum(values)
+    return result
+
+
+reuse = {name: relative(name) for name in inside}
+
+
+def mean_reuse(name, chosen):
+    values = [value for key, value in reuse[name].items() if chosen(*key)]
+    return sum(values) / len(values)
+
+
+def above_half(name):
+    return sum(value > 0.5 for value in reuse[name].values()) / len(reuse[name])
+
+
+def least_of_transitions(name):
+    return min(v for (b, r, _), v in reuse[name].items() if r == 7 and b < 3)
+
+
+# %%
+OBSERVATIONS = [
+    ("layers spread their weights over many sources", "share of sources above half of the mean", above_half),
+    ("transitions read from all sources", "least used source of a transition", least_of_transitions),
+    ("in blocks 2 and 3 layers use x0 least", "x0 there",
+     lambda name: mean_reuse(name, lambda b, r, s: b > 1 and 1 < r < 7 and s == 0)),
+    ("", "the other sources there",
+     lambda name: mean_reuse(name, lambda b, r, s: b > 1 and 1 < r < 7 and s > 0)),
+    ("the classifier prefers late maps", "its last two sources",
+     lambda name: mean_reuse(name, lambda b, r, s: b == 3 and r == 7 and s > 4)),
+    ("", "its first two sources",
+     lambda name: mean_reuse(name, lambda b, r, s: b == 3 and r == 7 and s < 2)),
+]  # fmt: skip
+Table(
+    [
+        {"the paper says": claim, "here: weights, relative": what}
+        | {name: measure(name) for name in inside}
+        for claim, what, measure in OBSERVATIONS
+    ],
+    decimals=2,
+)
+
+# %% [markdown]
+# The second network is about as accurate as the first, and its weights are far smaller. But the map is level again, from source to source. What stands out is *who* reads: the
+# transitions have kept more than the dense layers, and the classifier has grown against the decay. Of the four observations,
+#
+# - the first two hold to the letter, and mean little: weights that have hardly left their start are spread over everything;
+# - the third is not seen. The weights to $\mathbf{x}_0$ are average, and the cuts say the opposite: for most readers, $\mathbf{x}_0$ is the source that they miss most. (The paper's network is of the basic form, without
+#   compression. It takes the small weights as a sign that transitions hand on much that is redundant, which compression removes.);
+# - the fourth shows faintly, and more with the large decay: the classifier prefers late maps.
+
+# %% [markdown]
+# ### Does the size of a weight tell what a connection is worth?
+#
+# Compare the two rows of each figure, connection by connection. A rank correlation of 1 would mean that $|w|$ orders the connections as the cuts do; 0, that it
+# says nothing.
+#
+# There is another measure to hope for. A weight multiplies what arrives, and each reader's batch normalisation decides how much of a source that
+# is. So we also take **what flows**: $\sum_c |w_c|\, \bar a_c$ over the channels of a source, where $\bar a_c$ is the mean of channel $c$ behind the reader's own
+# normalisation and ReLU.
+
+
+# %%
+def flow(model):
+    """(block, reader, source) -> sum over the source's channels of mean |w| times mean activation."""
+    before = {
+        (b, n + 1): f"features.block{b}.layers.{n}.norm1" for b in (1, 2, 3) for n in range(6)
+    }
+    before |= {(b, 7): f"features.transition{b}.norm" for b in (1, 2)} | {
+        (3, 7): "features.norm"
+    }
+    behind = inspect.watch(
+        model, list(before.values()), images, lambda _, made: made.relu().mean((0, 2, 3))
+    )
+    found = {}
+    for block, reader, weight, sources in readers(model):
+        arriving = weight.detach().flatten(1).abs().mean(0) * behind[before[block, reader]]
+        for source, channels in enumerate(sources):
+            found[block, reader, source] = float(arriving[channels].sum())
+    return found
+
+
+def rank_correlation(a, b):
+    """Spearman's: the correlation of the ranks of two lists of numbers."""
+    ranks = [torch.tensor(values).argsort().argsort().double() for values in (a, b)]
+    return float(torch.corrcoef(torch.stack(ranks))[0, 1])
+
+
+# %%
+def within_readers(values, cost):
+    """The mean of the rank correlations over the sources of one reader, readers with four or more."""
+    chosen = [(b, r) for b in (1, 2, 3) for r in (4, 5, 6, 7)]
+    return sum(
+        rank_correlation([values[b, r, n] for n in range(r)], [cost[b, r, n] for n in range(r)])
+        for b, r in chosen
+    ) / len(chosen)
+
+
+GROUPS = {"all blocks": (1, 2, 3), "block 1": (1,), "block 2": (2,), "block 3": (3,)}
+measured = {("mean |w|", name): inside[name]["|w|"] for name in inside}
+measured |= {("what flows", name): flow(network) for name, network in networks.items()}
+rows = []
+for (measure, name), values in measured.items():
+    cost, row = inside[name]["cost"], {"network": name, "measure": measure}
+    for label, blocks in GROUPS.items():
+        keys = [key for key in cost if key[0] in blocks]
+        row[label] = rank_correlation([values[k] for k in keys], [cost[k] for k in keys])
+    rows.append(row | {"within a reader": within_readers(values, cost)})
+correlations = Table(rows, decimals=2)
+correlations
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw(fig):
+    axes = fig.subplots(2, 2, sharey=True)
+    for ax, (measure, name), row in zip(axes.flat, measured, correlations.rows, strict=True):
+        values, cost = measured[measure, name], inside[name]["cost"]
+        for block in (1, 2, 3):
+            keys = [key for key in cost if key[0] == block]
+            heights = [max(cost[k], 1e-3) for k in keys]
+            ax.semilogy(
+                [values[k] for k in keys], heights, "o", markersize=4, label=f"block {block}"
+            )
+        ax.set(xlabel=measure, xscale="log" if measure == "what flows" else "linear")
+        ax.tick_params(axis="x", which="minor", labelbottom=False)
+        ax.set_title(f"{name}: rank correlation {row['all blocks']:.2f}", fontsize=10)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("loss when cut")
+    axes[0, 0].legend(fontsize=8)
+
+
+plot.show(
+    draw,
+    alt="Four scatter plots of all connections, for two networks: how much the loss rises with a cut, against the mean size of the weights and against what "
+    "flows through the connection.",
+    caption="Each dot is a connection. Rises below 0.001 are drawn at 0.001. "
+    f"Data: {small.provenance}; {asked} test images.",
+    height=4.6,
+)
+
+# %% [markdown]
+# In the first network $|w|$ says little about the cost of a connection. In the second it says much more, taken over all connections. But look at the last column: among the sources of *one reader*, which is what a map of
+# reuse is about, it stays a weak hint in both. What the decay brought out is which readers matter, not from whom they read. What flows is the better guide within a reader, and no more than a guide.
+#
+# The paper's map is drawn after a training in which the start was forgotten, and may say more than ours. The lesson is for all such maps: **a weight is a cause for suspicion; the cut is the evidence.**
+
+# %% [markdown]
+# ### Take a whole source away
+#
+# One connection is a small part. What if a source is taken away from *all* of its readers in the block? That removes a layer, as chapter 2 removed a
+# block of a ResNet. Which source will be missed most?
+
+# %%
+gone = {}
+for block in (1, 2, 3):
+    mine = [(weight, sources) for b, _, weight, sources in readers(model) if b == block]
+    for source in range(7):
+        cuts = [(weight, sources[source]) for weight, sources in mine if source < len(sources)]
+        gone[block, source] = score_without(model, cuts)[0]
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw(fig):
+    ax = fig.subplots()
+    for block in (1, 2, 3):
+        places = [8 * (block - 1) + source for source in range(7)]
+        heights = [gone[block, source] for source in range(7)]
+        ax.bar(places, heights, color=["C1"] + ["C0"] * 6)
+        ax.text(8 * (block - 1) + 3, 103, f"block {block}", ha="center", fontsize=9)
+    ax.axhline(inside[SMALL]["whole"][0], color="#444444", linewidth=1)
+    ax.axhline(10, color="#666666", linewidth=1, linestyle="--")
+    places = [8 * block + source for block in range(3) for source in range(7)]
+    ax.set_xticks(places, [f"x{n}" for n in range(7)] * 3, fontsize=8)
+    ax.set(ylabel="test accuracy in %", ylim=(0, 112))
+    ax.grid(axis="x", visible=False)
+
+
+plot.show(
+    draw,
+    alt="Bar chart of test accuracy after taking away each of the seven sources of each block, with lines for the whole network and for guessing.",
+    caption="One source taken from all its readers, nothing retrained. Orange: x0, what enters the block. Line: the whole network; dashed: guessing. "
+    f"Data: {small.provenance}; {asked} test images.",
+    height=2.7,
+)
+
+# %% [markdown]
+# Without $\mathbf{x}_0$ a block has nothing to work on, and the network guesses. Of the layers themselves, those at the start of block 1 are missed, since much is built on them. In block 3 hardly any single layer is:
+# its readers have all the others. A ResNet without one of its blocks behaves alike (chapter 2); a plain network would be lost.
+
+# %% [markdown]
+# ## Play: what does a layer read, and what does it need?
+#
+# Choose a reader and a network. Left: how large its weights to each source are, relative to their mean. Right: how much the loss rises when that one
+# connection is cut (a logarithmic scale). Find two sources with equal weights and very different costs. How often does the longest bar on the left belong to the longest on the right? Then look at the classifier: which of its
+# sources could you spare? (The first layer of a block is left out; it has one source only.)
+
+# %%
+READERS = {
+    f"block {block}, {'layer ' + str(reader) if reader < 7 else 'classifier' if block == 3 else 'transition'}": (block, reader)
+    for block, reader, _, _ in readers(model)
+    if reader > 1
+}  # fmt: skip
+
+
+def draw_reader(fig, reader, network):
+    key, cost = READERS[reader], inside[network]["cost"]
+    numbers = range(key[1])
+    sources = [f"x{n}" for n in numbers]
+    left, right = fig.subplots(1, 2, sharey=True)
+    left.barh(sources, [reuse[network][*key, n] for n in numbers], color="C0")
+    left.axvline(1, color="#666666", linewidth=1, linestyle="--")
+    left.set(xlim=(0, 2), ylim=(6.6, -0.6))
+    left.set_title("mean |w|, relative", fontsize=10)
+    right.barh(sources, [max(cost[*key, n], 1e-3) for n in numbers], color="C1")
+    right.set(xscale="log", xlim=(1e-3, 3))
+    right.set_title("loss rises by, when cut", fontsize=10)
+    for ax in (left, right):
+        ax.grid(axis="y", visible=False)
+
+
+# %%
+def describe(reader, network):
+    key, cost = READERS[reader], inside[network]["cost"]
+    rises = ", ".join(f"x{n} {cost[*key, n]:.3f}" for n in range(key[1]))
+    return f"Reader: {reader}; network: {network}. The loss rises when one source is cut, by: {rises}."
+
+
+Explorable(
+    draw_reader,
+    (list(READERS), list(inside)),
+    ("reader", "network"),
+    alt=describe,
+    caption="Left: the weights of this reader by source; dashed, their mean. Right: how much the test loss rises without that one connection (0.001 where it is less). The scales are the same throughout.",
+    key="densenet-readers",
+    size=(5.2, 2.4),
+)
+
+# %% [markdown]
+# ## When to use it today, and what came after
+#
+# DenseNet is attractive where weights have to be stored or sent, and, as the errors without augmentation suggest, where data are few. It is less so where time or memory is what counts. Torchvision's
+# numbers for the weights that it offers, its first recipe for each:
+
+# %%
+rows = []
+for name in ("DenseNet121", "DenseNet201", "ResNet50", "ResNet101"):
+    weights = getattr(torchvision.models, f"{name}_Weights").IMAGENET1K_V1
+    rows.append(
+        {
+            "network": name,
+            "million parameters": weights.meta["num_params"] / 1e6,
+            "giga multiply-adds": weights.meta["_ops"],
+            "top-1 accuracy in %": weights.meta["_metrics"]["ImageNet-1K"]["acc@1"],
+        }
+    )
+Table(rows, decimals=1)
+
+# %% [markdown]
+# - **Wider and shallower.** The authors themselves recommend it, for the sake of time and memory. In their repository, BC (40, 48) has
+#   2.7 million parameters, takes about the time and memory of BC (100, 12) on their GPU, and has 3.99 % error on CIFAR-10+ instead of 4.51 %.
+# - **Fewer connections.** CondenseNet {cite}`huang2018condensenet` learns which connections to keep and removes the others. Log-DenseNet
+#   {cite}`hu2017logdensenet` reads from about $\log_2 L$ earlier layers only.
+# - **Segmentation.** Dense blocks went into encoders and decoders {cite}`jegou2017tiramisu`. And concatenation itself is older than this paper: the U-Net of chapter 11
+#   concatenates across scales.
+# - **Memory.** Computing again instead of keeping, as above, is now common for large networks of all kinds.
+
+# %% [markdown]
+# ## Exercises
+#
+# **1. (quick)** How many channels reach the classifier of DenseNet-BC (100, 12)? Start from $k_0 = 2k$ and $(100 - 4)/6$ dense layers in each block.
+#
+# <details><summary>Answer</summary>
+#
+# 16 dense layers a block, each adds 12, so a block adds 192. Block 1: 24 + 192 = 216, compressed to 108. Block 2: 108 + 192 = 300, compressed to 150.
+# Block 3: 150 + 192 = 342.
+#
+# </details>
+#
+# **2. (quick)** From which number $m$ of channels on does a bottleneck save weights? Without it a dense layer has $9\,m\,k$.
+#
+# <details><summary>Answer</summary>
+#
+# With it: $4k\,m$ for the 1x1 and $9 \cdot 4k \cdot k = 36k^2$ for the 3x3. It saves when $9mk > 4mk + 36k^2$, that is $m > 7.2\,k$. With $k = 12$: from 87 channels on.
+#
+# </details>
+#
+# **3. (code)** Cut old connections. In each dense layer keep only the last `distance` sources, and set the weights to all older ones to zero, in place. Leave the transitions and the
+# classifier as they are. `readers(model)` gives what you need.
+
+
+# %%
+def check_recent(keep_recent):
+    for distance in (1, 3, 6):
+        network = cifar_densenet(40, 8)
+        assert keep_recent(network, distance) is None, "change the weights in place."
+        for block, reader, weight, sources in readers(network):
+            for source, channels in enumerate(sources):
+                old = reader <= 6 and source < reader - distance
+                zero = not weight[:, channels].any()
+                where = f"distance {distance}, block {block}, reader {reader}, source x{source}"
+                assert zero == old, f"{where}: should {'' if old else 'not '}be zero."
+
+
+def keep_recent(model, distance):
+    raise NotImplementedError
+
+
+attempt(check_recent, keep_recent)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-cell", "nbval-check-output"]
+@torch.no_grad()
+def keep_recent_solution(model, distance):
+    for _, reader, weight, sources in readers(model):
+        if reader <= 6:
+            for channels in sources[: max(0, reader - distance)]:
+                weight[:, channels] = 0
+
+
+verify(check_recent, keep_recent_solution)
+
+# %% [markdown]
+# And what does it cost the trained network? The solution's answer is folded.
+
+# %% jupyter={"source_hidden": true} tags=["hide-cell"]
+rows = []
+for distance in range(6, 0, -1):
+    network = copy.deepcopy(model)
+    keep_recent_solution(network, distance)
+    accuracy, _ = score_without(network, [])
+    rows.append({"sources kept": distance, "test accuracy in %": accuracy})
+Table(rows, decimals=1)
+
+# %% [markdown]
+# **4. (code)** Save more memory: keep nothing of a layer but its $k$ new maps, and compute *both* of its convolutions again for the gradient. Write `frugal(layer, features)`, which
+# gives what `layer(features)` gives. The check compares gradients and running averages, and measures the peak of a block.
+
+
+# %%
+def check_frugal(frugal):
+    def run(call, efficient=False):
+        torch.manual_seed(0)
+        block = DenseBlock(24, 10, 12, memory_efficient=efficient)
+        x = torch.randn(8, 24, 16, 16)
+        with PeakMemory() as memory:
+            features = [x]
+            for layer in block.layers:
+                features.append(call(layer, features))
+            torch.cat(features, 1).square().mean().backward()
+        averages = torch.cat([b.flatten() for n, b in block.named_buffers() if "running" in n])
+        gradients = torch.cat([p.grad.flatten() for p in block.parameters()])
+        return gradients, averages, memory.peak
+
+    expected = run(lambda layer, features: layer(features), efficient=True)
+    got = run(frugal)
+    assert torch.allclose(got[0], expected[0], atol=1e-6), "the gradients differ."
+    assert torch.allclose(got[1], expected[1], atol=1e-6), (
+        "a running average differs: is each updated once?"
+    )
+    assert got[2] < 0.8 * expected[2], (
+        f"the peak is {got[2] / 1e6:.1f} MB, that of memory_efficient=True {expected[2] / 1e6:.1f} MB."
+    )
+
+
+def frugal(layer, features):
+    raise NotImplementedError
+
+
+attempt(check_frugal, frugal)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-cell", "nbval-check-output"]
+def frugal_solution(layer, features):
+    @contextmanager
+    def second_time():
+        with statistics_kept(layer.norm1), statistics_kept(layer.norm2):
+            yield
+
+    return checkpoint(
+        lambda *maps: layer(list(maps)),
+        *features,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), second_time()),
+    )
+
+
+verify(check_frugal, frugal_solution)
+
+# %% [markdown]
+# **5. (open)** A cut sets a contribution to zero, and with it its mean. A milder cut replaces it by its mean over the images. Write that, and repeat the correlations of this chapter: does
+# $|w|$ predict the cost better now? Then train longer (`epochs=20`), and look at the heat map and at the correlations again. Which of the paper's four observations get clearer with
+# time?
+
+# %% [markdown]
+# ## Recap
+#
+# - $\mathbf{x}_\ell = H_\ell([\mathbf{x}_0, \ldots, \mathbf{x}_{\ell-1}])$: nothing is overwritten. A convolution over a concatenation is a sum of convolutions, one for each source; a ResNet is the
+#   case in which all have the same filter.
+# - A layer reads $k_0 + k(\ell - 1)$ channels and writes only $k$. With bottleneck and compression that makes few parameters, and not equally few multiply-adds.
+# - Equal parameters, equal multiply-adds and equal seconds are three different questions.
+# - Keeping everything costs memory that grows with the square of the depth. Computing again brings it down; the gradients stay the same.
+# - The size of a weight is a hint at reuse, no proof. Cutting the connection is the test.
+#
+# **Three questions.** Why can a dense layer be so much narrower than a layer of a ResNet? Why does a DenseNet need more multiply-adds for each parameter? You may send a network once over a slow line and then
+# run it a million times: which of the three comparisons do you look at?
+
+# %%
+headline(f"DenseNet-BC (40, 8) at 16x16 pixels, test accuracy {best:.1f} %", small.provenance)
+
+# %%
+print(f"This chapter's computations took {(time.perf_counter() - started) / 60:.1f} minutes.")
