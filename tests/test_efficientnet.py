@@ -1,0 +1,313 @@
+"""Chapter 4: the eight networks to the parameter, torchvision's answers, the cost law; then mutants of the code."""
+
+import math
+import types
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+from torchvision.models.efficientnet import MBConvConfig
+
+from helpers import inspect, parity
+from helpers.chapters import chapter
+from helpers.data import cifar10
+
+EFFICIENTNET = chapter("04_efficientnet")
+shake_batch_norms = chapter("02_resnet").shake_batch_norms
+
+# parameters and multiply-adds of torchvision's networks; the paper's Table 2 agrees where it can (B0, B1, B3, B6, B7)
+COUNTS = {
+    "B0": (5_288_548, 385_814_752),
+    "B1": (7_794_184, 686_802_832),
+    "B2": (9_109_994, 993_561_872),
+    "B3": (12_233_232, 1_827_141_392),
+    "B4": (19_341_616, 4_393_771_024),
+    "B5": (30_389_784, 10_266_384_752),
+    "B6": (43_040_704, 19_067_593_536),
+    "B7": (66_347_960, 37_745_884_192),
+}
+OF_TINY = EFFICIENTNET.OF_TINY
+
+
+def on_meta(build, *arguments, **settings):
+    with torch.device("meta"):
+        return build(*arguments, **settings)
+
+
+def features(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+# ------------------------------------------------------------------ checks of the code, each a function of a module
+
+
+def check_rounding(code):
+    """torchvision's rule for every number of channels and layers that occurs, and many that do not."""
+    rule = torchvision.models._utils._make_divisible
+    for channels in (8, 16, 24, 32, 40, 80, 112, 192, 320, 1280):
+        for tenths in range(1, 41):
+            for divisor in (2, 8):
+                ours = code.round_filters(channels, tenths / 10, divisor)
+                assert ours == rule(tenths / 10 * channels, divisor) and ours >= 0.9 * tenths / 10 * channels
+    assert [code.round_repeats(n, 1.4) for n in (1, 2, 3, 4)] == [2, 3, 5, 6]
+    assert [code.round_repeats(n, 1.0) for n in (1, 2, 3, 4)] == [1, 2, 3, 4]
+
+
+def check_stages(code):
+    for w, d, _ in code.RELEASED.values():
+        before = 32
+        for base, ours in zip(code.B0, code.scale(code.B0, d, w), strict=True):
+            theirs = MBConvConfig(
+                base.expand, base.kernel, base.stride, before, base.channels, base.repeats, width_mult=w, depth_mult=d
+            )
+            assert (ours.channels, ours.repeats) == (theirs.out_channels, theirs.num_layers)
+            assert (ours.expand, ours.kernel, ours.stride) == (base.expand, base.kernel, base.stride)
+            before = base.channels
+
+
+def check_parameters(code):
+    for name, (w, d, _) in code.RELEASED.items():
+        assert inspect.count_parameters(on_meta(code.EfficientNet, d, w)) == COUNTS[name][0]
+
+
+def check_multiply_adds(code):
+    """The formula for all eight; a count of the layers for two."""
+    for name, (w, d, r) in code.RELEASED.items():
+        assert code.total_cost(d, w, r) == COUNTS[name][1]
+        if name in ("B0", "B3"):
+            assert inspect.count_macs(on_meta(code.EfficientNet, d, w), (3, r, r)) == COUNTS[name][1]
+
+
+def check_cost_of_tiny(code):
+    for d, w, side in ((1, 1, 16), (3, 1, 15), (1, 1.85, 17), (1, 0.5, 8), (1.31, 1.15, 20)):
+        assert code.total_cost(d, w, side, **OF_TINY) == inspect.count_macs(code.tiny(d, w), (3, side, side))
+
+
+def check_cost_by_kind(code):
+    """Each kind of layer against the counts of its layers."""
+    rows = inspect.trace(on_meta(code.EfficientNet), (3, 224, 224)).rows
+    parts = {"stem": "stem.", "depthwise": ".depthwise.", "gates": ".se.", "head": "head.", "classifier": "classifier"}
+    kinds = code.cost()
+    for kind, part in parts.items():
+        assert kinds[kind] == sum(row["multiply-adds"] for row in rows if part in row["layer"]), kind
+
+
+def check_exponent(code):
+    assert code.exponent([1, 2, 4, 5], [3 * x**1.7 for x in (1, 2, 4, 5)]) == pytest.approx(1.7)
+
+
+def check_gate(code):
+    ours = code.SqueezeExcitation(12, 3)
+    theirs = torchvision.ops.SqueezeExcitation(12, 3, activation=nn.SiLU)
+    parity.copy_in_order(ours, theirs)
+    x = features(2, 12, 5, 5)
+    assert torch.allclose(ours(x), theirs(x), atol=1e-6)
+    gate = ours(x) / x
+    assert gate.min() > 0 and gate.max() < 1 and torch.allclose(gate, gate[:, :, :1, :1].expand_as(gate), atol=1e-4)
+
+
+def check_stochastic_depth(code):
+    torch.manual_seed(0)
+    drop, x = code.StochasticDepth(0.3), torch.full((20_000, 2, 2, 1), 7.0)
+    made = drop(x)
+    rows = made.flatten(1)
+    assert torch.equal(rows, rows[:, :1].expand_as(rows)), "an image goes as a whole"
+    assert set(rows[:, 0].tolist()) == {0.0, float(torch.tensor(7.0) / 0.7)}
+    assert abs(float((rows[:, 0] == 0).float().mean()) - 0.3) < 0.015
+    assert abs(float(made.mean()) - 7) < 0.1
+    assert drop.eval()(x) is x
+    assert code.StochasticDepth(0.0).train()(x) is x
+
+
+def check_drop_grows_linearly(code):
+    blocks = [m for m in on_meta(code.EfficientNet).modules() if isinstance(m, code.MBConv)]
+    assert [block.drop.p for block in blocks] == pytest.approx([0.2 * i / 16 for i in range(16)])
+    assert [block.se.fc1.out_channels for block in blocks] == [8, 4, 6, 6, *[10] * 2, *[20] * 3, *[28] * 3, *[48] * 4]
+
+
+def check_swish(code):
+    """The activation of every layer but the projection, and its slope."""
+    activation = code.convolution(4, 4, 1)[-1]
+    x = torch.linspace(-5, 5, 101, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(activation(x.clone()).sum(), x)
+    gate = torch.sigmoid(x)
+    assert torch.allclose(slope, gate * (1 + x * (1 - gate)))
+    assert isinstance(code.convolution(4, 4, 1, activation=False)[-1], nn.BatchNorm2d)
+
+
+def check_block(code):
+    torch.manual_seed(0)
+    x = features(2, 8, 7, 7)
+    block = shake_batch_norms(code.MBConv(8, 8, kernel=5, expand=4)).eval()
+    y = F.silu(block.expand[1](F.conv2d(x, block.expand[0].weight)))
+    assert y.shape[1] == 32
+    y = F.silu(block.depthwise[1](F.conv2d(y, block.depthwise[0].weight, padding=2, groups=32)))
+    y = block.project[1](F.conv2d(block.se(y), block.project[0].weight))
+    assert torch.allclose(block(x), x + y, atol=1e-5)
+
+
+def check_shortcut(code):
+    x = features(2, 8, 7, 7)
+    for settings, has in (({}, True), ({"stride": 2}, False), ({"after": 12}, False)):
+        block = code.MBConv(**({"before": 8, "after": 8} | settings)).eval()
+        nn.init.zeros_(block.project[1].weight)
+        made = block(x)
+        assert torch.equal(made, x) if has else not made.any()
+    plain = code.MBConv(8, 8, expand=1)
+    assert isinstance(plain.expand, nn.Identity) and plain.depthwise[0].groups == 8
+
+
+def check_initialisation(code):
+    """Depthwise: k x k outputs for each number; all the others: k x k x channels."""
+    torch.manual_seed(0)
+    block = code.EfficientNet(stages=(code.Stage(6, 5, 1, 64, 2),), classes=10).stages[0][1]
+    for layer, fan_out in ((block.depthwise[0], 25), (block.expand[0], 384), (block.project[0], 64)):
+        assert abs(float(layer.weight.detach().std()) / (2 / fan_out) ** 0.5 - 1) < 0.05
+    assert not block.se.fc1.bias.any() and not block.se.fc2.bias.any()
+
+
+def check_parity(code):
+    torch.manual_seed(0)
+    ours = shake_batch_norms(code.EfficientNet())
+    theirs = parity.copy_in_order(ours, on_meta(torchvision.models.efficientnet_b0))
+    assert parity.relative_difference(ours, theirs, features(2, 3, 64, 64)) < 1e-12
+
+
+def check_receptive_field(code):
+    """The formula against the pixels that really move one unit, in a network without gates."""
+    stages = (code.Stage(1, 3, 1, 4, 1), code.Stage(2, 5, 2, 4, 2), code.Stage(2, 3, 2, 4, 1))
+    for d, stem_stride in ((1, 1), (2, 1), (1, 2)):
+        torch.manual_seed(0)
+        model = code.EfficientNet(d, 1.0, stages, 10, stem=4, stem_stride=stem_stride, head=4, divisor=2).double()
+        for module in model.modules():
+            if isinstance(module, code.MBConv):
+                module.se = nn.Identity()
+        field = code.receptive_field(d, stages, stem_stride)
+        images = features(1, 3, 160, 160).double()
+        moved = inspect.input_gradient(model, "head", images)[0] > 0
+        assert int(moved.any(0).sum()) == int(moved.any(1).sum()) == field
+    assert code.receptive_field() == 851
+
+
+def check_resize(code):
+    images = (255 * torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))).to(torch.uint8)
+    assert code.resize(images, 32) is images
+    for side in (8, 16, 20, 28):
+        small = code.resize(images, side)
+        assert small.dtype == torch.uint8 and small.shape == (3, 3, side, side)
+        assert abs(float(small.float().mean() - images.float().mean())) < 1
+    board = (255 * ((torch.arange(32)[:, None] + torch.arange(32)) % 2)).to(torch.uint8).expand(1, 3, 32, 32)
+    assert (code.resize(board, 8).float() - 127.5).abs().max() < 25, "a chessboard must turn grey"
+
+
+def check_arms(code):
+    """Four ways to spend the same: within five percent of each other, three times the base."""
+    macs = {arm: code.total_cost(a["d"], a["w"], a["side"], **OF_TINY) for arm, a in code.ARMS.items()}
+    four = [macs[arm] for arm in code.FOUR]
+    assert max(four) / min(four) < 1.05
+    assert all(abs(value / macs["base"] - 3) < 0.1 for value in four)
+    assert all(macs[arm] < macs["base"] for arm in code.ARMS if "half" in arm)
+
+
+CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_chapter(name):
+    CHECKS[name](EFFICIENTNET)
+
+
+# ------------------------------------------------------------------------------------------------------ mutants
+
+MUTANTS = {
+    "channels may fall below 90 %": ("if rounded >= 0.9 * wanted else rounded + divisor", "", "rounding"),
+    "channels always rounded down": ("int(wanted + divisor / 2)", "int(wanted)", "rounding"),
+    "layers rounded to the nearest": ("math.ceil(d * repeats)", "round(d * repeats)", "rounding"),
+    "width scales layers": ("round_repeats(stage.repeats, d)", "round_repeats(stage.repeats, w)", "stages"),
+    "the head is not scaled": ("round_filters(stem, w, divisor), round_filters(head, w, divisor)\n        self",
+                               "round_filters(stem, w, divisor), head\n        self", "parameters"),
+    "gates by the expanded width": ("max(1, before // 4))  #", "max(1, wide // 4))  #", "parameters"),
+    "a bias in the convolutions": ("groups=groups, bias=False", "groups=groups, bias=True", "parameters"),
+    "a full convolution instead of the depthwise": ("kernel, stride, groups=wide)", "kernel, stride)", "parameters"),
+    "ReLU in the gate": ("F.silu(self.fc1(gate))", "F.relu(self.fc1(gate))", "gate"),
+    "a gate per image, not per channel": (
+        "x.mean((2, 3), keepdim=True)",
+        "x.mean((1, 2, 3), keepdim=True).expand(-1, x.shape[1], 1, 1)",
+        "gate",
+    ),
+    "stochastic depth without rescaling": ("x * stays / (1 - self.p)", "x * stays", "stochastic_depth"),
+    "stochastic depth drops what should stay": (">= self.p", "< self.p", "stochastic_depth"),
+    "stochastic depth in evaluation, too": ("not self.training or self.p == 0", "self.p == 0", "stochastic_depth"),
+    "stochastic depth drops channels": ("torch.rand(len(x), 1,", "torch.rand(*x.shape[:2],", "stochastic_depth"),
+    "every block drops alike": ("drop * position / blocks", "drop", "drop_grows_linearly"),
+    "an activation after the projection": ("wide, after, 1, activation=False", "wide, after, 1", "block"),
+    "ReLU for Swish": ("nn.SiLU(inplace=True)", "nn.ReLU(inplace=True)", "swish"),
+    "the gate before the depthwise convolution": (
+        "self.project(self.se(self.depthwise(self.expand(x))))",
+        "self.project(self.depthwise(self.se(self.expand(x))))",
+        "parity",
+    ),
+    "a shortcut at stride 2": ("before == after and stride == 1", "before == after", "shortcut"),
+    "every block of a stage has the stride": (
+        "stage.stride if number == 0 else 1\n                made",
+        "stage.stride\n                made",
+        "multiply_adds",
+    ),
+    "fan-out over all channels": ("module.out_channels // module.groups", "module.out_channels", "initialisation"),
+    "gates with a bias at the start": ("nn.init.zeros_(module.bias)", "nn.init.ones_(module.bias)", "initialisation"),
+    "another fourth stage": ("Stage(6, 3, 2, 80, 3)", "Stage(6, 5, 2, 80, 3)", "parity"),
+    "B7 not so deep": ("(2.0, 3.1, 600)", "(2.0, 3.0, 600)", "parameters"),
+    "cost: projection on the large map": (
+        "wide * stage.channels * side**2\n            before",
+        "wide * stage.channels * (side * (stage.stride if number == 0 else 1)) ** 2\n            before",
+        "multiply_adds",
+    ),
+    "cost: one layer of the gates": ("2 * wide * max(1, before // 4)", "wide * max(1, before // 4)", "cost_by_kind"),
+    "cost: maps rounded down": ("side = math.ceil(side / stage.stride)", "side = side // stage.stride", "cost_of_tiny"),
+    "exponent through the origin": ("x, y = x - x.mean(), y - y.mean()", "", "exponent"),
+    "receptive field: jump before kernel": (
+        "            field += (stage.kernel - 1) * jump\n            jump *= stage.stride if number == 0 else 1",
+        "            jump *= stage.stride if number == 0 else 1\n            field += (stage.kernel - 1) * jump",
+        "receptive_field",
+    ),
+    "resize without anti-aliasing": (", antialias=True", "", "resize"),
+    "resize cuts off instead of rounding": ("small.round().clamp(0, 255)", "(small - 2).clamp(0, 255)", "resize"),
+    "the wide arm costs more": ('"w": 1.85', '"w": 2.0', "arms"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_is_noticed(name):
+    old, new, check = MUTANTS[name]
+    source = EFFICIENTNET.__source__
+    assert source.count(old) == 1, f"the chapter has {old!r} {source.count(old)} times; mend this mutant."
+    mutant = types.ModuleType("mutant")
+    monkey = source.replace(old, new)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(__import__("sys").modules, "mutant", mutant)  # dataclasses look their module up
+        exec(compile(monkey, "mutant", "exec"), mutant.__dict__)
+        with pytest.raises((AssertionError, RuntimeError, ValueError)):
+            CHECKS[check](mutant)
+
+
+# ------------------------------------------------------------------------------------------------------ the rest
+
+
+def test_released_factors_are_no_powers():
+    """B7's depth, width and resolution belong to three different phi."""
+    w, d, r = EFFICIENTNET.RELEASED["B7"]
+    phis = [math.log(d) / math.log(1.2), math.log(w) / math.log(1.1), math.log(r / 224) / math.log(1.15)]
+    assert max(phis) - min(phis) > 1
+
+
+def test_resized_data_say_so():
+    small = EFFICIENTNET.at_side(cifar10(train=20, test=10), 12)
+    assert small.train.images.shape == (20, 3, 12, 12) and small.test.images.shape == (10, 3, 12, 12)
+    assert str(small.provenance).endswith("at 12x12 pixels")
+
+
+def test_one_training_of_the_study():
+    found = EFFICIENTNET.train_arm(cifar10(train=128, test=50), seed=0, d=1, w=0.5, side=8)
+    assert set(found) == {"train_loss", "test_loss", "test_accuracy"} and all(math.isfinite(v) for v in found.values())
