@@ -1,0 +1,329 @@
+"""Chapter 5: the paper's counts, timm's answers, and what a separable convolution is; then mutants of the code."""
+
+import types
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from helpers import inspect, parity
+from helpers.chapters import chapter
+
+MOBILENET = chapter("05_mobilenet")
+shake_batch_norms = chapter("02_resnet").shake_batch_norms
+
+SIDES = (224, 192, 160, 128)
+# alpha: parameters, multiply-adds at each of SIDES
+COUNTS = {
+    1.0: (4_231_976, (568_740_352, 418_121_728, 290_675_200, 186_400_768)),
+    0.75: (2_585_560, (325_400_448, 239_273_472, 166_396_800, 106_770_432)),
+    0.5: (1_331_592, (149_497_088, 109_970_432, 76_524_800, 49_160_192)),
+    0.25: (470_072, (41_030_272, 30_212_608, 21_059_200, 13_570_048)),
+}
+# alpha, side: million multiply-adds in the paper's Tables 6, 7, 9 and 10, cut off or rounded
+PAPER = {
+    (1.0, 224): 569, (0.75, 224): 325, (0.5, 224): 149, (0.25, 224): 41, (1.0, 192): 418, (1.0, 160): 290,
+    (1.0, 128): 186, (0.5, 160): 76, (0.75, 192): 239,
+}  # fmt: skip
+
+
+def on_meta(build, *arguments, **settings):
+    with torch.device("meta"):
+        return build(*arguments, **settings)
+
+
+def features(*shape, seed=1, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+# ------------------------------------------------------------------ checks of the code, each a function of a module
+
+
+def check_sixteen(code):
+    for alpha, (parameters, macs) in COUNTS.items():
+        model = on_meta(code.MobileNet, alpha=alpha)
+        assert inspect.count_parameters(model) == parameters
+        assert tuple(inspect.count_macs(model, (3, side, side)) for side in SIDES) == macs
+
+
+def check_twin_and_shallow(code):
+    """Papers' Tables 4 and 5: 29.3 M and 4,866 M without the fully connected layer, 2.9 M and 307 M."""
+    twin, shallow = on_meta(code.MobileNet, block=code.Full), on_meta(code.MobileNet, code.SHALLOW)
+    assert inspect.count_parameters(twin) == 29_294_088 and inspect.count_parameters(shallow) == 2_887_976
+    assert inspect.count_macs(twin, (3, 224, 224)) == 4_867_293_184
+    assert inspect.count_macs(shallow, (3, 224, 224)) == 307_323_392
+    removed = set(range(len(code.LAYOUT))) - {0, 1, 2, 3, 4, 5, 6, 12, 13}
+    assert all(code.LAYOUT[position] == (512, 1) for position in removed) and len(removed) == 5
+
+
+def check_shapes(code):
+    model = on_meta(code.MobileNet)
+    layers = [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    assert len(layers) == 28
+    rows = {row["layer"]: row["output"] for row in inspect.trace(model, (3, 224, 224)).rows}
+    ends = {0: "64x112x112", 2: "128x56x56", 4: "256x28x28", 6: "512x14x14", 12: "1024x7x7"}
+    for number, shape in ends.items():
+        assert rows[f"blocks.{number}.pointwise"] == shape
+    assert rows["stem.conv"] == "32x112x112" and rows["blocks.12.depthwise"] == "1024x7x7"
+
+
+def check_rounding(code):
+    assert [code.thinned(c, a) for c, a in ((32, 0.25), (1024, 0.75), (5, 0.5), (10, 0.64), (1, 0.25))] == [
+        8,
+        768,
+        3,
+        6,
+        1,
+    ]
+    assert code.thinned(7, 1.0) == 7
+
+
+def check_shares(code):
+    """The paper's Table 2, with 1.91 for the first layer, where it prints 1.19."""
+    found = code.shares(on_meta(code.MobileNet), (3, 224, 224))
+    expected = {
+        "pointwise 1x1": (94.86, 74.59), "depthwise 3x3": (3.06, 1.06), "full 3x3": (1.91, 0.02),
+        "fully connected": (0.18, 24.33),
+    }  # fmt: skip
+    assert {kind: tuple(round(100 * share, 2) for share in pair) for kind, pair in found.items()} == expected
+
+
+def check_cost(code):
+    for before, after, side in ((4, 6, 8), (16, 32, 5)):
+        shape = (before, side, side)
+        assert code.full_cost(3, before, after, side) == inspect.count_macs(code.Full(before, after), shape)
+        assert code.separable_cost(3, before, after, side) == inspect.count_macs(code.Separable(before, after), shape)
+        ratio = code.separable_cost(5, before, after, side) / code.full_cost(5, before, after, side)
+        assert ratio == pytest.approx(1 / after + 1 / 25)
+
+
+def check_constrained(code):
+    """Without normalisation and ReLU in between, the block is a full convolution of rank-one filters."""
+    for stride in (1, 2):
+        block = code.Separable(4, 6, stride).double()
+        block.bn1, block.bn2, block.relu = nn.Identity(), nn.Identity(), nn.Identity()
+        weight = block.pointwise.weight * block.depthwise.weight.transpose(0, 1)
+        x = features(2, 4, 8, 8)
+        assert torch.allclose(block(x), F.conv2d(x, weight, stride=stride, padding=1))
+
+
+def check_blocks(code):
+    x = features(2, 4, 8, 8)
+    block = shake_batch_norms(code.Separable(4, 6, 2)).double().eval()
+    inner = block.bn1(F.conv2d(x, block.depthwise.weight, stride=2, padding=1, groups=4)).relu()
+    assert torch.allclose(block(x), block.bn2(F.conv2d(inner, block.pointwise.weight)).relu())
+    full = shake_batch_norms(code.Full(4, 6, 2)).double().eval()
+    assert torch.allclose(full(x), full.bn(F.conv2d(x, full.conv.weight, stride=2, padding=1)).relu())
+
+
+def check_grouped_convolution(code):
+    for groups, k, stride, padding in ((1, 3, 1, 1), (2, 3, 2, 1), (4, 5, 1, 2), (4, 3, 2, 0), (1, 1, 1, 0)):
+        x, weight = features(3, 4, 9, 7), features(8, 4 // groups, k, k, seed=2)
+        ours = code.grouped_convolution(x, weight, groups, stride, padding)
+        assert torch.allclose(ours, F.conv2d(x, weight, stride=stride, padding=padding, groups=groups))
+
+
+def check_parity(code):
+    """timm's network, given our weights and the paper's ReLU, gives our answers."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    ours = shake_batch_norms(code.MobileNet())
+    theirs = on_meta(timm.create_model, "mobilenetv1_100", act_layer=nn.ReLU)
+    parity.copy_in_order(ours, theirs)
+    assert parity.relative_difference(ours, theirs, features(2, 3, 64, 64)) < 1e-12
+
+
+def check_decay(code):
+    """Weight decay shrinks every weight but those of depthwise filters."""
+    model = code.MobileNet(code.SMALL, classes=10)
+    optimizer = code.spare_depthwise(list(model.parameters()), lr=0.1, weight_decay=0.1)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        kept = torch.equal(parameter, before[name])
+        assert kept == ("depthwise" in name or not before[name].any()), name
+    twin = code.MobileNet(code.SMALL, block=code.Full, classes=10)
+    groups = code.spare_depthwise(list(twin.parameters()), lr=0.1, weight_decay=0.1).param_groups
+    assert len(groups) == 1 and sum(p.numel() for p in groups[0]["params"]) == inspect.count_parameters(twin)
+
+
+def check_initialisation(code):
+    torch.manual_seed(0)
+    block = code.MobileNet(code.SMALL, classes=10).blocks[6]
+    assert abs(float(block.depthwise.weight.detach().std()) / (2 / 9) ** 0.5 - 1) < 0.1
+    assert abs(float(block.pointwise.weight.detach().std()) / (2 / 128) ** 0.5 - 1) < 0.05
+
+
+def check_resize(code):
+    images = torch.randint(256, (5, 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    for side in (24, 16):
+        small = code.resize(images, side)
+        exact = F.interpolate(images.float(), size=(side, side), mode="bilinear", antialias=True)
+        assert small.dtype == torch.uint8 and small.shape == (5, 3, side, side)
+        assert (small.float() - exact).abs().max() <= 1
+    assert code.resize(images, 32) is images
+
+
+def check_terms(code):
+    weight = features(6, 4, 3, 3)
+    assert torch.allclose(code.separable_terms(weight, 9), weight)
+    rank_one = features(6, 4, 1, 1) * features(1, 4, 3, 3, seed=2)  # pointwise times depthwise
+    assert torch.allclose(code.separable_terms(rank_one, 1), rank_one)
+    values = torch.linalg.svdvals(weight.transpose(0, 1).reshape(4, 6, 9))
+    for terms in (1, 2, 5):
+        lost = (weight - code.separable_terms(weight, terms)).square().sum()
+        assert torch.allclose(lost, values[:, terms:].square().sum())
+
+
+def check_time_by_kind(code):
+    model = code.MobileNet(code.SMALL, classes=10)
+    found = code.time_by_kind(model, features(1, 3, 32, 32, dtype=torch.float32), passes=2)
+    assert sum(found.values()) == pytest.approx(1) and all(share > 0 for share in found.values())
+    assert {"pointwise 1x1", "depthwise 3x3", "full 3x3", "fully connected", "BatchNorm2d", "ReLU"} < set(found)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_chapter(name):
+    CHECKS[name](MOBILENET)
+
+
+# ------------------------------------------------------------------------------------------------------ mutants
+
+MUTANTS = {
+    "stride 2 in the last block, as printed": ("(1024, 2), (1024, 1)", "(1024, 2), (1024, 2)", "shapes"),
+    "a block too few": ("*[(512, 1)] * 5", "*[(512, 1)] * 4", "sixteen"),
+    "shallow lacks a wide block": ("LAYOUT[:7] + LAYOUT[-2:]", "LAYOUT[:8] + LAYOUT[-1:]", "twin_and_shallow"),
+    "rounded down": ("int(alpha * channels + 0.5)", "int(alpha * channels)", "rounding"),
+    "not even one channel": ("max(1, int(", "max(0, int(", "rounding"),
+    "the first layer is not thinned": (
+        "*rest = [(thinned(c, alpha), stride) for c, stride in layout]",
+        "*rest = [(thinned(c, alpha) if c > 32 else c, stride) for c, stride in layout]",
+        "sixteen",
+    ),
+    "the depthwise filter mixes channels": ("padding=1, groups=before, bias=False", "padding=1, bias=False", "sixteen"),
+    "no ReLU between the steps": (
+        "x = self.relu(self.bn1(self.depthwise(x)))",
+        "x = self.bn1(self.depthwise(x))",
+        "parity",
+    ),
+    "no normalisation between the steps": (
+        "self.relu(self.bn1(self.depthwise(x)))",
+        "self.relu(self.depthwise(x))",
+        "blocks",
+    ),
+    "no ReLU at the end of a block": (
+        "return self.relu(self.bn2(self.pointwise(x)))",
+        "return self.bn2(self.pointwise(x))",
+        "blocks",
+    ),
+    "ReLU6": ("self.relu = nn.ReLU(inplace=True)", "self.relu = nn.ReLU6(inplace=True)", "parity"),
+    "the stride is on the pointwise step": (
+        "self.pointwise = nn.Conv2d(before, after, 1, bias=False)",
+        "self.pointwise = nn.Conv2d(before, after, 1, stride, bias=False)",
+        "sixteen",
+    ),
+    "decay for depthwise filters": ('"params": depthwise, "weight_decay": 0.0', '"params": depthwise', "decay"),
+    "no decay for pointwise convolutions": (
+        "depthwise = [p for p in parameters if p.ndim == 4 and p.shape[1] == 1]",
+        "depthwise = [p for p in parameters if p.ndim == 4]",
+        "decay",
+    ),
+    "a cost without the pointwise step": (
+        "k**2 * before * side**2 + before * after * side**2",
+        "k**2 * before * side**2",
+        "cost",
+    ),
+    "groups in the wrong order": (
+        "columns.view(len(x), groups, share * k * k, -1)",
+        "columns.view(len(x), share * k * k, groups, -1).transpose(1, 2)",
+        "grouped_convolution",
+    ),
+    "padding forgotten in the height": ("x.shape[2] + 2 * padding - k", "x.shape[2] - k", "grouped_convolution"),
+    "terms of the transposed weight": ("weight.transpose(0, 1).reshape(before", "weight.reshape(before", "terms"),
+    "a term too many": ("v[:, :terms]", "v[:, : terms + 1]", "terms"),
+    "not anti-aliased": ("antialias=True", "antialias=False", "resize"),
+    "normalisation counts as weights": (
+        "if isinstance(layer, (nn.Conv2d, nn.Linear)):\n            macs",
+        "if hasattr(layer, 'weight'):\n            macs",
+        "shares",
+    ),
+    "the hooks stay": ("        handle.remove()", "        pass", "time_by_kind"),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_is_noticed(name):
+    old, new, check = MUTANTS[name]
+    source = MOBILENET.__source__
+    count = source.count(old)
+    assert count == (2 if name == "ReLU6" else 1), f"the chapter has {old!r} {count} times; mend this mutant."
+    mutant = types.ModuleType("mutant")
+    exec(compile(source.replace(old, new), "mutant", "exec"), mutant.__dict__)
+    with pytest.raises((AssertionError, RuntimeError, ValueError)):
+        CHECKS[check](mutant)
+
+
+# ------------------------------------------------------------------------------------------------- more of the paper
+
+
+def test_paper_counts():
+    for (alpha, side), millions in PAPER.items():
+        macs = COUNTS[alpha][1][SIDES.index(side)] / 1e6
+        assert millions in (int(macs), round(macs))
+
+
+def test_table_3():
+    """One layer of the paper: 462, 52.3, 29.6 and 15.1 million multiply-adds."""
+    costs = [
+        MOBILENET.full_cost(3, 512, 512, 14),
+        MOBILENET.separable_cost(3, 512, 512, 14),
+        MOBILENET.separable_cost(3, 384, 384, 14),
+        MOBILENET.separable_cost(3, 384, 384, 10),
+    ]
+    assert [round(cost / 1e6, 1) for cost in costs] == [462.4, 52.3, 29.6, 15.1]
+
+
+def test_factor_of_eight_from_72_channels_on():
+    factor = {
+        after: MOBILENET.full_cost(3, 9, after, 7) / MOBILENET.separable_cost(3, 9, after, 7) for after in (71, 72)
+    }
+    assert factor[71] < 8 and factor[72] == 8
+
+
+def test_arms_that_are_said_to_cost_the_same_do():
+    networks = {arm: on_meta(MOBILENET.network, **config) for arm, config in MOBILENET.ARMS.items()}
+    macs = {arm: inspect.count_macs(network, (3, 32, 32)) for arm, network in networks.items()}
+    parameters = {arm: inspect.count_parameters(network) for arm, network in networks.items()}
+    assert macs["full, thin"] == pytest.approx(macs["alpha 1, 32 px"], rel=0.01)
+    assert parameters["full, thin"] == pytest.approx(parameters["alpha 1, 32 px"], rel=0.01)
+    assert macs["thin"] == pytest.approx(macs["shallow"], rel=0.01)
+    assert macs["full"] / macs["alpha 1, 32 px"] == pytest.approx(7.5, abs=0.05)
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """As much of a data set as `at_side` needs."""
+
+    train: object
+    test: object
+    provenance: object
+
+
+def test_resolution_is_noted_with_the_data():
+    from helpers.data import Provenance, Split
+
+    pixels = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    split = Split(pixels, torch.zeros(2, dtype=torch.int64))
+    data = Images(split, split, Provenance("test", False, "2 + 2 images"))
+    assert MOBILENET.at_side(data, 32) is data
+    small = MOBILENET.at_side(data, 16)
+    assert small.train.images.shape == small.test.images.shape == (2, 3, 16, 16)
+    assert small.provenance.detail.endswith("at 16x16 pixels") and MOBILENET.at_side(data, 16) is small
