@@ -1,0 +1,1692 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # CBAM: what to look at, and where
+#
+# | | |
+# |:--|:--|
+# | Paper | S. Woo, J. Park, J.-Y. Lee and I. S. Kweon, *CBAM: Convolutional Block Attention Module*, ECCV 2018 {cite}`woo2018cbam` |
+# | Claim | Multiply a feature map first by a weight for every channel, then by a weight for every position: for almost no parameters, networks of all kinds become more accurate. |
+# | You need | [Chapter 2](02_resnet): residual blocks. [Chapter 6](06_senet): squeeze-and-excitation, which is half of this chapter's module. |
+# | Time | About an hour to read. The last cell prints how long the computations took. |
+#
+# **You will be able to**
+#
+# - build channel and spatial attention, and count CBAM-ResNet-18 to 101 to the parameter;
+# - say what a maximum tells a gate that an average does not, and the other way round;
+# - measure whether an attention map looks at the object, and against which baselines.
+#
+# **Before you read on, guess.** A network learns to name the animal in a photograph. No one ever shows it where the
+# animal is. One of its layers has to weigh positions: a number between 0 and 1 for each, computed from the features
+# there. After training, does that map light up on the animal, on the background, or on neither? Write your answer down;
+# we will measure it with masks that people have drawn.
+
+# %% [markdown]
+# ## Setup
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+# Only on Colab, which starts without the course: fetch it. Everywhere else this cell does nothing.
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("helpers") is None:
+    repository = "https://github.com/cnn-papers/cnn-papers"
+    subprocess.run(["git", "clone", "-q", "--depth=1", repository, "course"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", "course"], check=True
+    )
+    sys.path.insert(0, "course")
+
+# %% tags=["model"]
+import time
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from helpers import cam, inspect, metrics, plot, train
+from helpers.chapters import chapter
+from helpers.course import headline
+from helpers.data import cifar10, largest_animal, voc_animals
+from helpers.exercise import attempt, verify
+from helpers.interactive import Explorable
+from helpers.settings import pick
+from helpers.study import Study
+from helpers.table import Table
+
+# %% [markdown]
+# Blocks and networks are those of chapter 2, and the gate for channels builds on that of chapter 6.
+
+# %% tags=["model"]
+resnet = chapter("02_resnet")
+SqueezeExcitation = chapter("06_senet").SqueezeExcitation
+
+# %%
+started = time.perf_counter()
+train.set_seed(0)
+small = resnet.at_16_pixels(
+    cifar10(train=pick(full=None, quick=640), test=pick(full=None, quick=300))
+)
+voc = voc_animals(size=64, train=pick(full=None, quick=128), test=pick(full=None, quick=60))
+
+# %% [markdown]
+# ## The problem: an average cannot see a needle
+#
+# For years networks were improved along three axes: more layers (VGG, ResNet), more channels per layer (wide ResNets
+# {cite}`zagoruyko2016wide`), more groups of channels (ResNeXt {cite}`xie2017aggregated`). The paper calls them depth,
+# width and cardinality, and asks for a fourth: **attention**, to strengthen what matters and to weaken the rest.
+#
+# Chapter 6 has begun with that. Squeeze-and-excitation gives each channel a gate. But all that the gate knows of a
+# channel is one number, the average over the map. What does an average miss?
+#
+# Take maps of 16x16 numbers, all of them noise. In some we hide a **needle**: one single position is brighter. In
+# others a **haze**: every position is brighter by a little.
+
+
+# %%
+def hide(kind, count, seed, channels=8, side=16):
+    """Noise (count, channels, side, side) with a needle or a haze in one channel of each; and which one."""
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.randn(count, channels, side, side, generator=generator)
+    where = torch.randint(channels, (count,), generator=generator)
+    row, column = torch.randint(side, (2, count), generator=generator)
+    needle = (
+        torch.rand(count, generator=generator) < {"needle": 1, "haze": 0, "either": 0.5}[kind]
+    )
+    every = torch.arange(count)
+    maps[every, where, row, column] += 8.0 * needle
+    maps[every, where] += 0.4 * (~needle)[:, None, None]
+    return maps, where
+
+
+plain_maps = torch.randn(200, 16, 16, generator=torch.Generator().manual_seed(2))
+with_needle = hide("needle", 200, seed=3, channels=1)[0][:, 0]
+with_haze = hide("haze", 200, seed=4, channels=1)[0][:, 0]
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw(fig):
+    left, right = fig.subfigures(1, 2, width_ratios=(1.25, 1))
+    groups = {"noise": plain_maps, "needle": with_needle, "haze": with_haze}
+    for ax, (name, maps) in zip(left.subplots(1, 3), groups.items(), strict=True):
+        ax.imshow(maps[4], cmap="gray", vmin=-3, vmax=8)
+        ax.set_title(name, loc="center", fontsize=10)
+        ax.set_axis_off()
+    ax = right.subplots()
+    for (name, maps), colour, mark in zip(
+        groups.items(), ("#888888", "C1", "C0"), "sox", strict=True
+    ):
+        ax.plot(
+            maps.mean((1, 2)),
+            maps.amax((1, 2)),
+            mark,
+            color=colour,
+            markersize=3,
+            alpha=0.6,
+            label=name,
+        )
+    ax.set(xlabel="average of the map", ylabel="maximum of the map")
+    ax.legend(markerscale=2)
+
+
+plot.show(
+    draw,
+    alt="Three maps of noise: as it is, with one bright dot, and slightly brighter everywhere. Beside them a scatter plot of maximum "
+    "against average for 200 maps of each kind: needles differ from noise in the maximum only, hazes in the average only.",
+    caption="Each dot on the right is one map. A needle hardly moves the average; a haze hardly moves the maximum.",
+    height=2.7,
+)
+
+
+# %% [markdown]
+# How well does a threshold on one number tell a map with something in it from a map of noise? Guessing gives 0.5.
+
+
+# %%
+def best_threshold(noise, signal):
+    """The share of maps that the best threshold between two sets of numbers puts on the right side."""
+    cuts = torch.cat([noise, signal])[:, None]
+    return float(((noise < cuts).float().mean(1) + (signal >= cuts).float().mean(1)).max() / 2)
+
+
+MEASURES = {
+    "average": lambda maps: maps.mean((1, 2)),
+    "maximum": lambda maps: maps.amax((1, 2)),
+}
+found = {
+    (name, kind): best_threshold(measure(plain_maps), measure(maps))
+    for name, measure in MEASURES.items()
+    for kind, maps in (("needle", with_needle), ("haze", with_haze))
+}
+Table(
+    [
+        {"number": name, "needle against noise": found[name, "needle"], "haze against noise": found[name, "haze"]}
+        for name in MEASURES
+    ],
+    decimals=2,
+)  # fmt: skip
+
+# %% tags=["nbval-check-output"]
+print("maximum finds the needle:", found["maximum", "needle"] > 0.98)
+print("average loses it:", found["average", "needle"] < 0.7)
+print("average finds the haze:", found["average", "haze"] > 0.98)
+print("maximum is not sure of it:", found["maximum", "haze"] < 0.8)
+
+# %% [markdown]
+# So a gate should be told both numbers. That is the first half of this chapter's paper. The second half is another
+# thing that squeeze-and-excitation cannot do: its gate is the same at every position. It can say *what* matters, but
+# not *where*.
+
+# %% [markdown]
+# ## The idea: what, then where
+#
+# Let $\mathbf{F}$ be a feature map with $C$ channels. CBAM computes two sets of gates, one after the other, and
+# multiplies by them:
+#
+# $$ \mathbf{F}' = \mathbf{M}_c(\mathbf{F}) \otimes \mathbf{F}, \qquad
+#    \mathbf{F}'' = \mathbf{M}_s(\mathbf{F}') \otimes \mathbf{F}'. $$ (eq-cbam)
+#
+# **Channel attention**, the "what": describe each channel by its average and by its maximum over all positions. Send
+# both descriptions through the *same* two small layers, and add the results:
+#
+# $$ \mathbf{M}_c(\mathbf{F}) = \sigma\big( W_1 \delta(W_0 \mathbf{F}^c_\text{avg}) + W_1 \delta(W_0 \mathbf{F}^c_\text{max}) \big). $$ (eq-cbam-channel)
+#
+# **Spatial attention**, the "where": describe each position by the average and by the maximum over all channels. That
+# is a picture of two channels. One convolution of 7x7 turns it into a picture of one:
+#
+# $$ \mathbf{M}_s(\mathbf{F}) = \sigma\big( f^{7 \times 7}([\mathbf{F}^s_\text{avg}; \mathbf{F}^s_\text{max}]) \big). $$ (eq-cbam-spatial)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw_chain(ax, y, items, start=0.0):
+    """Boxes from left to right with arrows between them; an item is (text, width, kind of box)."""
+    colours = {
+        "data": ("white", "#888888"),
+        "layer": ("#e8f1f8", "C0"),
+        "gate": ("#fdf0e3", "C1"),
+    }
+    x = start
+    for number, (text, width, kind) in enumerate(items):
+        face, edge = colours[kind]
+        box = dict(boxstyle="round,pad=0.3", facecolor=face, edgecolor=edge)
+        if number:
+            ax.annotate(
+                "",
+                (x + 0.04, y),
+                (x - 0.26, y),
+                arrowprops=dict(arrowstyle="-|>", color="#444444"),
+            )
+        ax.text(x + width / 2, y, text, ha="center", va="center", fontsize=8.5, bbox=box)
+        x += width + 0.32
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw(fig):
+    ax = fig.subplots()
+    draw_chain(ax, 2, [("F\nC x H x W", 1.0, "data"), ("average and maximum\nover positions", 2.2, "layer"),
+                       ("the same two layers\nfor both, then add", 2.0, "layer"), ("sigmoid", 0.8, "layer"),
+                       ("$M_c$\nC x 1 x 1", 0.9, "gate")])  # fmt: skip
+    draw_chain(ax, 1, [("F'\nC x H x W", 1.0, "data"), ("average and maximum\nover channels", 2.2, "layer"),
+                       ("7x7 convolution,\n2 channels to 1", 2.0, "layer"), ("sigmoid", 0.8, "layer"),
+                       ("$M_s$\n1 x H x W", 0.9, "gate")])  # fmt: skip
+    draw_chain(ax, 0, [("x", 0.6, "data"), ("convolutions of\na residual block", 2.0, "layer"), ("times $M_c$", 1.0, "gate"),
+                       ("times $M_s$", 1.0, "gate"), ("add x,\nReLU", 0.9, "layer"), ("y", 0.6, "data")], 0.1)  # fmt: skip
+    for y, name in ((2, "what"), (1, "where"), (0, "in a block")):
+        ax.text(-0.25, y, name, ha="right", va="center", fontsize=10, weight="bold")
+    ax.set(xlim=(-1.5, 8.6), ylim=(-0.55, 2.5))
+    ax.set_axis_off()
+
+
+plot.show(
+    draw,
+    alt="Three chains of boxes. What: average and maximum over positions, two shared layers, sum, sigmoid, one gate for each channel. "
+    "Where: average and maximum over channels, a 7x7 convolution, sigmoid, one gate for each position. In a block: the "
+    "convolutions, times the channel gates, times the position gates, then the shortcut is added.",
+    caption="The two gates, and their place: at the end of the branch, before the addition.",
+    height=3.2,
+)
+
+# %% [markdown]
+# | symbol | meaning | shape | in the code |
+# |:--|:--|:--|:--|
+# | $\mathbf{F}$ | feature map that comes in | `(N, C, H, W)` | `x` |
+# | $\mathbf{F}'$, $\mathbf{F}''$ | after the channel gates, after both | `(N, C, H, W)` | |
+# | $\mathbf{F}^c_\text{avg}$, $\mathbf{F}^c_\text{max}$ | average, maximum over positions | `(N, C, 1, 1)` | `DESCRIPTORS["avg"](x)`, `["max"]` |
+# | $\mathbf{F}^s_\text{avg}$, $\mathbf{F}^s_\text{max}$ | average, maximum over channels | `(N, 1, H, W)` | `describe(x)` |
+# | $W_0$, $W_1$ | the shared layers, to $C/r$ units and back | `(C/r, C)`, `(C, C/r)` | `fc1`, `fc2` |
+# | $r$ | reduction ratio, 16 in the paper | number | `r` |
+# | $f^{7 \times 7}$ | convolution, 2 channels to 1 | `(1, 2, 7, 7)` | `conv` |
+# | $\delta$, $\sigma$ | ReLU, sigmoid | | `relu`, `sigmoid` |
+# | $\mathbf{M}_c$, $\mathbf{M}_s$ | the gates, between 0 and 1 | `(N, C, 1, 1)`, `(N, 1, H, W)` | `gate(x)` |
+# | $\otimes$ | product at each position, repeated over the axes that the gate lacks | | `*` |
+#
+# **Where the idea comes from.** Squeeze-and-excitation {cite}`hu2018senet` is equation {eq}`eq-cbam-channel` with the
+# average alone. The residual attention network {cite}`wang2017residual` computes a gate for every channel *and*
+# position at once, with a small encoder and decoder. The authors of CBAM showed at the same time, in BAM
+# {cite}`park2018bam`, that the two can be computed apart; BAM sits between the stages of a network, CBAM in each block.
+
+# %% [markdown]
+# ## The smallest piece by hand
+#
+# Two channels of 4x4 numbers. The first has one large number, the second has the same small number everywhere: a needle
+# and a haze. One hidden unit, and a spatial filter that takes the two descriptions of a position as they are.
+
+# %% tags=["nbval-check-output"]
+# fmt: off
+x = torch.tensor([[[0., 0., 0., 0.],
+                   [0., 0., 4., 0.],
+                   [0., 0., 0., 0.],
+                   [0., 0., 0., 0.]],
+                  [[1., 1., 1., 1.],
+                   [1., 1., 1., 1.],
+                   [1., 1., 1., 1.],
+                   [1., 1., 1., 1.]]])
+# fmt: on
+w0 = torch.tensor([[1.0, -0.5]])  # one hidden unit: first channel less half the second
+w1 = torch.tensor([[1.0], [-1.0]])  # it opens the first gate and closes the second
+
+
+def channel_by_hand(x):
+    average, largest = x.mean((1, 2)), x.amax((1, 2))  # (2,) each
+    hidden = [(w0 @ descriptor).clamp_min(0) for descriptor in (average, largest)]
+    return 1 / (1 + torch.exp(-(w1 @ hidden[0] + w1 @ hidden[1])))
+
+
+def spatial_by_hand(x):
+    average, largest = x.mean(0), x.amax(0)  # (4, 4) each
+    return 1 / (1 + torch.exp(-(largest - average)))
+
+
+print("averages", x.mean((1, 2)).tolist(), " maxima", x.amax((1, 2)).tolist())
+print("gates of the channels:", [round(value, 3) for value in channel_by_hand(x).tolist()])
+refined = channel_by_hand(x)[:, None, None] * x
+print("gates of the positions:")
+print((1000 * spatial_by_hand(refined)).round() / 1000)
+
+# %% [markdown]
+# Follow the numbers. The average of the first channel is a quarter, less than half of the second's; so the hidden unit
+# stays at zero for the averages. The maximum is what opens the first gate. And the needle's position stands out among
+# the positions, because there the maximum is far from the average.
+
+# %% [markdown]
+# ## The first half: channel attention
+#
+# The class of chapter 6 has the two layers already. What is new fits into a few lines.
+
+# %% tags=["model"]
+DESCRIPTORS = {
+    "avg": lambda x: F.adaptive_avg_pool2d(x, 1),
+    "max": lambda x: F.adaptive_max_pool2d(x, 1),
+}
+
+
+class ChannelAttention(SqueezeExcitation):
+    """Feature maps (N, channels, H, W), each multiplied by a gate from its average and its maximum (section 3).
+
+    r: the reduction ratio of the hidden layer. pools: which descriptors it is told, of "avg" and "max".
+    """
+
+    def __init__(self, channels, r=16, pools=("avg", "max")):
+        super().__init__(channels, r)  # fc1, relu, fc2, sigmoid
+        if not pools or set(pools) - set(DESCRIPTORS):
+            raise ValueError(f"pools={pools!r}: choose from {', '.join(DESCRIPTORS)}.")
+        self.pools = tuple(pools)
+
+    def mlp(self, descriptor):
+        """Two layers, the same ones for every descriptor: (N, channels, 1, 1) to the same."""
+        return self.fc2(self.relu(self.fc1(descriptor)))
+
+    def gate(self, x):
+        """The gates M_c of {eq}`eq-cbam-channel`: (N, channels, 1, 1)."""
+        return self.sigmoid(sum(self.mlp(DESCRIPTORS[pool](x)) for pool in self.pools))
+
+
+# %% [markdown]
+# Probes: the shape of the gates; with the average alone it is squeeze-and-excitation, weight for weight; and the two
+# layers are really shared, so that the maximum costs no parameters. The last line checks our calculation by hand.
+
+# %% tags=["nbval-check-output"]
+train.set_seed(0)
+features = torch.randn(2, 64, 14, 14)
+both = ChannelAttention(64)
+print("gates:", tuple(both.gate(features).shape))
+
+average_only, squeeze = ChannelAttention(64, pools=("avg",)), SqueezeExcitation(64)
+squeeze.load_state_dict(average_only.state_dict())
+print("average only is SE:", torch.equal(average_only(features), squeeze(features)))
+
+counts = {inspect.count_parameters(unit) for unit in (both, average_only, squeeze)}
+print("parameters of all three:", counts)
+
+small_gate = ChannelAttention(2, r=2)
+small_gate.fc1.weight.data, small_gate.fc2.weight.data = (
+    w0[..., None, None],
+    w1[..., None, None],
+)
+by_torch = small_gate.gate(x[None])[0, :, 0, 0]
+print("as by hand:", torch.allclose(by_torch, channel_by_hand(x)))
+
+# %% [markdown]
+# ### Needle or haze?
+#
+# Now let the module learn. Eight channels, and in one of them there is a needle; the gate of that channel shall open
+# and all others shall close. The same with a haze, and with either of the two at random. The three modules differ in
+# what they are told; they have the same parameters.
+
+
+# %%
+def learn_to_find(kind, pools, steps=150):
+    """Train eight gates to open where something is hidden; the share of new maps where the right one opens most."""
+    train.set_seed(0)
+    attention = ChannelAttention(8, r=1, pools=pools)
+    optimizer = torch.optim.Adam(attention.parameters(), lr=0.02)
+    maps, where = hide(kind, 2000, seed=0)
+    wanted = F.one_hot(where, 8).float()
+    order = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        index = torch.randint(len(maps), (32,), generator=order)
+        loss = F.binary_cross_entropy(attention.gate(maps[index]).flatten(1), wanted[index])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    maps, where = hide(kind, 1000, seed=1)
+    with torch.inference_mode():
+        return metrics.accuracy(attention.gate(maps).flatten(1), where)
+
+
+TOLD = {"average (SE)": ("avg",), "maximum": ("max",), "both (CBAM)": ("avg", "max")}
+opened = {
+    (name, kind): learn_to_find(kind, pools)
+    for name, pools in TOLD.items()
+    for kind in ("needle", "haze", "either")
+}
+Table(
+    [
+        {"the gate is told the": name}
+        | {f"{kind}: right gate in %": 100 * opened[name, kind] for kind in ("needle", "haze", "either")}
+        for name in TOLD
+    ],
+    decimals=1,
+)  # fmt: skip
+
+# %% tags=["nbval-check-output"]
+needle, either = ({name: opened[name, kind] for name in TOLD} for kind in ("needle", "either"))
+print("needle: SE stays below 40 %:", needle["average (SE)"] < 0.4)
+print(
+    "needle: maximum, and both, above 95 %:",
+    min(needle["maximum"], needle["both (CBAM)"]) > 0.95,
+)
+print("haze: SE above 95 %:", opened["average (SE)", "haze"] > 0.95)
+print("haze: the maximum alone below 40 %:", opened["maximum", "haze"] < 0.4)
+alone = max(either["average (SE)"], either["maximum"])
+print("either: both beat each one alone by 10 points:", either["both (CBAM)"] > alone + 0.1)
+
+# %% [markdown]
+# Guessing would open the right one of eight gates in 12.5 % of the cases. Each descriptor alone solves the task that is
+# made for it and hardly more than guesses in the other. Together they solve both, though not perfectly. The shared
+# layers get two numbers and are not told which is the average and which the maximum. An average of 0.4 must open the
+# gate, a maximum of 3, which is mere noise, must not, and a maximum of 8 must. That is the price of sharing.
+#
+# In a network the two descriptors are far more alike than here. The paper's own comparison with ResNet-50 on ImageNet
+# (its Table 1, top-1 error, figures to a tenth): no gates about 24.6 %, average about 23.1, maximum about 23.2, both
+# about 22.8. The gates themselves gain a point and a half; telling them the maximum as well gains a third of a point.
+
+# %% [markdown]
+# ## The second half: spatial attention
+#
+# Equation {eq}`eq-cbam-spatial` has no batch normalisation. The authors' code has one between the convolution and the
+# sigmoid, and its scale starts at **zero**. So at first all gates are $\sigma(0) = 1/2$, whatever the image: the module
+# multiplies by a constant and has to earn every difference between positions. We follow the code, the
+# nearest thing to what the paper's numbers were measured with.
+
+
+# %% tags=["model"]
+class SpatialAttention(nn.Module):
+    """Feature maps (N, C, H, W), multiplied by one gate for every position (section 3 of the paper)."""
+
+    def __init__(self, kernel_size=7):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
+        self.bn = nn.BatchNorm2d(1)
+        self.sigmoid = nn.Sigmoid()
+        # as in the authors' code: at first every gate is one half
+        nn.init.zeros_(self.bn.weight)
+
+    def describe(self, x):
+        """The mean and the maximum over the channels at each position: (N, 2, H, W)."""
+        return torch.cat([x.mean(1, keepdim=True), x.max(1, keepdim=True).values], 1)
+
+    def gate(self, x):
+        """The gates M_s of {eq}`eq-cbam-spatial`: (N, 1, H, W)."""
+        return self.sigmoid(self.bn(self.conv(self.describe(x))))
+
+    def forward(self, x):
+        return x * self.gate(x)
+
+
+# %% [markdown]
+# Probes: shapes; one half everywhere at first; and without the batch normalisation it is our calculation by hand. Then
+# the cost: **98 weights and the two numbers of the batch normalisation**, for 16 channels as for 2048.
+
+# %% tags=["nbval-check-output"]
+spatial = SpatialAttention()
+print("descriptions:", tuple(spatial.describe(features).shape))
+print("gates:", tuple(spatial.gate(features).shape))
+print("one half everywhere at first:", bool((spatial.gate(features) == 0.5).all()))
+
+as_equation = SpatialAttention()
+as_equation.bn = nn.Identity()
+as_equation.conv.weight.data.zero_()
+as_equation.conv.weight.data[0, :, 3, 3] = torch.tensor([-1.0, 1.0])  # maximum less average
+by_torch = as_equation.gate(refined[None])[0, 0]
+print("as by hand:", torch.allclose(by_torch, spatial_by_hand(refined)))
+
+for name, parameter in spatial.named_parameters():
+    print(f"{name:<12} {parameter.numel():>3} parameters")
+
+# %% [markdown]
+# The paper tried two other designs (its Table 2). Instead of the two descriptions, a learned 1x1 convolution over the
+# channels: a little worse, although it has parameters of its own. And 3x3 instead of 7x7: a little worse, too. With
+# both, the top-1 error of ResNet-50 goes from about 22.8 % (channel attention alone) to about 22.7 %. Keep that in mind:
+# on ImageNet the spatial half brings a tenth or two of a point.
+#
+# Why a large filter? To know whether a position matters, it helps to see its surroundings: at 14x14 positions, 7x7 is
+# half of the image. And with two channels in and one out a large filter has few weights.
+
+# %% [markdown]
+# ## The module: three orders
+#
+# One after the other, and in which order? Or both from the same input?
+
+
+# %% tags=["model"]
+class CBAM(nn.Module):
+    """Channel and spatial attention for (N, channels, H, W).
+
+    order: "channel first" (the paper), "spatial first", or "parallel": both gates from the same input.
+    """
+
+    def __init__(self, channels, r=16, kernel_size=7, order="channel first"):
+        super().__init__()
+        if order not in ORDERS:
+            raise ValueError(f"order {order!r} is none of {', '.join(ORDERS)}.")
+        self.order = order
+        self.channel = ChannelAttention(channels, r)
+        self.spatial = SpatialAttention(kernel_size)
+
+    def forward(self, x):
+        if self.order == "channel first":
+            return self.spatial(self.channel(x))
+        if self.order == "spatial first":
+            return self.channel(self.spatial(x))
+        return x * self.channel.gate(x) * self.spatial.gate(x)
+
+
+ORDERS = ("channel first", "spatial first", "parallel")
+
+
+# %% [markdown]
+# Three different functions with the same parameters. In the parallel one both gates describe the same input, and both
+# multiply it; the paper names this arrangement without a formula, so this is our reading.
+
+# %% tags=["nbval-check-output"]
+modules = {order: CBAM(64, order=order) for order in ORDERS}
+shaken = resnet.shake_batch_norms(CBAM(64)).eval()
+outputs = {}
+for order, module in modules.items():
+    module.load_state_dict(shaken.state_dict())
+    outputs[order] = module.eval()(features)
+    print(
+        f"{order}: {inspect.count_parameters(module)} parameters, {tuple(outputs[order].shape)}"
+    )
+first, second, third = outputs.values()
+different = [
+    bool((a - b).abs().max() > 1e-3)
+    for a, b in ((first, second), (first, third), (second, third))
+]
+print("all three differ:", all(different))
+
+# %% [markdown]
+# **Which order is best?** Some texts report it the wrong way round. In the paper's Table 3, channel first is *slightly
+# better* than spatial first: about 22.66 % top-1 error against about 22.78 %; in parallel, about 22.95 %. The first
+# two are a tenth of a point apart, and the paper gives no spread over trainings.
+
+# %% [markdown]
+# ## The network
+#
+# The module goes into every residual block, at the end of its branch: after the last batch normalisation, before the
+# addition. So a gate weakens what a block *adds*; the shortcut stays as it is, and what a closed gate keeps out is not
+# lost. The blocks are chapter 2's. We put the module behind their last batch normalisation and leave everything else
+# alone.
+
+
+# %% tags=["model"]
+def attend(model, attention):
+    """Put `attention(channels)` at the end of the branch of every residual block, in place; returns `model`."""
+    for block in list(model.modules()):
+        if isinstance(block, resnet.Block):
+            last = "bn3" if isinstance(block, resnet.Bottleneck) else "bn2"
+            norm = getattr(block, last)
+            setattr(block, last, nn.Sequential(norm, attention(norm.num_features)))
+    return model
+
+
+def cbam_resnet(depth, attention=CBAM, **settings):
+    """The paper's networks for ImageNet: CBAM-ResNet-18, 34, 50, 101."""
+    return attend(resnet.ResNet(*resnet.RESNETS[depth], **settings), attention)
+
+
+# %% [markdown]
+# The first block of CBAM-ResNet-18 in the order in which its layers run:
+
+# %% tags=["nbval-check-output"]
+with torch.device("meta"):
+    model = cbam_resnet(18)
+rows = inspect.trace(model, (3, 224, 224)).rows
+Table(row for row in rows if row["layer"].startswith("layer1.0"))
+
+# %% [markdown]
+# In the channel gate, `fc1` and `fc2` run twice, once for the average and once for the maximum. Their parameters are
+# counted where they run first.
+
+# %% [markdown]
+# ## Checks: are these the paper's networks?
+#
+# Parameters to the last one, next to the paper's Table 4. Its figures are printed as "about", to a tenth of a million
+# and of a percent.
+
+# %% tags=["nbval-check-output"]
+PAPER = {  # about: million parameters; top-1 error in % of the plain network, with SE, with CBAM (Table 4)
+    18: (11.8, 29.6, 29.4, 29.3),
+    34: (22.0, 26.7, 26.1, 26.0),
+    50: (28.1, 24.6, 23.1, 22.7),
+    101: (49.3, 23.4, 22.4, 21.5),
+}
+EXPECTED = {18: 11_779_392, 34: 21_960_468, 50: 28_089_624, 101: 49_330_172}
+
+rows, on_paper = [], {}
+for depth, (millions, base, with_se, with_cbam) in PAPER.items():
+    with torch.device("meta"):
+        model = on_paper[depth] = cbam_resnet(depth)
+    rows.append(
+        {
+            "network": f"CBAM-ResNet-{depth}",
+            "parameters": inspect.count_parameters(model),
+            "paper: million, about": millions,
+            "giga multiply-adds": inspect.count_macs(model, (3, 224, 224)) / 1e9,
+            "paper: error, plain": base,
+            "with SE": with_se,
+            "with CBAM": with_cbam,
+        }
+    )
+print("as expected:", {row["parameters"] for row in rows} == set(EXPECTED.values()))
+Table(rows, decimals={name: 1 for name in rows[0] if name != "giga multiply-adds"})
+
+# %% [markdown]
+# The paper gives ResNet-50 with CBAM about 28.1 million parameters here and about 25.9 million in its Table 1. The
+# former is what its architecture and its code give.
+#
+# **What does it cost?** For each depth, what the two halves add to the plain network.
+
+# %% tags=["nbval-check-output"]
+rows = []
+for depth, model in on_paper.items():
+    with torch.device("meta"):
+        plain = resnet.ResNet(*resnet.RESNETS[depth])
+    halves = {
+        kind: sum(inspect.count_parameters(m) for m in model.modules() if isinstance(m, kind))
+        for kind in (ChannelAttention, SpatialAttention)
+    }
+    macs = [inspect.count_macs(m, (3, 224, 224)) for m in (plain, model)]
+    rows.append(
+        {
+            "network": f"ResNet-{depth}",
+            "blocks": sum(resnet.RESNETS[depth][1]),
+            "channel: parameters": halves[ChannelAttention],
+            "in %": 100 * halves[ChannelAttention] / inspect.count_parameters(plain),
+            "spatial: parameters": halves[SpatialAttention],
+            "both: multiply-adds in %": 100 * (macs[1] / macs[0] - 1),
+        }
+    )
+Table(rows, decimals=2)
+
+# %% tags=["nbval-check-output"]
+for row in rows:
+    print(
+        row["network"],
+        "spatial: 98 weights + 2 per block:",
+        row["spatial: parameters"] == 100 * row["blocks"],
+    )
+
+# %% [markdown]
+# The spatial half is free in parameters; the channel half costs what squeeze-and-excitation costs. In multiply-adds
+# both together stay below a fifth of a percent. That is not the whole truth. Taking means and maxima is not counted, and
+# every gate reads and writes the whole feature map. So we also take the time, for the small networks that we train
+# below:
+
+# %% tags=["model"]
+ARMS = {
+    "none": {"kind": "none"},
+    "SE": {"kind": "SE"},
+    "channel only": {"kind": "channel only"},
+    "spatial only": {"kind": "spatial only"},
+    "channel first": {"kind": "channel first"},
+    "spatial first": {"kind": "spatial first"},
+}
+
+
+def unit(kind, r=4):
+    """The attention of an arm: a function from the number of channels to a module."""
+    if kind in ORDERS:
+        return lambda channels: CBAM(channels, r, order=kind)
+    return {
+        "none": lambda channels: nn.Identity(),
+        "SE": lambda channels: SqueezeExcitation(channels, r),
+        "channel only": lambda channels: ChannelAttention(channels, r),
+        "spatial only": lambda channels: SpatialAttention(),
+    }[kind]
+
+
+def small_network(kind):
+    """ResNet-20 with 8, 16 and 32 channels, and the attention of an arm in each of its nine blocks."""
+    return attend(resnet.CifarResNet(20, width=8), unit(kind))
+
+
+# %%
+SECONDS = pick(full=0.7, quick=0.03)
+timed = {
+    kind: 1e6 * inspect.time_per_image(small_network(kind), (3, 16, 16), 64, SECONDS)
+    for kind in ("none", "SE", "channel only", "spatial only", "channel first")
+}
+Table(
+    {
+        "ResNet-20 with": kind,
+        "parameters": inspect.count_parameters(small_network(kind)),
+        "multiply-adds": inspect.count_macs(small_network(kind), (3, 16, 16)),
+        "microseconds per image": microseconds,
+        "times the plain network": microseconds / timed["none"],
+    }
+    for kind, microseconds in timed.items()
+)
+
+# %% [markdown]
+# A few percent more multiply-adds, and a far larger part more time. Small layers that read much and compute little are
+# slow on every machine; on yours the factor is another one. "Negligible overhead" is a statement about parameters.
+#
+# **MobileNet.** The paper also puts CBAM into MobileNet (chapter 5) and reports about 5.07 million parameters for it,
+# where the paper of squeeze-and-excitation reports about 4.7 million for the same network with SE. One block of
+# MobileNet has two convolutions. Where do the modules go?
+
+# %% tags=["nbval-check-output"]
+# channels behind the thirteen 3x3 convolutions, and behind the thirteen 1x1 convolutions
+DEPTHWISE = [32, 64, 128, 128, 256, 256, *[512] * 6, 1024]
+POINTWISE = [64, 128, 128, 256, 256, *[512] * 6, 1024, 1024]
+MOBILENET = 4_231_976  # parameters of the plain network
+
+
+def added(channels):
+    return sum(inspect.count_parameters(CBAM(c)) for c in channels)
+
+
+print(f"one module per block:  {MOBILENET + added(POINTWISE):>9,}")
+print(f"one per convolution:   {MOBILENET + added(DEPTHWISE) + added(POINTWISE):>9,}")
+
+# %% [markdown]
+# The counts fit different places: one module per block in the one paper, two in the other.
+#
+# **The same function.** The tests of this chapter compare the module and all of CBAM-ResNet-50 with a public
+# implementation, weight by weight: no difference. One pitfall is worth a look. The paper writes the average first and
+# the maximum second, and so do we. The authors' code stacks them the other way round. A checkpoint moves from one to
+# the other only if the two input channels of each 7x7 filter are swapped:
+
+
+# %% tags=["nbval-check-output"]
+def spatial_gates_of_the_authors(x, weight, bn):
+    """Maximum first, then average: (N, C, H, W) to (N, 1, H, W)."""
+    stacked = torch.stack([x.amax(1), x.mean(1)], 1)
+    return torch.sigmoid(bn(F.conv2d(stacked, weight, padding=weight.shape[-1] // 2)))
+
+
+spatial = shaken.spatial
+with torch.inference_mode():
+    ours = spatial.gate(features)
+    as_it_is = spatial_gates_of_the_authors(features, spatial.conv.weight, spatial.bn)
+    swapped = spatial_gates_of_the_authors(features, spatial.conv.weight.flip(1), spatial.bn)
+print("gates differ with the weights as they are:", bool((ours - as_it_is).abs().max() > 1e-2))
+print("equal with the two channels swapped:", torch.allclose(ours, swapped, atol=1e-6))
+
+# %% [markdown]
+# ## Where we differ from the paper
+#
+# | | paper | here | why, and what it costs |
+# |:--|:--|:--|:--|
+# | images | ImageNet, 1.28 M, 224x224 | CIFAR-10 at 16x16; animals of PASCAL VOC at 64x64 | minutes instead of days; everything is less accurate, and a 7x7 filter sees most of a small map |
+# | network | ResNet-18 to 101, wide ResNet, ResNeXt, MobileNet | ResNet-20 with 8 to 32 channels; ResNet-8 with 16 to 64 for the animals | a fraction of the cost |
+# | reduction ratio $r$ | 16 | 4 | 16 would leave a single hidden unit of 8 or 16 channels |
+# | batch normalisation before the sigmoid | not in the equation; in the code, scale 0 at first, running averages move by 0.01 per step | as in the code, but by 0.1 per step | at 0.01, the averages of a training of 230 steps would still remember the start |
+# | order of the two descriptions | average, maximum in the equation; the other way round in the code | as in the equation | none: weights swap |
+# | training | the authors' script: 100 epochs, SGD, learning rate 0.1, batch 256 | 1 epoch of 30,000 images in the study; one cycle, peak 0.1, batch 128 | the gates have little time to learn |
+# | first weights of the shared layers | not given; in the code PyTorch's default | He's, biases zero, as in chapter 6 | SE and channel attention start equal |
+# | parallel order | named, not defined | product of both gates | our reading |
+# | user study | people choose between two pictures | masks drawn by people, and a measure | repeatable |
+# | detection | MS COCO, VOC 2007 | described below | |
+
+# %% [markdown]
+# ## The data
+#
+# Two data sets. CIFAR-10 {cite}`krizhevsky2009cifar` at 16x16 pixels is chapter 2's, for the comparison of designs. To
+# ask whether attention finds the object, we need to know where the object is: PASCAL VOC {cite}`everingham2010voc`,
+# photographs that contain a cat, cow, dog, horse or sheep, with a box around each animal and a mask of its pixels (some
+# of the masks are from {cite}`hariharan2011sbd`).
+#
+# The networks never see a box or a mask. They get one label for each photograph, the class of its largest animal.
+
+# %%
+animals = largest_animal(voc)
+masks = voc.test.targets["masks"]
+seen = voc.test.targets["has_mask"].nonzero()[:, 0]  # test images with a mask
+shown = torch.cat([seen[animals.test.targets[seen] == label][:2] for label in range(5)])
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def outline(ax, mask, colour="white"):
+    """The border of the animals in a mask, on a dark line, so that it shows on every photograph."""
+    animal = ((mask > 0) & (mask < 255)).float()
+    for width, shade in ((2.4, "black"), (1.1, colour)):
+        ax.contour(animal, levels=[0.5], colors=[shade], linewidths=width, antialiased=False)
+
+
+def photograph(ax, index, title="", boxes=False):
+    """A test image with the outline of its animals, and their boxes if wanted."""
+    ax.imshow(voc.test.images[index].permute(1, 2, 0), interpolation="nearest")
+    outline(ax, masks[index])
+    ax.set_axis_off()
+    ax.set_title(title, fontsize=8, loc="center", pad=3)
+    if boxes:
+        for left, top, right, bottom in voc.test.targets["boxes"][index].tolist():
+            if right > left:
+                ax.add_patch(
+                    plot.rectangle(left - 0.5, top - 0.5, right - left, bottom - top, "#ffd500")
+                )
+
+
+def draw(fig):
+    for ax, index in zip(fig.subplots(1, 5), shown[::2].tolist(), strict=True):
+        photograph(ax, index, animals.classes[animals.test.targets[index]], boxes=True)
+
+
+plot.show(
+    draw,
+    alt="Five photographs of 64x64 pixels, one for each of cat, cow, dog, horse and sheep. A white line runs around the animals, a yellow "
+    "box encloses each.",
+    caption=f"Test images with the masks (white outline) and boxes (yellow) of their animals. Data: {voc.provenance}.",
+    height=1.7,
+)
+
+# %% tags=["nbval-check-output"]
+for name, data in (("CIFAR-10", small), ("animals", animals)):
+    batch = data.normalize(data.train.images[:1000])
+    print(name, "images:", tuple(batch.shape[1:]))
+    print("  mean within 0.1 of 0:", bool((batch.mean((0, 2, 3)).abs() < 0.1).all()))
+    print("  deviation within 0.1 of 1:", bool(((batch.std((0, 2, 3)) - 1).abs() < 0.1).all()))
+
+# %% [markdown]
+# ## Training
+#
+# First the test that every network must pass: one batch by heart.
+
+# %% tags=["nbval-check-output"]
+train.set_seed(0)
+last = train.overfit(small_network("channel first"), small, images=32, lr=0.1)
+print("32 images learned by heart, loss below 0.1:", last < 0.1)
+
+# %% [markdown]
+# Then ResNet-20 with CBAM in each of its nine blocks, on CIFAR-10 at 16x16 pixels, by the recipe of chapter 2.
+
+# %%
+train.set_seed(0)
+model = small_network("channel first")
+history = resnet.train_small(model, small, pick(full=1, quick=1), label="CBAM-ResNet-20")
+logits = train.predict(model, small, small.test.images)
+Table(
+    [
+        {
+            "network": "CBAM-ResNet-20",
+            "test accuracy in %": 100 * metrics.accuracy(logits, small.test.targets),
+            "parameters": inspect.count_parameters(model),
+            "million multiply-adds": inspect.count_macs(model, (3, 16, 16)) / 1e6,
+            "seconds of training": history.last("seconds"),
+            "data": history.data,
+        }
+    ],
+    decimals=1,
+)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw(fig):
+    ax = fig.subplots()
+    ax.plot(*zip(*history.losses, strict=True), "o-", markersize=3)
+    ax.set(xlabel="step", title="training loss")
+
+
+plot.show(
+    draw,
+    alt="Training loss of CBAM-ResNet-20 over the steps of one epoch.",
+    caption=f"CBAM-ResNet-20 learns. Each dot averages 10 steps. Data: {history.data}.",
+    height=2.4,
+)
+
+# %% [markdown]
+# ## Results: the paper beside ours
+#
+# What does each half contribute, and does the order matter? A study trained the same ResNet-20 with six kinds of
+# attention, four times each, with the same first weights of the network and the same batches.
+
+# %% tags=["model"]
+MEASURED = ("train_loss", "train_error", "test_loss", "test_accuracy")
+
+
+def train_arm(data, *, seed, kind, epochs=1):
+    """One training of the study, by the recipe of chapter 2."""
+    train.set_seed(seed)
+    history = resnet.train_small(small_network(kind), data, epochs, seed, label=kind)
+    return {name: history.last(name) for name in MEASURED}
+
+
+def part_of_cifar10():
+    """30,000 training images and all test images of CIFAR-10 at 16x16 pixels."""
+    return resnet.at_16_pixels(cifar10(train=30_000))
+
+
+STUDY = Study("07_cbam", run=train_arm, arms=ARMS, data=part_of_cifar10, seeds=(0, 1, 2, 3))
+
+
+# %% tags=["nbval-check-output"]
+built = {kind: small_network(kind) for kind in ARMS}
+PAPER_R50 = {
+    "none": 24.6,
+    "SE": 23.1,
+    "channel only": 22.8,
+    "channel first": 22.7,
+    "spatial first": 22.8,
+}
+extra = inspect.count_parameters(CBAM(32, r=4)) - inspect.count_parameters(
+    ChannelAttention(32, r=4)
+)
+print("parameters that the spatial half adds to a block:", extra)
+
+# %%
+Table(
+    {
+        "attention": kind,
+        "paper, ResNet-50: error in %, about": f"{PAPER_R50[kind]:.1f}"
+        if kind in PAPER_R50
+        else "",
+        "ours, ResNet-20: error in %": f"{100 * (1 - STUDY.mean(kind, 'test_accuracy')[0]):.2f} ± "
+        f"{100 * STUDY.mean(kind, 'test_accuracy')[1]:.2f}",
+        "training loss": STUDY.text(kind, "train_loss", decimals=3),
+        "parameters": inspect.count_parameters(built[kind]),
+        "multiply-adds": inspect.count_macs(built[kind], (3, 16, 16)),
+    }
+    for kind in ARMS
+)
+
+# %% [markdown]
+# The paper's column is from its Tables 1 and 3, on ImageNet. Ours is from small images, after one
+# epoch. Compare the rows within a column, not the columns. **The costs** are not equal, and cannot be:
+# SE and "channel only" have exactly the same parameters, and the two orders as well; the others differ by up to some 5 %
+# in parameters and 4 % in multiply-adds, and by much more in seconds (the table above).
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+plot.study(
+    STUDY,
+    list(ARMS),
+    "test_accuracy",
+    "test accuracy in %",
+    scale=100,
+    alt="Dot plot of the test accuracy of ResNet-20 with six kinds of attention, four dots and a mean each.",
+    caption="The same network and batches with six kinds of attention.",
+)
+
+# %% [markdown]
+# ## The paper's claim in miniature
+#
+# Each row is a difference between two arms, seed by seed, signed so that the paper predicts a positive number. "Seen"
+# means that the 95 % interval of the mean lies above zero.
+
+# %%
+CLAIMS = [
+    ("SE helps", "none", "SE"),
+    ("channel attention helps", "none", "channel only"),
+    ("spatial attention alone helps", "none", "spatial only"),
+    ("CBAM helps", "none", "channel first"),
+    ("the maximum adds to the average", "SE", "channel only"),
+    ("the spatial half adds to the channel half", "channel only", "channel first"),
+    ("CBAM is better than SE", "SE", "channel first"),
+    ("channel first is better than spatial first", "spatial first", "channel first"),
+]
+STUDY.claims(CLAIMS, "test_accuracy", "test accuracy, points", 100)
+
+# %% [markdown]
+# **Here the claim is not just unclear, it is reversed.** With CBAM, in either order, ResNet-20 loses between two and three
+# points, at every seed. Its training loss is higher as well: it learns more slowly. One kind of gate alone costs less than
+# a point, and only for channel attention do four seeds suffice to say so. The maximum adds nothing that we could see. The
+# order makes no difference.
+#
+# Is the paper wrong? Look at how a training starts. A gate of one half halves what a block adds. Two gates in a row leave
+# about a quarter. Our training has 234 steps to make up for that; 100 epochs of ImageNet in batches of 256 have 500,000.
+# If this is the reason, then branches that are multiplied by a *fixed* 1/4, without any attention, must lose as much.
+# A second study trained that network with the same seeds.
+
+
+# %% tags=["model"]
+class Times(nn.Module):
+    """The input times a fixed number: a gate that knows nothing and learns nothing."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return self.factor * x
+
+
+def train_shrunk(data, *, seed, factor, epochs=1):
+    """One training of ResNet-20 whose branches are multiplied by `factor`."""
+    train.set_seed(seed)
+    model = attend(resnet.CifarResNet(20, width=8), lambda channels: Times(factor))
+    history = resnet.train_small(model, data, epochs, seed, label=f"times {factor}")
+    return {name: history.last(name) for name in MEASURED}
+
+
+SHRUNK = Study(
+    "07_cbam",
+    run=train_shrunk,
+    arms={"times 1/4": {"factor": 0.25}},
+    data=part_of_cifar10,
+    seeds=STUDY.seeds,
+    name="shrunk",
+)
+
+# %%
+shrunk = [100 * accuracy for accuracy in SHRUNK.values("times 1/4", "test_accuracy")]
+rows = []
+for sentence, other in (
+    ("branches times 1/4, over none", "none"),
+    ("branches times 1/4, over CBAM", "channel first"),
+):
+    values = [100 * accuracy for accuracy in STUDY.values(other, "test_accuracy")]
+    effect = metrics.paired_effect(values, shrunk)
+    rows.append(
+        {
+            "difference": sentence,
+            "test accuracy, points": f"{effect.mean:+.2f} ± {effect.sd:.2f}",
+            "95 % interval": f"{effect.low:+.2f} to {effect.high:+.2f}",
+        }
+    )
+Table(rows)
+
+# %% [markdown]
+# They lose even more than CBAM does, or as much: the interval of the second row includes zero. So the first study
+# measures the price of a late start, not the worth of attention. Here CBAM cannot be told from a
+# constant. In a comparison of short trainings, look for what a module does at its first step before you blame or praise
+# the idea.
+#
+# The studies were measured once. To be sure that their code still runs, each arm trains here for a moment on 128 images,
+# and the result is thrown away.
+
+# %% tags=["nbval-check-output"]
+few = resnet.at_16_pixels(cifar10(train=128, test=100))
+rehearsed = {**STUDY.rehearse(few), **SHRUNK.rehearse(few)}
+print("all arms of the studies run:", len(rehearsed) == len(ARMS) + 1)
+
+# %% [markdown]
+# ## Does it look at the animal?
+#
+# The paper's second claim is about *where*. It shows Grad-CAM pictures (chapter 15) in which networks with CBAM cover
+# the object better than networks without. It also asks people. For 50 images, they see the regions in which the
+# Grad-CAM of two networks exceeds 0.6 of its range, without and with CBAM, and say which shows the object better. The
+# paper reports that CBAM is preferred.
+#
+# People's votes are hard to repeat. With masks we can measure instead. Three networks learn to name the largest animal
+# of a photograph from its label alone: ResNet-8 as it is, with SE, and with CBAM.
+
+
+# %% tags=["model"]
+def animal_network(kind, width=16):
+    """ResNet-8 for (N, 3, 64, 64). With stride 2 in its first convolution, its stages have 32, 16, 8 positions a side."""
+    model = resnet.CifarResNet(8, width=width, classes=5)
+    model.conv1.stride = (2, 2)
+    return attend(model, unit(kind))
+
+
+# %%
+KINDS = {"ResNet-8": "none", "with SE": "SE", "with CBAM": "channel first"}
+networks, animal_histories = {}, {}
+for name, kind in KINDS.items():
+    train.set_seed(0)
+    networks[name] = animal_network(kind)
+    animal_histories[name] = train.fit(
+        networks[name],
+        animals,
+        epochs=pick(full=10, quick=1),
+        batch_size=32,
+        lr=0.05,
+        augment=train.Augment(shift=6),
+        eval_every=pick(full=2, quick=1),
+        label=name,
+    )
+frequent = animals.test.targets.bincount().max() / len(animals.test)
+print(f"always the most frequent class: {100 * frequent:.1f} % right")
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+plot.histories(
+    animal_histories,
+    alt="Training loss and test accuracy of ResNet-8, with SE and with CBAM, over the epochs of training on animals.",
+    caption="Three networks learn to name an animal.",
+)
+
+# %% [markdown]
+# ### Energy inside the mask
+#
+# Take a map of gates, subtract its minimum, and ask: which share of what is left lies on animals? A map that knows
+# nothing spreads evenly. Its share is the **area** of the animals, so area is the first baseline. But photographers put
+# animals in the middle, so any map that is bright in the middle beats the area. Hence a second baseline: the map of
+# **another image** of the test set. Only what lies above both has been seen in this image.
+
+
+# %% tags=["model"]
+def share_inside(maps, masks):
+    """The share of each map (N, H, W) that lies on animals, (N,); void pixels (255) do not count."""
+    animal = (masks > 0) & (masks < 255)
+    inside, everywhere = (maps * animal).sum((1, 2)), (maps * (masks < 255)).sum((1, 2))
+    return inside / everywhere  # nan for a map that is zero everywhere
+
+
+def filled(boxes, side=64):
+    """Boxes (N, M, 4) as masks (N, side, side): 1 where the middle of a pixel is inside one of them."""
+    middle = torch.arange(side) + 0.5
+    columns = (boxes[..., 0:1] <= middle) & (middle < boxes[..., 2:3])  # (N, M, side)
+    rows = (boxes[..., 1:2] <= middle) & (middle < boxes[..., 3:4])
+    return (rows[..., :, None] & columns[..., None, :]).any(1).to(torch.uint8)
+
+
+def region(maps, threshold=0.6):
+    """Where maps (N, H, W) exceed a threshold of their own range, as 0 and 1: what the paper's user study showed."""
+    return (cam.unit_range(maps) > threshold).float()
+
+
+def gates(model, kind, images):
+    """The gates of every attention module of a kind, for normalised images: name -> tensor."""
+    modules = dict(model.named_modules())
+    inputs = inspect.watch(model, kind, images, lambda given, _: given)
+    with torch.inference_mode():
+        return {name: modules[name].eval().gate(given) for name, given in inputs.items()}
+
+
+def enlarged(maps, side=64):
+    """Maps (N, 1, h, w) in the size of the photographs: (N, side, side)."""
+    return F.interpolate(maps, size=(side, side), mode="bilinear", align_corners=False)[:, 0]
+
+
+# %% [markdown]
+# A check with maps whose answer we know, before we trust it:
+
+# %% tags=["nbval-check-output"]
+toy_mask = torch.zeros(1, 8, 8)
+toy_mask[0, :4, :4] = 3  # a dog in the upper left quarter
+toy_mask[0, 4] = 255  # void
+even, on_it = torch.ones(1, 8, 8), (toy_mask == 3).float()
+print("even map: the area, 16 of 56:", bool(share_inside(even, toy_mask) == 16 / 56))
+print("map on the dog:", share_inside(on_it, toy_mask).item())
+ramp = torch.linspace(5, 6, 11).view(1, 1, 11)
+print("above 0.6 of the range:", region(ramp)[0, 0].int().tolist())
+
+# %% [markdown]
+# And the third baseline, an untrained network. As it is, all of its spatial gates are one half. So its scales are set
+# to one, and its batch normalisations get averages of its own signals.
+
+
+# %%
+def awake(model, images):
+    """An untrained network whose spatial gates differ, with the running averages of one pass."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        nn.init.ones_(norm.weight)
+        norm.momentum = None  # the plain average
+    with torch.inference_mode():
+        model.train()(images)
+    return model.eval()
+
+
+train.set_seed(0)
+untrained = awake(
+    animal_network("channel first"), animals.normalize(animals.train.images[:500])
+)
+photos = animals.normalize(animals.test.images[seen])
+area = share_inside(torch.ones_like(photos[:, 0]), masks[seen])
+BLOCKS = {"block 1, 32x32": "layer1", "block 2, 16x16": "layer2", "block 3, 8x8": "layer3"}
+
+
+def block_gates(model):
+    """The spatial gates of the three blocks: label -> (N, 1, h, w)."""
+    return dict(zip(BLOCKS, gates(model, SpatialAttention, photos).values(), strict=True))
+
+
+# %%
+def mean_and_error(values):
+    """Mean over images and its standard error, in percent, as text; maps that are zero everywhere left out."""
+    values = 100 * values[~values.isnan()]
+    return f"{values.mean():.1f} ± {values.std() / len(values) ** 0.5:.1f}"
+
+
+where_it_looks, at_random = block_gates(networks["with CBAM"]), block_gates(untrained)
+rows = []
+for block, found in where_it_looks.items():
+    maps, random_maps = enlarged(found), enlarged(at_random[block])
+    own, other = (share_inside(cam.unit_range(m), masks[seen]) for m in (maps, maps.roll(1, 0)))
+    rows.append(
+        {
+            "spatial gates of": block,
+            "inside animals, %": mean_and_error(own),
+            "above the area": mean_and_error(own - area),
+            "above another image's map": mean_and_error(own - other),
+            "untrained, above the area": mean_and_error(
+                share_inside(cam.unit_range(random_maps), masks[seen]) - area
+            ),
+            "smallest, largest gate": f"{maps.min():.2f}, {maps.max():.2f}",
+        }
+    )
+print(f"area of the animals: {mean_and_error(area)} % of the image, {len(seen)} test images")
+Table(rows)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+FULL = (-0.5, 63.5, 63.5, -0.5)  # a map of any resolution over the whole photograph
+five = shown[1::2]
+places = [(seen == index).nonzero().item() for index in five.tolist()]
+
+
+def draw_maps(fig, rows_of_maps):
+    """Five photographs above one row of maps (N, 1, h, w) for each label, with outlines."""
+    axes = fig.subplots(1 + len(rows_of_maps), len(five))
+    for column, index in enumerate(five.tolist()):
+        photograph(axes[0, column], index, animals.classes[animals.test.targets[index]])
+        for ax, (label, maps) in zip(axes[1:, column], rows_of_maps.items(), strict=True):
+            ax.imshow(
+                maps[places[column], 0], cmap="inferno", interpolation="nearest", extent=FULL
+            )
+            outline(ax, masks[index])
+            ax.set_axis_off()
+            if column == 0:
+                ax.text(-0.08, 0.5, label.replace(", ", "\n"), transform=ax.transAxes, rotation=90,
+                        ha="right", va="center", fontsize=8)  # fmt: skip
+
+
+plot.show(
+    lambda fig: draw_maps(fig, where_it_looks),
+    alt="Five photographs with the outlines of their animals, and below each the spatial gates of the three blocks as heat maps with the "
+    "same outlines.",
+    caption="The spatial gates of the network with CBAM. Bright: large gate; each map has its own range. White: outline of the animals. "
+    f"Data: {voc.provenance}.",
+    width=5.2,
+    height=4.2,
+)
+
+# %% [markdown]
+# Read the table from left to right. The gates lie on animals a little more than chance, most of all in the last block. But
+# the column after that takes it back: the map of *another* photograph fits just as well. These gates have not found the
+# animal in this image. They have learned one picture for all images, bright where photographers put animals; compare the
+# maps of the last block with each other. And in blocks 2 and 3 the **untrained** network has more energy on the animals
+# than the trained one. Animals have contrast and texture, and random filters respond to that.
+#
+# So for your guess at the beginning, the answer of this small network is: neither. It looks at a place. It is also a weak
+# classifier, not far above the share of the most frequent class, and who hardly knows an animal cannot point at it. A
+# network of 100 epochs on a million images may do better. The measure is here for you to find out; a heat map on one
+# well-chosen photograph is not.
+
+# %% [markdown]
+# ### Grad-CAM with and without attention
+#
+# The gates are a part of the network; Grad-CAM {cite}`selvaraju2017gradcam` asks what its answer rests on. Here is the
+# paper's comparison as a measurement: Grad-CAM for the true class at the last stage (8x8 positions), its share inside
+# the masks and inside the boxes of the animals, and the share of the region above 0.6 of its range, the one that was shown to people.
+
+# %%
+truth = animals.test.targets[seen]
+boxes = filled(voc.test.targets["boxes"][seen])
+evidence = {
+    name: cam.grad_cam(network, "layer3", photos, truth)[:, None]  # (N, 1, 8, 8)
+    for name, network in networks.items()
+}
+rows = []
+for name, found in evidence.items():
+    maps = enlarged(found)
+    energy = share_inside(maps, masks[seen])
+    rows.append(
+        {
+            "network": name,
+            "test accuracy in %": 100 * animal_histories[name].last("test_accuracy"),
+            "energy inside masks, %": mean_and_error(energy),
+            "above the area": mean_and_error(energy - area),
+            "inside boxes, %": mean_and_error(share_inside(maps, boxes)),
+            "region > 0.6 inside masks, %": mean_and_error(
+                share_inside(region(maps), masks[seen])
+            ),
+            "parameters": inspect.count_parameters(networks[name]),
+        }
+    )
+box_area = share_inside(torch.ones_like(photos[:, 0]), boxes)
+print(f"area of masks: {mean_and_error(area)} %, of boxes: {mean_and_error(box_area)} %")
+Table(rows, decimals=1)
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+plot.show(
+    lambda fig: draw_maps(fig, evidence),
+    alt="Five photographs with the outlines of their animals, and below each the Grad-CAM of ResNet-8, with SE and with CBAM as heat "
+    "maps with the same outlines.",
+    caption="Grad-CAM for the true class at the last stage. White: outline of the animals. "
+    f"Data: {voc.provenance}.",
+    width=5.2,
+    height=4.2,
+)
+
+# %% [markdown]
+# All three are within a few points of the area. In our run the shares are larger with gates than without, as the paper
+# would have it. Before you believe it: this is one training of each network, the ± is the spread over images and not over
+# trainings, and SE, which cannot weigh positions at all, gains about as much as CBAM. Not clear. (A Grad-CAM that is zero
+# everywhere, because nothing speaks for the true class, has no share and is left out.)
+
+# %% [markdown]
+# ### Detection
+#
+# The paper also replaces the classification network inside detectors: Faster R-CNN on MS COCO, and a
+# single-shot detector on VOC 2007. It reports a higher average precision with CBAM on both. Chapters 13 and 14 explain
+# detectors and this measure. We did not repeat these experiments.
+
+# %% [markdown]
+# ## Look inside
+#
+# ### Failures first
+#
+# Back to CIFAR-10, and the network of the training section.
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+plot.mistakes(model, small, logits, "layer2", count=7)
+
+# %% [markdown]
+# For most of them the evidence for the wrong class and for the right one lies in the same places. The network looks where
+# we would look, and sees something else.
+#
+# ### What the answer rests on
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+plot.evidence(
+    model,
+    small,
+    "layer2",
+    "Grad-CAM for the predicted class at the end of stage 2 (8x8 positions).",
+)
+
+# %% [markdown]
+# ### The gates over depth
+#
+# The gates of the positions all start at one half, those of the channels wherever random weights put them. Where has
+# training moved them? For each of the nine blocks: the mean gate, and how much
+# the gates differ within an image, from channel to channel or from position to position. And the question that matters
+# for *attention*: do they depend on the image, or has the network just learned a constant? For that, the spread of one
+# and the same gate from image to image.
+
+# %%
+sample = small.normalize(small.test.images[:500])
+rows = []
+for kind, name in ((ChannelAttention, "channel"), (SpatialAttention, "position")):
+    for module, found in gates(model, kind, sample).items():
+        stage, block = module.split(".")[:2]
+        found = found.flatten(1)  # images x gates
+        rows.append(
+            {
+                "gates per": name,
+                "block": f"{stage[-1]}.{block}",
+                "mean": float(found.mean()),
+                "within": float(found.std(1).mean()),
+                "between": float(found.std(0).mean()),
+            }
+        )
+depth_of_gates = Table(rows)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw(fig):
+    for ax, name in zip(fig.subplots(1, 2, sharey=True), ("channel", "position"), strict=True):
+        part = [row for row in depth_of_gates.rows if row["gates per"] == name]
+        blocks = [row["block"] for row in part]
+        for column, style, label in (
+            ("mean", "o-", "mean"),
+            ("within", "s--", "spread within an image"),
+            ("between", "x:", "spread from image to image"),
+        ):
+            ax.plot(blocks, [row[column] for row in part], style, markersize=4, label=label)
+        ax.set(xlabel="block", title=f"one gate per {name}", ylim=(0, 1))
+    fig.axes[0].legend()
+
+
+plot.show(
+    draw,
+    alt="Two line charts over the nine blocks of CBAM-ResNet-20, for channel gates and for position gates: mean gate, spread within an "
+    "image, and spread of one gate from image to image.",
+    caption=f"The gates of the trained CBAM-ResNet-20, 500 test images. Data: {small.provenance}.",
+)
+
+# %% [markdown]
+# Left: within an image the gates of different channels differ a lot. But one and the same gate hardly changes from image to
+# image: most of what a channel's gate does is a constant, and attention in the proper sense is a small part of it. Right:
+# the gates of the positions have stayed close to one half, the start. After one epoch, the second half of CBAM does
+# little but shrink.
+
+# %% [markdown]
+# ### Are the two descriptors different in a trained network?
+#
+# In the first section, needle and haze were made to differ. Here are the average and the maximum of real channels: the
+# inputs of the channel gates in the first and the last block, one dot for each channel of 40 images.
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw(fig):
+    inputs = inspect.watch(model, ChannelAttention, sample[:40], lambda given, _: given)
+    ends = {"block 1.0": next(iter(inputs.values())), "block 3.2": list(inputs.values())[-1]}
+    for ax, (name, found) in zip(fig.subplots(1, 2), ends.items(), strict=True):
+        average, largest = (DESCRIPTORS[pool](found).flatten() for pool in ("avg", "max"))
+        together = torch.corrcoef(torch.stack([average, largest]))[0, 1]
+        ax.plot(average, largest, ".", markersize=3, alpha=0.5)
+        ax.set(xlabel="average", title=f"{name}: correlation {together:.2f}")
+    fig.axes[0].set_ylabel("maximum")
+
+
+plot.show(
+    draw,
+    alt="Two scatter plots of the maximum of a channel against its average, in the first and in the last block of CBAM-ResNet-20; the "
+    "correlation stands above each.",
+    caption=f"What the channel gates are told. The correlation is over all channels and 40 images. Data: {small.provenance}.",
+)
+
+# %% [markdown]
+# In the first block, where a map has 16x16 positions, the two say different things. In the last, on 4x4 positions, they
+# nearly say the same: the largest of 16 numbers is never far from their average. A needle needs a haystack.
+
+# %% [markdown]
+# ## Play: what the gates see, and what they do
+#
+# Choose a photograph and a block of the network with CBAM. Above: the photograph, the two pictures that the spatial
+# half gets (average and maximum over the channels), and the gates that its 7x7 filter makes of them. Below: the gate of
+# each channel, sorted, and what it would be if the two layers were told the average alone or the maximum alone.
+#
+# Look for an image whose maximum picture shows the animal and whose gates do not. Then compare the orange and grey
+# marks: which of the two descriptors moves the gates?
+
+
+# %%
+def explain(network, index):
+    """All that one frame shows, for each block: pictures, gates, and gates by descriptor."""
+    image = animals.normalize(animals.test.images[index : index + 1])
+    told = inspect.watch(
+        network, (ChannelAttention, SpatialAttention), image, lambda given, _: given
+    )
+    modules, found = dict(network.named_modules()), {}
+    with torch.inference_mode():
+        answer = network(image).softmax(1)[0]
+        for block, stage in BLOCKS.items():
+            channel, spatial = f"{stage}.0.bn2.1.channel", f"{stage}.0.bn2.1.spatial"
+            mlp = modules[channel].mlp
+            logits_of = {
+                pool: mlp(DESCRIPTORS[pool](told[channel])).flatten() for pool in DESCRIPTORS
+            }
+            found[block] = {
+                "pictures": modules[spatial].describe(told[spatial])[0],
+                "gates": modules[spatial].gate(told[spatial])[0, 0],
+                "channels": {pool: value.sigmoid() for pool, value in logits_of.items()}
+                | {"both": sum(logits_of.values()).sigmoid()},
+                "answer": answer,
+            }
+    return found
+
+
+chosen = {animals.classes[animals.test.targets[i]]: i for i in shown[[1, 5, 7]].tolist()}
+explained = {name: explain(networks["with CBAM"], index) for name, index in chosen.items()}
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw_channel_gates(ax, found):
+    """Bars for the gates from both descriptors, sorted, and marks for each descriptor alone."""
+    order = found["both"].argsort(descending=True)
+    places = range(len(order))
+    ax.bar(places, found["both"][order], color="C0", alpha=0.7, label="both")
+    ax.plot(places, found["max"][order], "o", color="C1", markersize=3, label="maximum alone")
+    ax.plot(
+        places, found["avg"][order], "x", color="#555555", markersize=3, label="average alone"
+    )
+    ax.set(ylim=(0, 1), xlim=(-1, len(order)))
+    ax.set_xticks([])
+    ax.set_title("gates of the channels", fontsize=8)
+    ax.legend(ncols=3, fontsize=7, loc="lower right", bbox_to_anchor=(1, 0.96))
+
+
+def draw_attention(fig, name, block):
+    found, index = explained[name][block], chosen[name]
+    above, below = fig.subfigures(2, 1, height_ratios=(1.5, 1))
+    axes = above.subplots(1, 4)
+    confidence, said = found["answer"].max(0)
+    photograph(axes[0], index, f"says {animals.classes[said]}, {100 * confidence:.0f} %")
+    pictures = {
+        "average": found["pictures"][0],
+        "maximum": found["pictures"][1],
+        "gates": found["gates"],
+    }
+    for ax, (title, picture) in zip(axes[1:], pictures.items(), strict=True):
+        ax.imshow(picture, cmap="inferno", interpolation="nearest", extent=FULL)
+        outline(ax, masks[index])
+        ax.set_title(title, fontsize=8, loc="center", pad=3)
+        ax.set_axis_off()
+    axes[3].set_title(
+        f"gates, {found['gates'].min():.2f} to {found['gates'].max():.2f}",
+        fontsize=8,
+        loc="center",
+        pad=3,
+    )
+    draw_channel_gates(below.subplots(), found["channels"])
+
+
+# %%
+def describe_attention(name, block):
+    found = explained[name][block]
+    inside = share_inside(
+        cam.unit_range(enlarged(found["gates"][None, None])), masks[chosen[name]][None]
+    )
+    own_area = share_inside(torch.ones(1, 64, 64), masks[chosen[name]][None])
+    return (
+        f"Photograph of a {name}, {block}: photograph, average and maximum over the channels, spatial gates, and channel gates. "
+        f"{100 * inside.item():.0f} % of the gates' energy lies on animals, which fill {100 * own_area.item():.0f} % of the image."
+    )
+
+
+Explorable(
+    draw_attention,
+    (tuple(chosen), tuple(BLOCKS)),
+    ("photograph", "block"),
+    alt=describe_attention,
+    caption="Above: a photograph with the outline of its animals, what the spatial half is told, and the gates it makes. "
+    "Below: the channel gates (bars), and what they would be with the maximum or the average alone.",
+    key="cbam-attention",
+    size=(5.0, 2.7),
+)
+
+# %% [markdown]
+# ## When to use it today, and what came after
+#
+# CBAM is a few lines and fits behind any convolution. That has made it popular in applied work. Four
+# cautions before you add it:
+#
+# - **Measure it with several seeds.** Gains of a few tenths of a point are smaller than the difference between two
+#   trainings of the same network. Public re-implementations report mixed results.
+# - **Give it time.** The gates start by shrinking what they multiply. In a short training that is all they do.
+# - **Measure seconds, not parameters.** The table of costs above shows why.
+# - **Do not read its maps as explanations** unless you have measured that they find what you think they find. We did.
+#
+# What came after:
+#
+# - **Cheaper gates.** ECA {cite}`wang2020eca` replaces the two layers by a small convolution over the channels.
+#   **Coordinate attention** {cite}`hou2021coordinate` averages over rows and over columns, so that a channel gate knows
+#   where.
+# - **YOLOv4** {cite}`bochkovskiy2020yolov4` uses a spatial gate that is computed at each position, without pooling.
+# - **Self-attention** {cite}`vaswani2017attention`. Here a gate weighs what is already at a position; there a position
+#   fetches from all the others. The name is the same, the operation is not.
+
+# %% [markdown]
+# ## Exercises
+#
+# **1. (quick)** How many parameters does CBAM add to a block with 256 channels, for $r = 16$?
+#
+# <details><summary>Answer</summary>
+#
+# Two layers: 256 · 16 + 16 · 256 = 8,192 weights, 16 + 256 = 272 biases. The spatial half: 98 weights and 2 numbers of
+# the batch normalisation. Together 8,564.
+#
+# </details>
+#
+# **2. (quick)** A colleague shows you a spatial map whose energy lies on the dog to 55 %. What do you ask?
+#
+# <details><summary>Answer</summary>
+#
+# How large is the dog? If it fills half of the image, 55 % is next to nothing. Then: what does the map of another image
+# give on this mask, and what does an untrained network give? And how many images is it?
+#
+# </details>
+#
+# **3. (code)** Count the parameters of CBAM-ResNet-50 without building CBAM: start from the 25,557,032 of ResNet-50 and
+# add what each of its blocks gets. A block of stage $i$ has $4 \cdot 64 \cdot 2^{i-1}$ channels at the end.
+
+
+# %%
+def check_cbam_count(count):
+    for r, parameters in {16: 28_089_624, 8: 30_605_512}.items():
+        with torch.device("meta"):
+            built = cbam_resnet(50, lambda channels, r=r: CBAM(channels, r))
+        assert inspect.count_parameters(built) == parameters
+        got = count((3, 4, 6, 3), r)
+        assert got == parameters, f"r = {r}: it has {parameters:,}, you counted {got:,}."
+
+
+def count_by_hand(blocks, r):
+    raise NotImplementedError
+
+
+attempt(check_cbam_count, count_by_hand)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-cell", "nbval-check-output"]
+def cbam_count_solution(blocks, r):
+    total = 25_557_032
+    for stage, number in enumerate(blocks):
+        channels = 256 * 2**stage
+        hidden = channels // r
+        layers = 2 * channels * hidden + hidden + channels
+        total += number * (layers + 2 * 7 * 7 + 2)
+    return total
+
+
+verify(check_cbam_count, cbam_count_solution)
+
+# %% [markdown]
+# **4. (code)** Turn the user study into a number that needs no people: the **pointing game** {cite}`zhang2018excitation`.
+# A map scores a hit when its largest value lies on an animal. Return the share of hits over the images. Void pixels
+# count neither way: take the largest value among the others.
+
+
+# %%
+def check_pointing(pointing_game):
+    maps, masks = torch.zeros(4, 8, 8), torch.zeros(4, 8, 8, dtype=torch.uint8)
+    masks[:, 2:6, 2:6] = 1
+    masks[:, 1] = 255
+    maps[0, 3, 3] = 1.0  # on the animal
+    maps[1, 7, 7] = 1.0  # beside it
+    maps[2, 1, 0], maps[2, 4, 4] = 1.0, 0.5  # largest on void, then on the animal
+    maps[3, 1, 0], maps[3, 0, 0] = 1.0, 0.5  # largest on void, then beside it
+    alone = [float(pointing_game(maps[i : i + 1], masks[i : i + 1])) for i in range(4)]
+    assert alone[:2] == [1.0, 0.0], "a hit is 1, a miss is 0."
+    assert alone[2:] == [1.0, 0.0], "void pixels (255) do not take part."
+    assert abs(float(pointing_game(maps, masks)) - 0.5) < 1e-6, "return the share of hits."
+    assert float(pointing_game(maps - 2, masks)) == 0.5, "maps may be negative."
+
+
+def pointing_game(maps, masks):
+    raise NotImplementedError
+
+
+attempt(check_pointing, pointing_game)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-cell", "nbval-check-output"]
+def pointing_solution(maps, masks):
+    void = masks == 255
+    largest = maps.masked_fill(void, float("-inf")).flatten(1).argmax(1, keepdim=True)
+    animal = ((masks > 0) & ~void).flatten(1)
+    return animal.gather(1, largest).float().mean()
+
+
+verify(check_pointing, pointing_solution)
+
+# %% [markdown]
+# With it, the three networks and the gates of the three blocks:
+
+# %%
+Table(
+    [
+        {"map": name, "hits in %": 100 * float(pointing_solution(enlarged(maps), masks[seen]))}
+        for name, maps in (
+            *((f"Grad-CAM, {name}", maps) for name, maps in evidence.items()),
+            *((f"gates, {name}", maps) for name, maps in where_it_looks.items()),
+        )
+    ],
+    decimals=1,
+)
+
+# %% [markdown]
+# Compare with what the area alone would give: the share of hits of a random position is the mean area, printed above.
+#
+# **5. (open)** Is sequential better than parallel? `small_network("parallel")` builds the third order. Train it and
+# "channel first" with the recipe of the study, with the same four seeds, and compare with `metrics.paired_effect`. Then
+# take the late start away: let both gates be $2\sigma(\cdot)$, so that they start near one. Does CBAM still lose? Which
+# comparison can you decide with four seeds, and how many would the others need?
+
+# %% [markdown]
+# ## Recap
+#
+# - Channel attention is squeeze-and-excitation that is told the maximum as well: the average sees the haze, the maximum
+#   the needle. The two descriptors share two layers, so this costs no parameters.
+# - Spatial attention gives each position a gate, from the average and the maximum over the channels and one 7x7 filter:
+#   98 weights and a batch normalisation, whatever the number of channels.
+# - CBAM applies the one, then the other, at the end of a residual branch. The paper finds this order slightly better
+#   than the reverse.
+# - Gates of one half leave a quarter of each branch at the start. In a training of a few hundred steps that alone made
+#   CBAM worse than no attention.
+# - Few parameters are not few seconds.
+# - An attention map is a claim about where. Test it against the area, against another image's map and against an
+#   untrained network.
+#
+# **Three questions.** Why does the gate of a branch not lose what it closes? Why can a 7x7 filter be afforded here and not
+# in the convolutions of the network? Which baseline does a map beat that is simply bright in the middle, and which not?
+
+# %%
+best = 100 * metrics.accuracy(logits, small.test.targets)
+headline(f"CBAM-ResNet-20 at 16x16, test accuracy {best:.1f} %", small.provenance)
+
+# %%
+print(f"This chapter's computations took {(time.perf_counter() - started) / 60:.1f} minutes.")
