@@ -1,0 +1,375 @@
+"""Chapter 8: counts, margins by quadrature, the distances case by case, what a training may touch; then mutants."""
+
+import types
+
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import integrate, stats
+from torch import nn
+
+from helpers import inspect, train
+from helpers.chapters import chapter
+
+DISTILLATION = chapter("08_feature_distillation")
+
+# depth, k, classes -> parameters
+WIDE = {
+    (28, 4, 100): 5_872_180,
+    (16, 4, 100): 2_772_020,
+    (28, 2, 100): 1_479_220,
+    (16, 2, 100): 703_284,
+    (28, 2, 10): 1_467_610,
+    (40, 4, 10): 8_949_210,
+    (40, 4, 100): 8_972_340,
+    (16, 8, 10): 10_961_370,
+    (28, 10, 10): 36_479_194,
+    (28, 10, 100): 36_536_884,
+}
+
+
+def on_meta(build, *arguments, **settings):
+    with torch.device("meta"):
+        return build(*arguments, **settings)
+
+
+def noise(*shape, seed=1):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def shaken(code, k=1, seed=0):
+    torch.manual_seed(seed)
+    return chapter("02_resnet").shake_batch_norms(code.WideResNet(10, k), seed)
+
+
+def pair(code):
+    """A teacher, and a pupil in training."""
+    teacher = shaken(code, 2, seed=1)
+    return teacher, code.Pupil(shaken(code), teacher).train()
+
+
+# ------------------------------------------------------------------ checks of the code, each a function of a module
+
+
+def check_counts(code):
+    for (depth, k, classes), parameters in WIDE.items():
+        assert inspect.count_parameters(on_meta(code.WideResNet, depth, k, classes)) == parameters
+    macs = inspect.count_macs(on_meta(code.WideResNet, 28, 10), (3, 32, 32))
+    assert round(macs / 1e9, 3) == 5.243
+
+
+def check_depth(code):
+    """The name counts the convolutions, with those of the three shortcuts."""
+    for depth, kernels in ((16, (3, 3)), (40, (3, 1, 3)), (40, (1, 3, 1))):
+        model = on_meta(code.WideResNet, depth, 2, kernels=kernels)
+        assert sum(isinstance(module, nn.Conv2d) for module in model.modules()) == depth
+
+
+def check_block(code):
+    """Two convolutions after batch normalisation and ReLU; the shortcut takes x, or what the first one takes."""
+    x = noise(2, 4, 6, 6)
+    for channels, stride in ((4, 1), (6, 2), (4, 2)):
+        block = code.WideBlock(4, channels, stride)
+        active = F.relu(F.batch_norm(x, None, None, training=True))
+        y = F.conv2d(active, block.conv1.weight, stride=stride, padding=1)
+        y = F.relu(F.batch_norm(y, None, None, training=True))
+        (last,) = [m for m in block.rest if isinstance(m, nn.Conv2d)]
+        around = x if channels == 4 and stride == 1 else F.conv2d(active, block.shortcut.weight, stride=stride)
+        assert torch.allclose(block(x), F.conv2d(y, last.weight, padding=1) + around, atol=1e-5)
+
+
+def check_dropout(code):
+    block = code.WideBlock(4, 4, dropout=0.3)
+    (drop,) = [m for m in block.rest if isinstance(m, nn.Dropout)]
+    assert drop.p == 0.3 and torch.equal(block.eval()(x := noise(2, 4, 6, 6)), block(x))
+    kinds = [type(m).__name__ for m in block.rest]
+    assert kinds == ["BatchNorm2d", "ReLU", "Dropout", "Conv2d"]
+
+
+def check_positions(code):
+    """The maps are the inputs of the next ReLU: recomputed layer by layer."""
+    model, x = shaken(code).eval(), noise(2, 3, 16, 16)
+    logits, maps = code.features(model, x)
+    y, expected = model.conv1(x), []
+    for group, norm in zip((model.group1, model.group2, model.group3), model.norms(), strict=True):
+        y = group(y)
+        expected.append(norm(y))
+    assert [tuple(m.shape[1:]) for m in maps] == [(16, 16, 16), (32, 8, 8), (64, 4, 4)]
+    assert all(torch.equal(a, b) for a, b in zip(maps, expected, strict=True))
+    assert all((m < 0).any() for m in maps)
+    assert torch.allclose(model.fc(F.relu(maps[-1]).mean((2, 3))), logits)
+    assert not any(norm._forward_hooks for norm in model.norms())
+
+
+def check_margin(code):
+    """Against quadrature, over a grid that includes what is rare."""
+    for mean in (-2.0, -0.5, 0.0, 0.3, 1.0, 2.5):
+        for sd in (0.2, 1.0, 3.0):
+            got = float(code.expected_negative(torch.tensor(mean), torch.tensor(sd)))
+            normal = stats.norm(mean, sd)
+            if normal.cdf(0) < 1e-3:
+                assert got == pytest.approx(-3 * sd)
+                continue
+            low = min(mean, 0) - 12 * sd
+            above, _ = integrate.quad(lambda x, normal=normal: x * normal.pdf(x), low, 0, epsabs=1e-12)
+            assert got == pytest.approx(above / normal.cdf(0), rel=1e-5)
+
+
+def check_margin_of(code):
+    norm = nn.BatchNorm2d(4)
+    norm.weight.data = torch.tensor([1.0, -0.5, 2.0, 0.0])
+    norm.bias.data = torch.tensor([0.0, 0.5, -1.0, -0.7])
+    margin = code.margin_of(norm)
+    expected = [-0.7979, -0.2626, -2.0183, -0.7]
+    assert margin.shape == (4, 1, 1) and (margin < 0).all() and not margin.requires_grad
+    for value, wanted in zip(margin.flatten().tolist(), expected, strict=True):
+        assert value == pytest.approx(wanted, abs=1e-4)
+    x = noise(2, 4, 3, 3)
+    clipped = code.margin_relu(x, margin)
+    for c in range(4):
+        assert torch.equal(clipped[:, c], x[:, c].clamp_min(float(margin[c])))
+
+
+def check_partial_l2(code):
+    """Every case, on a grid with the borders."""
+    grid = [-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0]
+    for t in grid:
+        for s in grid:
+            student = torch.tensor([s], requires_grad=True)
+            value = code.partial_l2(torch.tensor([t]), student)
+            value.sum().backward()
+            skip = s <= t <= 0
+            assert float(value.detach()) == (0.0 if skip else (t - s) ** 2)
+            assert float(student.grad) == (0.0 if skip else 2 * (s - t))
+            assert bool(code.skipped(torch.tensor(t), torch.tensor(s))) == skip
+
+
+def check_regressor(code):
+    part = code.regressor(5, 7)
+    assert [type(m) for m in part] == [nn.Conv2d, nn.BatchNorm2d]
+    assert part[0].weight.shape == (7, 5, 1, 1) and part[0].bias is None
+    assert part(noise(2, 5, 3, 4)).shape == (2, 7, 3, 4)
+    _, pupil = pair(code)
+    assert [part[0].weight.shape[:2] for part in pupil.regressors] == [(32, 16), (64, 32), (128, 64)]
+
+
+def check_loss(code):
+    """The whole loss, written down with loops over the positions."""
+    teacher, pupil = pair(code)
+    images, labels = noise(6, 3, 16, 16), torch.arange(6)
+    for position, margin in (("before", True), ("before", False), ("after", False)):
+        loss = code.FeatureLoss(teacher, position=position, margin=margin)
+        got = loss(pupil, images, labels)
+        logits, ours = code.features(pupil.student, images)
+        _, theirs = code.features(teacher, images)
+        expected = F.cross_entropy(logits, labels)
+        for factor, norm, t, s, part in zip(
+            (0.25, 0.5, 1.0), teacher.norms(), theirs, ours, pupil.regressors, strict=True
+        ):
+            s = part(s.clamp_min(0) if position == "after" else s)
+            t = torch.maximum(t, code.margin_of(norm)) if margin else t.clamp_min(0)
+            counted = ~((s <= t) & (t <= 0))
+            expected = expected + factor * (t - s)[counted].square().sum() / 6 / 1000
+        assert float(got.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+
+
+def check_teacher_mode(code):
+    """By the batch: means are beta, statistics move, no weight and no gradient does."""
+    images, labels = noise(8, 3, 16, 16), torch.arange(8)
+    for mode, moves in (("batch", True), ("running", False)):
+        teacher, pupil = pair(code)
+        before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+        loss = code.FeatureLoss(teacher, mode=mode)
+        assert teacher.training is moves
+        loss(pupil, images, labels).backward()
+        assert all(p.grad is None for p in teacher.parameters())
+        assert all(p.grad is not None for p in pupil.parameters())
+        after = teacher.state_dict()
+        assert all(torch.equal(before[name], after[name]) for name, _ in teacher.named_parameters())
+        assert torch.equal(before["bn.running_mean"], after["bn.running_mean"]) is not moves
+        assert int(after["bn.num_batches_tracked"] - before["bn.num_batches_tracked"]) == moves
+
+
+def check_kd(code):
+    """Against the definition, and T² keeps the size of the gradient."""
+    ours, theirs = noise(5, 10, seed=2).double(), noise(5, 10, seed=3).double()
+    for temperature in (1.0, 4.0):
+        p, q = (theirs / temperature).softmax(1), (ours / temperature).softmax(1)
+        expected = temperature**2 * (p * (p / q).log()).sum(1).mean()
+        assert code.kd_loss(ours, theirs, temperature) == pytest.approx(float(expected))
+    assert float(code.kd_loss(ours, ours, 4.0)) == pytest.approx(0, abs=1e-12)
+    sizes = []
+    for temperature in (50.0, 100.0):
+        z = ours.clone().requires_grad_()
+        code.kd_loss(z, theirs, temperature).backward()
+        sizes.append(float(z.grad.norm()))
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.02)
+
+
+def check_soft_targets(code):
+    teacher, pupil = pair(code)
+    images, labels = noise(6, 3, 16, 16), torch.arange(6)
+    got = code.SoftTargets(teacher)(pupil, images, labels)
+    assert not teacher.training
+    logits = pupil(images)
+    wanted = 0.1 * F.cross_entropy(logits, labels) + 0.9 * code.kd_loss(logits, teacher(images), 4.0)
+    assert float(got.detach()) == pytest.approx(float(wanted.detach()), rel=1e-5)
+
+
+def check_attention(code):
+    maps = noise(3, 4, 5, 6)
+    got = code.attention(maps)
+    assert got.shape == (3, 30) and torch.allclose(got.norm(dim=1), torch.ones(3))
+    assert torch.allclose(got, code.attention(-2 * maps[:, [3, 1, 0, 2]]), atol=1e-6)
+    teacher, pupil = pair(code)
+    images, labels = noise(6, 3, 16, 16), torch.arange(6)
+    value = code.AttentionLoss(teacher)(pupil, images, labels)
+    logits, ours = code.features(pupil.student, images)
+    gaps = [
+        (code.attention(t.relu()) - code.attention(s.relu())).square().mean()
+        for t, s in zip(code.features(teacher, images)[1], ours, strict=True)
+    ]
+    expected = F.cross_entropy(logits, labels) + 1000 * sum(gaps)
+    assert float(value.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+
+
+def check_pupil(code):
+    """The student is drawn first, so that its weights do not depend on the teacher; images see only the student."""
+    torch.manual_seed(0)
+    alone = code.WideResNet(10, 1)
+    torch.manual_seed(0)
+    pupil = code.Pupil(code.WideResNet(10, 1), on_meta(code.WideResNet, 10, 2))
+    assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), pupil.student.parameters(), strict=True))
+    x = noise(2, 3, 16, 16)
+    assert torch.equal(pupil.eval()(x), alone.eval()(x))
+
+
+def check_arms(code):
+    """Each arm's loss is the one that its name says."""
+    made = {arm: code.make_loss(teacher=shaken(code, 2), **config) for arm, config in code.ARMS.items()}
+    assert isinstance(made["scratch"], train.CrossEntropy)
+    assert isinstance(made["KD"], code.SoftTargets) and isinstance(made["AT"], code.AttentionLoss)
+    facts = {
+        arm: (loss.position, bool(loss.margins[0].any()), loss.distance, loss.teacher.training)
+        for arm, loss in made.items()
+        if isinstance(loss, code.FeatureLoss)
+    }
+    assert facts == {
+        "L2 after the ReLU": ("after", False, code.squared, True),
+        "overhaul": ("before", True, code.partial_l2, True),
+        "overhaul, margin 0": ("before", False, code.partial_l2, True),
+        "overhaul, plain L2": ("before", True, code.squared, True),
+        "overhaul, running statistics": ("before", True, code.partial_l2, False),
+    }
+
+
+CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_chapter(name):
+    CHECKS[name](DISTILLATION)
+
+
+# ------------------------------------------------------------------------------------------------------ mutants
+
+MUTANTS = {
+    "the shortcut takes x before the ReLU": ("self.shortcut(active)", "self.shortcut(x)", "block"),
+    "a convolution too few": ("range(n - 1)", "range(n - 2)", "counts"),
+    "dropout at every place": ("dropout if not rest else 0.0", "dropout / 2", "dropout"),
+    "no ReLU before the pooling": ("F.relu(self.bn(x)).mean", "self.bn(x).mean", "positions"),
+    "groups 1 and 3 change places": (
+        "[self.group2[0].bn1, self.group3[0].bn1, self.bn]",
+        "[self.bn, self.group3[0].bn1, self.group2[0].bn1]",
+        "regressor",
+    ),
+    "maps before the batch normalisation": ("maps.append(made)", "maps.append(given[0])", "positions"),
+    "the hooks stay": ("            handle.remove()", "            pass", "positions"),
+    "the margin with the wrong sign": ("mean - sd * density / below", "mean + sd * density / below", "margin"),
+    "no exception for rare values": ("below > 1e-3", "below > 0", "margin"),
+    "the scale with its sign": ("norm.weight.detach().abs()", "norm.weight.detach()", "margin_of"),
+    "the margin as an upper bound": ("torch.maximum(features, margin)", "torch.minimum(features, margin)", "margin_of"),
+    "skips where the student is above": ("(student <= teacher) &", "(student >= teacher) &", "partial_l2"),
+    "skips whatever is negative": ("(student <= teacher) & (teacher <= 0)", "(teacher <= 0)", "partial_l2"),
+    "skips where the teacher is positive, too": ("& (teacher <= 0)", "& (teacher <= 1)", "partial_l2"),
+    "does not skip at zero": ("(teacher <= 0)", "(teacher < 0)", "partial_l2"),
+    "a regressor without batch normalisation": (
+        "convolution(before, after, 1), nn.BatchNorm2d(after)",
+        "convolution(before, after, 1), nn.Identity()",
+        "regressor",
+    ),
+    "early positions weigh more": ("2 ** (last - j)", "2**j", "loss"),
+    "not per image": ("return logits, total / len(images)", "return logits, total", "loss"),
+    "ten times the weight": ("distance / 1000", "distance / 100", "loss"),
+    "after means before": ("ours = [values.relu() for values in ours]", "pass", "loss"),
+    "margin 0 is no ReLU": ("torch.zeros_like(values)", "torch.full_like(values, -1e9)", "loss"),
+    "a gradient for the teacher": (
+        "        with torch.no_grad():\n            theirs = features(self.teacher, images)[1]\n"
+        "        logits, ours = features(model.student, images)\n        if self",
+        "        theirs = features(self.teacher, images)[1]\n"
+        "        logits, ours = features(model.student, images)\n        if self",
+        "teacher_mode",
+    ),
+    "the teacher always by its running statistics": ('train(mode == "batch")', "eval()", "teacher_mode"),
+    "no T²": ("temperature**2 * F.kl_div", "F.kl_div", "kd"),
+    "the divergence the other way round": (
+        'F.kl_div(student, soft_targets, reduction="batchmean")',
+        'F.kl_div(soft_targets.log(), student.exp(), reduction="batchmean")',
+        "kd",
+    ),
+    "sum over images": ('reduction="batchmean"', 'reduction="sum"', "kd"),
+    "labels and soft targets swapped": ("(1 - self.share) * F", "self.share * F", "soft_targets"),
+    "attention with signs": ("maps.square().mean(1)", "maps.mean(1)", "attention"),
+    "attention before the ReLU": ("attention(a.relu()) - ", "attention(a) - ", "attention"),
+    "another student than the one given": (
+        "        self.student = student\n",
+        "        self.student = type(student)(10, 1)\n",
+        "pupil",
+    ),
+    "L2 and partial L2 swapped": (
+        '{"partial L2": partial_l2, "L2": squared}',
+        '{"L2": partial_l2, "partial L2": squared}',
+        "arms",
+    ),
+    "margin 0 keeps its margin": (
+        '{"method": "features", "margin": False}',
+        '{"method": "features", "margin": True}',
+        "arms",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_is_noticed(name):
+    old, new, check = MUTANTS[name]
+    source = DISTILLATION.__source__
+    assert source.count(old) == 1, f"the chapter has {old!r} {source.count(old)} times; mend this mutant."
+    mutant = types.ModuleType("mutant")
+    exec(compile(source.replace(old, new), "mutant", "exec"), mutant.__dict__)
+    with pytest.raises((AssertionError, RuntimeError)):
+        CHECKS[check](mutant)
+
+
+# ------------------------------------------------------------------------------------------------------ the rest
+
+
+def test_depth_is_checked():
+    for depth in (4, 12, 29):
+        with pytest.raises(ValueError, match="is not 6n"):
+            DISTILLATION.WideResNet(depth, 1)
+    with pytest.raises(ValueError, match="is not 9n"):
+        DISTILLATION.WideResNet(28, 1, kernels=(1, 3, 1))
+
+
+def test_a_frozen_channel_has_its_shift_as_margin():
+    """A scale of zero makes every value equal to the shift."""
+    got = DISTILLATION.expected_negative(torch.tensor([-0.4, 0.4]), torch.zeros(2))
+    assert got.tolist() == pytest.approx([-0.4, 0.0], abs=1e-6)
+
+
+def test_the_stored_teacher_loads():
+    teacher = DISTILLATION.TEACHER.load()
+    assert inspect.count_parameters(teacher) == 303_706 and not teacher.training
+    assert DISTILLATION.TEACHER.record["metrics"]["test_accuracy"] > 0.7
+    assert all(torch.isfinite(tensor).all() for tensor in teacher.state_dict().values())
+    assert torch.isfinite(teacher(noise(2, 3, 16, 16))).all()
