@@ -1,0 +1,2329 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Assembled CNN: a dozen small techniques in one network
+#
+# | | |
+# |:--|:--|
+# | Paper | J. Lee et al., *Compounding the Performance Improvements of Assembled Techniques in a Convolutional Neural Network*, arXiv 2020 {cite}`lee2020assembled` |
+# | Claim | Techniques that each help a little still help when they are put together: ResNet-50 gains about six points of accuracy, its error on corrupted images falls by a third, and it keeps more than half of its speed. |
+# | You need | [Chapter 2](02_resnet): residual blocks and where their stride is. [Chapter 6](06_senet): gates on channels. From [chapter 8](08_feature_distillation) only soft targets. |
+# | Time | About an hour and a half to read. The last cell prints how long the computations took. |
+#
+# **You will be able to**
+#
+# - put a blur before every subsampling, and measure what that does to a network's answers when the image moves;
+# - write label smoothing, mixup, DropBlock, selective kernels and a Big-Little stage from memory, in a few lines each;
+# - read a table of stacked techniques critically: order, confounds, cost, and what "additive" would mean.
+#
+# **Before you read on, guess.** You show 100 photographs to a trained ResNet, move each of them by a single pixel, and
+# show them again. For how many does it change its answer: none, 2 or more than 10? Write your answer down; the next
+# section settles it.
+
+# %% [markdown]
+# ## Setup
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+# Only on Colab, which starts without the course: fetch it. Everywhere else this cell does nothing.
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("helpers") is None:
+    repository = "https://github.com/cnn-papers/cnn-papers"
+    subprocess.run(["git", "clone", "-q", "--depth=1", repository, "course"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", "course"], check=True
+    )
+    sys.path.insert(0, "course")
+
+# %% tags=["model"]
+import functools
+import io
+import math
+import time
+from collections import OrderedDict
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+from PIL import Image
+from torch import nn
+
+from helpers import inspect, metrics, plot, train
+from helpers.chapters import chapter
+from helpers.course import headline
+from helpers.data import Split, cifar10
+from helpers.exercise import attempt, verify
+from helpers.interactive import Explorable
+from helpers.metrics import paired_effect
+from helpers.parity import relative_difference
+from helpers.settings import pick
+from helpers.study import Study
+from helpers.table import Table
+
+resnet = chapter("02_resnet")
+at_16_pixels, he_initialize, stage = resnet.at_16_pixels, resnet.he_initialize, resnet.stage
+BasicBlock, Bottleneck = resnet.BasicBlock, resnet.Bottleneck
+CifarResNet, ResNet, RESNETS = resnet.CifarResNet, resnet.ResNet, resnet.RESNETS
+SqueezeExcitation = chapter("06_senet").SqueezeExcitation
+
+# %% [markdown]
+# Everything that trains here is chapter 2's smallest ResNet, with 8 layers, on CIFAR-10 {cite}`krizhevsky2009cifar` at
+# half its size. There are many techniques to compare, so each training must be short.
+
+# %%
+started = time.perf_counter()
+train.set_seed(0)
+data = at_16_pixels(
+    cifar10(train=pick(full=10_000, quick=640), test=pick(full=2000, quick=300))
+)
+EPOCHS = pick(full=6, quick=1)
+
+# %% [markdown]
+# ## The problem: one number hides two others
+#
+# So far this book has judged networks by their accuracy on test images, which are as clean as the training images.
+# Let us train a network in the usual way, and then ask two more questions.
+
+# %%
+train.set_seed(0)
+networks = {"plain": CifarResNet(8, width=8, option="B")}
+history = train.fit(
+    networks["plain"],
+    data,
+    epochs=EPOCHS,
+    batch_size=64,
+    weight_decay=1e-4,
+    augment=train.Augment(shift=2),
+    eval_every=EPOCHS,
+    label="ResNet-8",
+)
+
+# %% [markdown]
+# **Does it give the same answer when the image moves by one pixel?** What comes in at the border is the mirror image
+# of what is there, so hardly anything changes in the picture.
+
+
+# %% tags=["model"]
+def moved(images, right, down):
+    """Images (N, C, H, W) moved by whole pixels; what comes in is the mirror image of the border."""
+    reach = max(abs(right), abs(down))
+    height, width = images.shape[2:]
+    padded = F.pad(images.float(), [reach] * 4, mode="reflect").to(images.dtype)
+    top, left = reach - down, reach - right
+    return padded[:, :, top : top + height, left : left + width]
+
+
+def flips(model, data, images=500):
+    """The share of test images whose prediction changes when they move by a pixel, to the right or down."""
+    x = data.test.images[:images]
+    still = train.predict(model, data, x).argmax(1)
+    steps = [train.predict(model, data, moved(x, *step)).argmax(1) for step in ((1, 0), (0, 1))]
+    return float(torch.stack([step != still for step in steps]).float().mean())
+
+
+# %% [markdown]
+# **Does it still work when the image is not perfect?** Cameras add noise, lenses blur, fog takes the contrast away, and
+# files are compressed. ImageNet-C {cite}`hendrycks2019robustness` is the test set for this: 15 kinds of corruption
+# at five severities each. Ours has four kinds at three severities.
+
+
+# %% tags=["model"]
+def noisy(images, sd):
+    """uint8 images (N, C, H, W) with normal noise of standard deviation sd, for pixels in [0, 1]."""
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    return (images + 255 * sd * noise).round().clamp(0, 255).to(torch.uint8)
+
+
+def blurred(images, sd):
+    """Gaussian blur of standard deviation sd in pixels, five taps."""
+    return torchvision.transforms.functional.gaussian_blur(images, 5, sd)
+
+
+def faded(images, factor):
+    """Contrast times factor, about the mean of each image."""
+    mean = images.float().mean((1, 2, 3), keepdim=True)
+    return (mean + factor * (images - mean)).round().clamp(0, 255).to(torch.uint8)
+
+
+def as_jpeg(images, quality):
+    """Each image written as JPEG and read again."""
+    found = []
+    for image in images:
+        file = io.BytesIO()
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "jpeg", quality=quality)
+        found.append(torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1))
+    return torch.stack(found)
+
+
+CORRUPTIONS = {  # what it is, and three severities
+    "noise": (noisy, (0.04, 0.08, 0.16)),
+    "blur": (blurred, (0.5, 0.8, 1.2)),
+    "contrast": (faded, (0.6, 0.35, 0.2)),
+    "JPEG": (as_jpeg, (65, 40, 20)),
+}
+
+
+# %% tags=["model"]
+@functools.cache
+def corrupted(data, images=500):
+    """The first test images in every corruption: kind -> three uint8 tensors. Made once per data set."""
+    originals = data.test.images[:images]
+    return {
+        kind: [function(originals, severity) for severity in severities]
+        for kind, (function, severities) in CORRUPTIONS.items()
+    }
+
+
+def corruption_errors(model, data):
+    """kind -> the error, averaged over the three severities."""
+    found = {}
+    for kind, versions in corrupted(data).items():
+        labels = data.test.targets[: len(versions[0])]
+        errors = [1 - metrics.accuracy(train.predict(model, data, x), labels) for x in versions]
+        found[kind] = sum(errors) / len(errors)
+    return found
+
+
+def mini_mce(errors, base):
+    """Mean corruption error in %: each kind's error over that of the base, averaged over kinds."""
+    return 100 * sum(errors[kind] / base[kind] for kind in base) / len(base)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+shown = plot.fixed_images(data)[5].item()  # the first dog
+
+
+def draw(fig):
+    rows = corrupted(data)
+    axes = fig.subplots(len(rows), 4)
+    for line, (kind, versions) in zip(axes, rows.items(), strict=True):
+        for ax, image in zip(line, [data.test.images, *versions], strict=True):
+            ax.imshow(image[shown % len(image)].permute(1, 2, 0))
+            ax.set_axis_off()
+        line[0].text(-0.1, 0.5, kind, transform=line[0].transAxes, ha="right", va="center")
+    for ax, title in zip(axes[0], ("clean", "1", "2", "3"), strict=True):
+        ax.set_title(title, loc="center")
+
+
+plot.show(
+    draw,
+    alt="One test image of 16x16 pixels, clean and at three severities of noise, blur, loss of contrast and JPEG compression.",
+    caption="One test image, clean and in each corruption, from mild (1) to severe (3). "
+    f"Data: {data.provenance}.",
+    width=4.2,
+    height=4.2,
+)
+
+# %%
+plain_errors = corruption_errors(networks["plain"], data)
+clean_error = 1 - history.last("test_accuracy")
+Table(
+    [
+        {"question": "error on clean test images", "%": 100 * clean_error},
+        {
+            "question": "predictions that change when the image moves by a pixel",
+            "%": 100 * flips(networks["plain"], data),
+        },
+    ]
+    + [
+        {"question": f"error under {kind}, mean of three severities", "%": 100 * error}
+        for kind, error in plain_errors.items()
+    ],
+    decimals=1,
+)
+
+# %% [markdown]
+# A person would not change a single answer for a pixel. The network changes a good share of its answers, and that share
+# is not part of its error rate. Under corruption the error is far above that on clean images.
+#
+# So the paper measures three things, and reports all three for every technique:
+#
+# - **top-1 accuracy** on clean images;
+# - **mCE**, the mean corruption error, explained below;
+# - **throughput**, images per second. It does not count multiply-adds, because they do not tell how long a network
+#   takes. That is a lesson of chapters 4 and 5, and you will see it again.
+
+# %% [markdown]
+# ## The idea: assemble what exists
+#
+# The paper invents no new layer. It takes techniques that others proposed one by one, on different networks and
+# with different trainings, and asks which of them still help *together*. There are two kinds.
+#
+# | kind | technique | what it does | cost when the network is used |
+# |:--|:--|:--|:--|
+# | network tweak | ResNet-D {cite}`he2019bag` | looks at all positions where ResNet skips some | little |
+# | network tweak | SE {cite}`hu2018senet`, SK {cite}`li2019sknet` | a gate for each channel; a mixture of two branches | SE little, SK more |
+# | network tweak | anti-aliasing {cite}`zhang2019shift` | a blur before each subsampling | some |
+# | network tweak | Big-Little {cite}`chen2019biglittle` | two branches at two resolutions | less than nothing: it saves |
+# | regulariser | label smoothing {cite}`szegedy2016rethinking` | no target is quite 0 or 1 | none |
+# | regulariser | mixup {cite}`zhang2018mixup` | images and labels in mixtures | none |
+# | regulariser | DropBlock {cite}`ghiasi2018dropblock` | dropout of whole squares | none |
+# | regulariser | AutoAugment {cite}`cubuk2019autoaugment` | distorts images by a learned policy | none |
+# | regulariser | distillation {cite}`hinton2015distilling` | targets from a larger network | none |
+#
+# A regulariser changes the training only. That makes it cheap in a sense that matters to whoever runs the network.
+# Here is where each one sits in a bottleneck block:
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw(fig):
+    ax = fig.subplots()
+    plain = dict(boxstyle="round,pad=0.3", facecolor="#e8f1f8", edgecolor="C0")
+    added = dict(boxstyle="round,pad=0.3", facecolor="#fdeee0", edgecolor="C1")
+    arrow = dict(arrowstyle="-|>", color="#444444", shrinkA=0, shrinkB=0)
+    path = [("1x1, BN", plain), ("DropBlock", added), ("ReLU", plain), ("3x3, BN, or SK", plain),
+            ("DropBlock", added), ("ReLU", plain), ("BlurPool", added), ("1x1, BN", plain),
+            ("DropBlock", added), ("SE, unless SK", added)]  # fmt: skip
+    across = ["2x2 average (D)", "1x1, BN", "DropBlock"]
+    for x, (name, box) in enumerate(path):
+        ax.text(x, 1, name, rotation=90, ha="center", va="center", fontsize=9, bbox=box)
+        ax.annotate("", (x + 0.72, 1), (x + 0.28, 1), arrowprops=arrow)
+    ax.annotate("", (-0.28, 1), (-1, 1), arrowprops=arrow)
+    ax.plot([-0.7, -0.7, 10], [1, -0.35, -0.35], color="#444444", linewidth=1)
+    ax.annotate("", (10, 0.85), (10, -0.35), arrowprops=arrow)
+    for x, name in zip((1.5, 4.5, 7), across, strict=True):
+        ax.text(x, -0.35, name, ha="center", va="center", fontsize=9,
+                bbox=plain if "1x1" in name else added)  # fmt: skip
+    ax.text(
+        10,
+        1,
+        "+",
+        ha="center",
+        va="center",
+        bbox=dict(boxstyle="circle,pad=0.2", facecolor="white", edgecolor="#444444"),
+    )
+    ax.annotate("", (11.2, 1), (10.3, 1), arrowprops=arrow)
+    ax.text(11.5, 1, "ReLU", rotation=90, ha="center", va="center", fontsize=9, bbox=plain)
+    ax.set(xlim=(-1.2, 12), ylim=(-0.8, 2))
+    ax.set_axis_off()
+
+
+plot.show(
+    draw,
+    alt="A bottleneck block from left to right: 1x1 convolution, DropBlock, ReLU, 3x3 convolution or selective kernels, DropBlock, "
+    "ReLU, BlurPool, 1x1 convolution, DropBlock, SE, addition, ReLU. The shortcut below: 2x2 average, 1x1 convolution, DropBlock.",
+    caption="A bottleneck that halves the map. Blue: chapter 2's block. Orange: what is added. DropBlock works during training "
+    "only, in the last two stages; the blur and the average are there only where the map is halved.",
+    height=2.9,
+)
+
+# %% [markdown]
+# ### The formulas
+#
+# **Label smoothing** takes a little mass from the true class $y$ and spreads it over all $M$ classes; **mixup** draws
+# $\lambda$ from a Beta distribution and mixes two images and their targets:
+#
+# $$ \mathbf{q} = (1 - \varepsilon)\, \mathbf{e}_y + \frac{\varepsilon}{M}, \qquad
+#    \tilde{\mathbf{x}} = \lambda \mathbf{x} + (1 - \lambda) \mathbf{x}', \quad
+#    \tilde{\mathbf{q}} = \lambda \mathbf{q} + (1 - \lambda) \mathbf{q}'. $$ (eq-assembled-targets)
+#
+# **DropBlock** should keep a share $\kappa$ of the positions. It drops squares of side $b$ whose centres it draws with
+# probability $\gamma$. A square has $b^2$ positions, and its centre must be far enough from the border:
+#
+# $$ \gamma = g \cdot \frac{1 - \kappa}{b^2} \cdot \frac{H W}{(H - b + 1)(W - b + 1)}. $$ (eq-assembled-gamma)
+#
+# **mCE** compares the errors $E$ of network $f$, under corruption $c$ at severity $s$, with those of AlexNet
+# {cite}`krizhevsky2012alexnet`, so that hard corruptions do not dominate the mean:
+#
+# $$ \mathrm{CE}_c = \frac{\sum_s E_{s,c}(f)}{\sum_s E_{s,c}(\text{AlexNet})}, \qquad
+#    \mathrm{mCE} = \operatorname{mean}_c \mathrm{CE}_c. $$ (eq-assembled-mce)
+#
+# Our miniature divides by the errors of the plain ResNet-8 instead; it has 100 % by definition.
+#
+# | symbol | meaning | shape | in the code |
+# |:--|:--|:--|:--|
+# | $\mathbf{e}_y$, $\mathbf{q}$ | label as a vector of 0 and 1; target probabilities | `(N, M)` | `smooth(labels, ...)` |
+# | $\varepsilon$ | mass that smoothing spreads, 0.1 | number | `epsilon` |
+# | $\lambda$ | share of the first image, from Beta(0.2, 0.2) | `(N,)` | `share` |
+# | $\kappa$ | share of positions to keep, falls to 0.9 | number | `keep` |
+# | $b$ | side of a dropped square, 7 | number | `size` |
+# | $g$ | factor for a stage: 0.25 in the third, 1 in the fourth | number | `scale` |
+# | $\gamma$ | chance of a position to be a centre | number | `gamma` |
+# | $E_{s,c}$ | error rate under a corruption at a severity | number | `corruption_errors` |
+# | $\alpha$, $\beta$ | Big-Little: how much narrower and shallower the little branch is | number | `alpha`, `beta` |
+# | $T$ | temperature of distillation | number | `temperature` |
+
+# %% [markdown]
+# ## The smallest piece by hand
+#
+# Why does one pixel matter? Take a row of eight pixels, and the pooling that keeps the larger of each pair. Then move
+# the row by one pixel.
+
+# %% tags=["nbval-check-output"]
+row = torch.tensor([0.0, 0, 1, 1, 0, 0, 1, 1])
+moved_row = row.roll(1)
+
+
+def pooled(row):
+    """The larger of each pair."""
+    return torch.stack([row[i : i + 2].max() for i in range(0, 8, 2)])
+
+
+print("pooled:           ", pooled(row).tolist())
+print("moved, then pooled:", pooled(moved_row).tolist())
+
+# %% [markdown]
+# A pattern of stripes became a constant. Nothing about the picture changed except by one pixel, and the next layer gets
+# something completely different. This is **aliasing**: a signal that varies faster than the new grid can hold is
+# sampled at arbitrary places. Signal processing knows the remedy: before you subsample, blur. And the pooling can be
+# split in two steps, which are usually done at once: the maximum at *every* position, and then the subsampling.
+
+
+# %% tags=["nbval-check-output"]
+def pooled_with_blur(row):
+    """The larger of each pair at every position (the row goes round), a blur (1, 2, 1) / 4, every second."""
+    largest = torch.maximum(row, row.roll(-1))
+    soft = (largest.roll(1) + 2 * largest + largest.roll(-1)) / 4
+    return soft[::2]
+
+
+print("blurred and pooled:", pooled_with_blur(row).tolist())
+print("moved:             ", pooled_with_blur(moved_row).tolist())
+
+# %% [markdown]
+# Still not the same, and it cannot be: on the new grid the pattern has moved by half a position. But the two are now
+# close. In two dimensions the filter is the outer product of $(1, 2, 1)/4$ with itself. A 4x4 map by hand, with the
+# border reflected as in the paper's code, checked against PyTorch's convolution:
+
+# %% tags=["nbval-check-output"]
+# fmt: off
+x = torch.tensor([[4., 0., 4., 0.],
+                  [0., 4., 0., 4.],
+                  [8., 8., 0., 0.],
+                  [8., 8., 0., 0.]])
+# fmt: on
+taps = torch.tensor([1.0, 2, 1]) / 4
+kernel = torch.outer(taps, taps)
+wide = F.pad(x[None, None], (1, 1, 1, 1), mode="reflect")[0, 0]  # 6 x 6
+by_hand = torch.tensor(
+    [[(wide[i : i + 3, j : j + 3] * kernel).sum() for j in (0, 2)] for i in (0, 2)]
+)
+print(by_hand)
+by_torch = F.conv2d(wide[None, None], kernel[None, None], stride=2)[0, 0]
+print("same as PyTorch:", torch.allclose(by_hand, by_torch))
+
+# %% [markdown]
+# Look at the first row of the result: the checkerboard of 4 and 0 became the grey that it is on average, 2. Subsampling
+# alone would have kept the fours and lost the zeros.
+
+# %% [markdown]
+# ## The network tweaks
+#
+# ### Anti-aliasing
+#
+# The layer has no weights. It is a fixed depthwise convolution (chapter 5) with a stride.
+
+
+# %% tags=["model"]
+class BlurPool(nn.Module):
+    """(N, channels, H, W), blurred and then subsampled: (N, channels, H/stride, W/stride).
+
+    size: taps of the binomial filter, odd. The border is reflected.
+    """
+
+    def __init__(self, channels, stride=2, size=3):
+        super().__init__()
+        if size % 2 == 0:
+            raise ValueError(f"a filter of {size} taps has no middle; use 3, 5 or 7.")
+        self.stride, self.size = stride, size
+        taps = torch.tensor([math.comb(size - 1, k) for k in range(size)]) / 2 ** (size - 1)
+        kernel = torch.outer(taps, taps).expand(channels, 1, size, size).clone()
+        self.register_buffer("kernel", kernel, persistent=False)  # fixed, never trained
+
+    def forward(self, x):
+        x = F.pad(x, [self.size // 2] * 4, mode="reflect")
+        return F.conv2d(x, self.kernel, stride=self.stride, groups=x.shape[1])
+
+
+# %% tags=["nbval-check-output"]
+print("shape:", tuple(BlurPool(64)(torch.zeros(1, 64, 56, 56)).shape))
+print("weights to train:", inspect.count_parameters(BlurPool(64)))
+print("same as by hand:", torch.allclose(BlurPool(1)(x[None, None])[0, 0], by_hand))
+
+# %% [markdown]
+# Zhang puts it behind every max-pooling and every convolution with a stride. The authors' configuration, `sconv`, does
+# so for the strided convolutions only: convolution with stride 1, batch normalisation, ReLU, and then the blur with
+# stride 2. The convolution now runs on the large map, so it costs four times as much.
+#
+# Does it help before any training? Take noise that looks like photographs: its amplitude falls with the
+# frequency. Apply a random convolution and a subsampling, move the image by one pixel, and measure how far the result is
+# from what it was: $\lVert f(\text{moved } \mathbf{x}) - f(\mathbf{x}) \rVert / \lVert f(\mathbf{x}) \rVert$. The
+# images go round at the border, so nothing new comes in.
+
+
+# %%
+def natural_noise(n, side, seed=0):
+    """Random images (n, 3, side, side) whose amplitude falls with the frequency, as in photographs."""
+    rows, columns = torch.meshgrid(
+        torch.fft.fftfreq(side), torch.fft.fftfreq(side), indexing="ij"
+    )
+    amplitude = 1 / (rows.square() + columns.square()).sqrt().clamp_min(1 / side)
+    white = torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(seed))
+    images = torch.fft.ifft2(torch.fft.fft2(white) * amplitude).real
+    return (images - images.mean()) / images.std()
+
+
+def relative_change(layer, images):
+    """How much the middle of the layer's map changes when the image moves by a pixel."""
+    with torch.inference_mode():
+        here, there = (layer(batch)[..., 4:-4, 4:-4] for batch in (images, images.roll(1, -1)))
+    return float((there - here).norm() / here.norm())
+
+
+train.set_seed(0)
+every, second = nn.Conv2d(3, 64, 3, padding=1), nn.Conv2d(3, 64, 3, stride=2, padding=1)
+second.load_state_dict(every.state_dict())  # the same filters
+LAYERS = {
+    "max-pooling": nn.Sequential(every, nn.ReLU(), nn.MaxPool2d(2)),
+    "max-pooling, blurred": nn.Sequential(
+        every, nn.ReLU(), nn.MaxPool2d(2, stride=1), BlurPool(64)
+    ),
+    "strided convolution": nn.Sequential(second, nn.ReLU()),
+    "strided convolution, blurred": nn.Sequential(every, nn.ReLU(), BlurPool(64)),
+}
+white = torch.randn(16, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+NOISES = {"natural noise": natural_noise(16, 64), "white noise": white}
+changes = {
+    name: {kind: relative_change(layer, noise) for kind, noise in NOISES.items()}
+    for name, layer in LAYERS.items()
+}
+Table({"layer": name, **found} for name, found in changes.items())
+
+# %% tags=["nbval-check-output"]
+for name in ("max-pooling", "strided convolution"):
+    for kind in NOISES:
+        less = changes[f"{name}, blurred"][kind] / changes[name][kind]
+        print(f"{name}, {kind}: the blur takes away more than a third:", less < 2 / 3)
+
+# %% [markdown]
+# The strided convolution suffers most, and gains most. Nobody trained anything here. The blur does this by
+# construction, and the last column shows that the finer the pattern, the more there is to lose.
+#
+# How bad is a number above 1? Two rectified maps that have nothing to do with each other are at about 1.17 (chapter 2). So a strided
+# convolution that sees fine patterns hands on something nearly unrelated after a single pixel.
+#
+# Half of a position of movement is left in any case. Is the rest harmful? That needs trained networks, and we come back
+# to it twice.
+
+# %% [markdown]
+# ### ResNet-D
+#
+# ResNet throws positions away in two places, and its first layer is expensive. He et al. {cite}`he2019bag` change three
+# things:
+#
+# 1. **The stride of the bottleneck** moves from the first 1x1 convolution to the 3x3. That is v1.5 of chapter 2.
+# 2. **The stem**: three 3x3 convolutions in place of the 7x7, the first with stride 2. Together they see 11x11 pixels, with two
+#    more ReLUs in between (chapter 1). Exercise 1 asks what that costs.
+# 3. **The shortcut**: a 1x1 projection with stride 2 ignores three of four positions. Average 2x2 positions first, and
+#    project without stride. That is a blur before a subsampling, again. (Projecting first and averaging then would give the
+#    same, as both are linear. It would cost four times as much.)
+
+
+# %% tags=["model"]
+def deep_stem(channels=64):
+    """ResNet-D's first layers: three 3x3 convolutions, (N, 3, H, W) to (N, channels, H/2, W/2)."""
+    half = channels // 2
+    return nn.Sequential(
+        nn.Conv2d(3, half, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(half),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(half, half, 3, padding=1, bias=False),
+        nn.BatchNorm2d(half),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(half, channels, 3, padding=1, bias=False),
+    )
+
+
+def averaged_shortcut(before, after, stride):
+    """ResNet-D's shortcut: the mean of each 2x2 square first, then a projection without stride.
+
+    Its convolution and its batch normalisation have the names of chapter 2's projection.
+    """
+    pool = nn.AvgPool2d(2, stride) if stride > 1 else nn.Identity()
+    convolution = nn.Conv2d(before, after, 1, bias=False)
+    parts = {"pool": pool, "0": convolution, "1": nn.BatchNorm2d(after)}
+    return nn.Sequential(OrderedDict(parts))
+
+
+# %% tags=["nbval-check-output"]
+print("stem:", tuple(deep_stem()(torch.zeros(1, 3, 224, 224)).shape))
+features = torch.randn(1, 64, 8, 8, requires_grad=True)
+for name, path in {
+    "projection": resnet.shortcut("B", 64, 128, 2),
+    "averaged": averaged_shortcut(64, 128, 2),
+}.items():
+    (gradient,) = torch.autograd.grad(path.eval()(features).square().sum(), features)
+    seen = (gradient.abs().sum((0, 1)) > 0).float().mean()
+    print(f"{name}: positions of the input that matter: {100 * seen:.0f} %")
+
+# %% [markdown]
+# ### SE and SK
+#
+# Squeeze-and-excitation is chapter 6's: the average of each channel over the map decides by how much the channel is
+# multiplied. We import it.
+#
+# **Selective kernels** go one step further. Two branches look at the map with different kernels, 3x3 and 5x5 in the
+# original. The sum of both is squeezed as in SE, and a softmax *between the branches* decides, for each channel, how
+# much to take from each:
+#
+# $$ \mathbf{v}_c = a_c\, \mathbf{u}^{(1)}_c + (1 - a_c)\, \mathbf{u}^{(2)}_c, \qquad 0 < a_c < 1. $$ (eq-assembled-sk)
+#
+# The paper changes the branches: both are 3x3, computed as one convolution with twice the channels, because that is
+# faster. The two branches then differ only in what they have learned, so "kernel" in the name is no longer meant literally.
+# In its Table 2 the paper weighs several versions of SE and SK by accuracy *and* throughput, and this is the one it
+# takes on.
+
+
+# %% tags=["model"]
+class SelectiveKernel(nn.Module):
+    """Two branches of a 3x3 convolution, mixed by weights that add up to 1 in every channel.
+
+    (N, before, H, W) to (N, channels, H/stride, W/stride), rectified. r and least: the hidden
+    layer has max(channels / r, least) units. The paper's version: one convolution with twice the
+    channels in place of a 3x3 and a 5x5.
+    """
+
+    def __init__(self, before, channels, stride=1, r=2, least=32):
+        super().__init__()
+        hidden = max(channels // r, least)
+        self.conv = nn.Conv2d(before, 2 * channels, 3, stride, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(2 * channels)
+        self.squeeze = nn.AdaptiveAvgPool2d(1)
+        self.fc1 = nn.Conv2d(channels, hidden, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(hidden)
+        self.fc2 = nn.Conv2d(hidden, 2 * channels, 1, bias=False)
+        he_initialize(self)
+
+    def weights(self, first, second):
+        """From the branches, each (N, channels, H, W): their weights, each (N, channels, 1, 1)."""
+        z = self.squeeze(first + second)
+        logits = self.fc2(self.bn1(self.fc1(z)).relu())
+        return torch.stack(logits.chunk(2, 1)).softmax(0)  # between the branches
+
+    def forward(self, x):
+        first, second = self.bn(self.conv(x)).relu().chunk(2, 1)
+        share, rest = self.weights(first, second)
+        return share * first + rest * second
+
+
+# %% tags=["nbval-check-output"]
+train.set_seed(0)
+unit = SelectiveKernel(16, 24, stride=2)
+features = torch.randn(2, 16, 8, 8)
+print("shape:", tuple(unit(features).shape))
+share, rest = unit.weights(torch.rand(2, 24, 4, 4), torch.rand(2, 24, 4, 4))
+print("the two weights add up to 1:", torch.allclose(share + rest, torch.ones_like(share)))
+
+# %% [markdown]
+# ### One block with a place for everything
+#
+# The blocks of chapter 2 stay what they are; a mixin adds the places. Read the last line of each `branch` from the inside
+# out, and you read the diagram above.
+
+
+# %% tags=["model"]
+class Assembled:
+    """Mixed into a block of chapter 2, which then has a place for every technique.
+
+    d: ResNet-D's shortcut. attention: None, "SE" or "SK". blur: subsample with BlurPool.
+    last_relu: False leaves out the ReLU after the addition. `drop` is filled by `add_dropblock`.
+    """
+
+    def __init__(self, before, channels, stride=1, option="B", d=False, attention=None, r=16,
+                 blur=False, last_relu=True):  # fmt: skip
+        super().__init__(before, channels, stride, option, **self.usual)
+        if attention not in (None, "SE", "SK"):
+            raise ValueError(f'attention {attention!r} is none of None, "SE", "SK".')
+        after, projects = channels * self.expansion, isinstance(self.downsample, nn.Sequential)
+        if d and projects:
+            self.downsample = averaged_shortcut(before, after, stride)
+        convolution = getattr(self, self.strided)  # the 3x3 convolution that has the stride
+        step = 1 if blur else stride
+        convolution.stride = (step, step)
+        if attention == "SK":
+            kernels = SelectiveKernel(convolution.in_channels, channels, step)
+            setattr(self, self.strided, kernels)
+            setattr(self, self.norm, nn.Identity())  # it has its own
+        self.blur = BlurPool(channels, stride) if blur and stride > 1 else nn.Identity()
+        self.se = SqueezeExcitation(after, r) if attention == "SE" else nn.Identity()
+        self.drop, self.last_relu = nn.Identity(), last_relu
+
+    def forward(self, x):
+        around = self.downsample(x)
+        if isinstance(self.downsample, nn.Sequential):
+            around = self.drop(around)
+        y = self.branch(x) + around
+        return self.relu(y) if self.last_relu else y
+
+
+# %% tags=["model"]
+class AssembledBasicBlock(Assembled, BasicBlock):
+    """Two 3x3 convolutions: (N, before, H, W) to (N, channels, H/stride, W/stride)."""
+
+    strided, norm, usual = "conv1", "bn1", {}
+
+    def branch(self, x):
+        x = self.blur(self.relu(self.drop(self.bn1(self.conv1(x)))))
+        return self.se(self.drop(self.bn2(self.conv2(x))))
+
+
+class AssembledBottleneck(Assembled, Bottleneck):
+    """1x1 down, 3x3, 1x1 up: (N, before, H, W) to (N, 4 channels, H/stride, W/stride)."""
+
+    strided, norm, usual = "conv2", "bn2", {"placement": "v1.5"}
+
+    def branch(self, x):
+        x = self.relu(self.drop(self.bn1(self.conv1(x))))
+        x = self.blur(self.relu(self.drop(self.bn2(self.conv2(x)))))
+        return self.se(self.drop(self.bn3(self.conv3(x))))
+
+
+# %% [markdown]
+# DropBlock differs from stage to stage, so it is added afterwards, to the stages that are named. Where that is, its class
+# follows further down. And the two families of networks, from chapter 2's:
+
+
+# %% tags=["model"]
+def add_dropblock(model, scales, keep=0.9, size=7):
+    """Fill the places for DropBlock in the stages named in `scales`, in place; returns the model.
+
+    scales: stage -> factor on gamma, such as {"layer3": 0.25, "layer4": 1.0}.
+    """
+    for name, scale in scales.items():
+        for block in getattr(model, name).modules():
+            if isinstance(block, Assembled):
+                block.drop = DropBlock(keep, size, scale)
+    return model
+
+
+class AssembledResNet(ResNet):
+    """Chapter 2's ResNet-50 to 152 with techniques: (N, 3, H, W) to (N, classes).
+
+    d: ResNet-D's stem and shortcuts. tweaks: attention and blur, as in Assembled.
+    """
+
+    def __init__(self, depth=50, classes=1000, d=False, **tweaks):
+        super().__init__(AssembledBottleneck, RESNETS[depth][1], classes, d=d, **tweaks)
+        if d:
+            self.conv1 = deep_stem(64)
+            he_initialize(self.conv1)
+
+
+class AssembledCifarResNet(CifarResNet):
+    """Chapter 2's small ResNet with techniques: (N, 3, H, W) to (N, classes).
+
+    After the same seed it has the first weights of the plain one wherever it has the same layers.
+    """
+
+    def __init__(self, depth, width=16, classes=10, **tweaks):
+        super().__init__(depth, width, option="B", classes=classes)
+        plain, n = self.state_dict(), len(self.layer1)
+        self.layer1 = stage(AssembledBasicBlock, width, width, n, 1, **tweaks)
+        self.layer2 = stage(AssembledBasicBlock, width, 2 * width, n, 2, **tweaks)
+        self.layer3 = stage(AssembledBasicBlock, 2 * width, 4 * width, n, 2, **tweaks)
+        self.load_state_dict(plain, strict=False)
+
+
+# %% [markdown]
+# ### Big-Little
+#
+# The first stages of a network work on large maps, and that is where its time goes. Big-Little splits a stage in two.
+# The **big** branch has nearly all blocks, but at *half the resolution*: a quarter of the multiply-adds. The **little**
+# branch keeps the resolution and has a single block, half as wide ($\alpha = 2$; $\beta = 4$ divides the number of blocks).
+# The big map is enlarged, the two are added, and a last block merges them. So a network with Big-Little is *faster*,
+# and the paper spends what it saves on larger images.
+
+
+# %% tags=["model"]
+def group(before, channels, count, stride, last_relu=True, **tweaks):
+    """`count` bottlenecks, the first with a projection whatever its shape."""
+    blocks = [AssembledBottleneck(before, channels, stride, option="C", **tweaks)]
+    blocks += [AssembledBottleneck(4 * channels, channels, **tweaks) for _ in range(count - 1)]
+    blocks[-1].last_relu = last_relu
+    return nn.Sequential(*blocks)
+
+
+def conv_bn(before, after, kernel, stride=1):
+    """A convolution without bias that keeps the size or divides it by the stride, and its BN."""
+    convolution = nn.Conv2d(before, after, kernel, stride, padding=kernel // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(after))
+
+
+class BigLittle(nn.Module):
+    """A stage in two branches: (N, before, H, W) to (N, 4 channels, H/stride, W/stride).
+
+    big: all blocks but one at half the resolution. little: fewer (beta) and narrower (alpha) blocks
+    at the full resolution. The last block merges both.
+    """
+
+    def __init__(self, before, channels, count, stride, alpha=2, beta=4, **tweaks):
+        super().__init__()
+        wide, few = 4 * channels, max(1, count // beta - 1)
+        self.big = group(before, channels, count - 1, 2, last_relu=False, **tweaks)
+        self.little = group(before, channels // alpha, few, 1, **tweaks)
+        self.widen = conv_bn(wide // alpha, wide, 1)
+        self.merge = group(wide, channels, 1, stride, **tweaks)
+
+    def forward(self, x):
+        big = F.interpolate(self.big(x), scale_factor=2.0)  # each position becomes 2x2
+        return self.merge((big + self.widen(self.little(x))).relu())
+
+
+# %% [markdown]
+# Two details are easy to miss. The big branch ends without a ReLU, so that the ReLU comes after the addition, as in any
+# residual block. And the stride that used to be at the *start* of a stage is in the merging block at its *end*; so the third
+# stage has stride 1 and leaves the halving to stage 4, which is an ordinary one.
+
+
+# %% tags=["model"]
+class BigLittleStem(nn.Module):
+    """In place of the max-pooling: (N, channels, H, W) to (N, channels, H/2, W/2)."""
+
+    def __init__(self, channels, alpha=2):
+        super().__init__()
+        few = channels // alpha
+        self.big = conv_bn(channels, channels, 3, stride=2)
+        self.little = nn.Sequential(
+            conv_bn(channels, few, 3), nn.ReLU(),
+            conv_bn(few, few, 3, stride=2), nn.ReLU(),
+            conv_bn(few, channels, 1),
+        )  # fmt: skip
+        self.merge = nn.Sequential(conv_bn(channels, channels, 1), nn.ReLU())
+
+    def forward(self, x):
+        return self.merge((self.big(x) + self.little(x)).relu())
+
+
+# %% tags=["model"]
+class AssembleResNet50(nn.Module):
+    """Big-Little ResNet-50: (N, 3, H, W) to (N, classes), H and W multiples of 32.
+
+    tweaks: as in Assembled. All of them, d=True, attention="SK" and blur=True, make the paper's
+    Assemble-ResNet-50.
+    """
+
+    def __init__(self, classes=1000, **tweaks):
+        super().__init__()
+        self.stem = nn.Sequential(conv_bn(3, 64, 7, stride=2), nn.ReLU())  # 64 x 112 x 112
+        self.pool = BigLittleStem(64)  # 64 x 56 x 56
+        self.layer1 = BigLittle(64, 64, 3, 2, **tweaks)  # 256 x 28 x 28
+        self.layer2 = BigLittle(256, 128, 4, 2, **tweaks)  # 512 x 14 x 14
+        self.layer3 = BigLittle(512, 256, 6, 1, **tweaks)  # 1024 x 14 x 14
+        self.layer4 = group(1024, 512, 3, 2, **tweaks)  # 2048 x 7 x 7
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(2048, classes)
+        he_initialize(self)
+
+    def forward(self, images):
+        x = self.pool(self.stem(images))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(self.avgpool(x).flatten(1))
+
+
+# %% tags=["nbval-check-output"]
+with torch.device("meta"):
+    model = AssembleResNet50(d=True, attention="SK", blur=True)
+rows = {row["layer"]: row["output"] for row in inspect.trace(model, (3, 224, 224)).rows}
+parts = {"big, enlarged to": "widen.1", "little": "little.0.relu", "merged": "merge.0.relu"}
+Table(
+    {"stage": n} | {name: rows[f"layer{n}.{layer}"] for name, layer in parts.items()}
+    for n in (1, 2, 3)
+)
+
+# %% [markdown]
+# ## The regularisers
+#
+# ### Label smoothing and mixup
+#
+# Both are equation {eq}`eq-assembled-targets`. Cross-entropy with a target of exactly 1 is never satisfied: it pushes the
+# logits apart without end. Smoothing gives it a finite goal. Mixup teaches that half a cat and half a dog is half a cat
+# and half a dog, which is not true of the world, but keeps the network from being extreme between its training images.
+#
+# Where does the partner image come from? The authors' code has two kinds, and the difference is practical. **Kind 1**
+# mixes the first half of a batch with the second, so a loader must deliver two images for one mixed image. **Kind 2**
+# mixes a batch with itself in reverse order: no extra work, but each image appears twice in the same batch. Their
+# ImageNet recipe uses kind 1.
+
+
+# %% tags=["model"]
+def smooth(labels, classes, epsilon=0.1):
+    """Labels (N,) as probabilities (N, classes): epsilon of the mass is spread over all classes."""
+    return (1 - epsilon) * F.one_hot(labels, classes).float() + epsilon / classes
+
+
+def mix(first, second, share):
+    """share · first + (1 - share) · second, image by image: tensors (N, ...), share (N,)."""
+    share = share.view(-1, *[1] * (first.ndim - 1))
+    return share * first + (1 - share) * second
+
+
+def mixup(images, targets, share, kind=2):
+    """Images (N, C, H, W) and each tensor in `targets` (N, M), mixed in pairs.
+
+    kind 1: the first half with the second; N/2 mixed images, share (N/2,).
+    kind 2: every image with the one at the other end of the batch; N of them, share (N,).
+    """
+
+    def pairs(x):
+        if kind == 1:
+            return mix(*x.chunk(2), share)
+        return mix(x, x.flip(0), share)
+
+    return pairs(images), {name: pairs(x) for name, x in targets.items()}
+
+
+# %% tags=["model"]
+class Mixup:
+    """A step of augmentation: mixup with shares from Beta(alpha, alpha).
+
+    The draws come from a generator of their own, so that the batches of `train.fit` stay the same.
+    """
+
+    def __init__(self, alpha=0.2, kind=2, seed=0):
+        self.alpha, self.kind, self.random = alpha, kind, np.random.default_rng(seed)
+
+    def __call__(self, images, targets, generator):
+        pairs = len(images) // 2 if self.kind == 1 else len(images)
+        share = torch.from_numpy(self.random.beta(self.alpha, self.alpha, pairs)).to(images)
+        return mixup(images, targets, share, self.kind)
+
+
+# %% tags=["nbval-check-output"]
+labels = torch.tensor([3, 5, 8, 0])
+logits = torch.randn(4, 10, generator=torch.Generator().manual_seed(0))
+targets = smooth(labels, 10)
+print(f"true class: {targets[0, 3]:.2f}, every other: {targets[0, 0]:.2f}")
+same = nn.CrossEntropyLoss(label_smoothing=0.1)(logits, labels)
+print(
+    "same loss as PyTorch's label smoothing:",
+    torch.allclose(F.cross_entropy(logits, targets), same),
+)
+for kind in (1, 2):
+    share = torch.full((2 if kind == 1 else 4,), 0.75)
+    pictures, mixed = mixup(torch.rand(4, 3, 8, 8), {"label": targets}, share, kind)
+    print(f"kind {kind}: {len(pictures)} images from 4, each target adds up to 1:",
+          torch.allclose(mixed["label"].sum(1), torch.ones(len(pictures))))  # fmt: skip
+
+# %% [markdown]
+# ### DropBlock
+#
+# Dropout sets single numbers to zero. In a feature map that hardly matters: the neighbours know nearly the same. So
+# DropBlock takes out whole squares. The paper uses it in the third and fourth group of blocks, and lets $\kappa$ fall
+# from 1 to 0.9 over the training.
+
+
+# %% tags=["model"]
+class DropBlock(nn.Module):
+    """While training, (N, C, H, W) with squares of size x size set to zero; the rest is scaled up.
+
+    keep: the share of positions that should stay. scale: gamma is multiplied by it
+    (0.25 in the third stage of the paper, 1 in the fourth).
+    """
+
+    def __init__(self, keep=0.9, size=7, scale=1.0):
+        super().__init__()
+        if not 0 < keep <= 1 or size % 2 == 0:
+            raise ValueError(f"keep={keep}, size={size}: keep is in (0, 1], the size odd.")
+        self.keep, self.size, self.scale = keep, size, scale
+
+    def gamma(self, height, width):
+        """The chance of a position to be the centre of a square."""
+        size = min(self.size, height, width)
+        centres = (height - size + 1) * (width - size + 1)
+        return self.scale * (1 - self.keep) * height * width / (size**2 * centres)
+
+    def mask(self, x):
+        """1 where x stays, 0 where it is dropped."""
+        n, channels, height, width = x.shape
+        size = min(self.size, height, width)
+        centres = x.new_empty(n, channels, height - size + 1, width - size + 1)
+        centres.bernoulli_(self.gamma(height, width))
+        centres = F.pad(centres, [size // 2] * 4)  # squares stay within the map
+        return 1 - F.max_pool2d(centres, size, stride=1, padding=size // 2)
+
+    def forward(self, x):
+        if not self.training or self.keep == 1:
+            return x
+        mask = self.mask(x)
+        return x * mask * (mask.numel() / mask.sum().clamp_min(1))
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw(fig):
+    train.set_seed(1)
+    for ax, size in zip(fig.subplots(1, 4), (1, 3, 5, 7), strict=True):
+        layer = DropBlock(0.7, size)
+        ax.imshow(layer.mask(torch.zeros(1, 1, 28, 28))[0, 0], cmap="gray", vmin=0, vmax=1)
+        ax.set_title(
+            f"size {size}, $\\gamma$ = {layer.gamma(28, 28):.3f}", fontsize=9, loc="center"
+        )
+        ax.set_xticks([])
+        ax.set_yticks([])
+
+
+plot.show(
+    draw,
+    alt="Four masks of 28x28 positions with dropped squares of side 1, 3, 5 and 7 in black; the black share is about the same.",
+    caption="What DropBlock drops (black) on a map of 28x28 with keep = 0.7. Size 1 is ordinary dropout.",
+    height=1.95,
+)
+
+# %% [markdown]
+# Is the share that is kept the share that was asked for? The formula for $\gamma$ counts every square in full, but squares
+# overlap. The chance that a position survives is that of no centre nearby, about $e^{-(1 - \kappa)}$ far from the border,
+# and that is more than $\kappa$.
+
+# %%
+train.set_seed(0)
+ones = torch.ones(64, 32, 14, 14)
+rows = []
+for keep in (0.95, 0.9, 0.8, 0.7, 0.5):
+    kept = [float(DropBlock(keep, size).mask(ones).mean()) for size in (1, 3, 7)]
+    row = {"keep, asked": keep} | {
+        f"kept, size {s}": k for s, k in zip((1, 3, 7), kept, strict=True)
+    }
+    rows.append(row | {"exp(keep - 1)": math.exp(keep - 1)})
+Table(rows, decimals=3)
+
+# %% [markdown]
+# Single positions are kept as asked. Squares are kept too often, and the more, the more are dropped. At the paper's 0.9
+# the difference is small. Torchvision has the layer; the same random numbers must give the same result.
+
+# %% tags=["nbval-check-output"]
+features = torch.randn(4, 8, 14, 14, generator=torch.Generator().manual_seed(0))
+train.set_seed(0)
+ours = DropBlock(0.8, 7)(features)
+train.set_seed(0)
+theirs = torchvision.ops.drop_block2d(features, 0.2, 7, training=True)
+print("same as torchvision:", torch.allclose(ours, theirs, atol=1e-5))
+print(
+    "the identity in evaluation mode:",
+    torch.equal(DropBlock(0.8, 7).eval()(features), features),
+)
+
+# %% [markdown]
+# ### AutoAugment
+#
+# Which distortions of an image help training? AutoAugment let a controller network find out, by reinforcement learning over
+# some 5,000 GPU hours for CIFAR-10 and 15,000 for ImageNet (Table 1 of its paper). The result is a list of 25 pairs. For every image one pair is
+# drawn; each of its two operations has a chance of being applied and a level from 0 to 9.
+#
+# Here are the fourteen operations, on whole batches of images in [0, 1], each image with its own strength.
+
+
+# %% tags=["model"]
+def blend(weak, strong, factor):
+    """From `weak` (factor 0) to `strong` (1) and beyond, cut to [0, 1]."""
+    return (weak + factor * (strong - weak)).clamp(0, 1)
+
+
+def grey(x):
+    """The brightness of (N, 3, H, W) as (N, 1, H, W)."""
+    return (x * x.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+
+
+def softened(x):
+    """The mean of each pixel's 3x3 square, the middle counted five times; the border stays."""
+    kernel = x.new_ones(3, 3)
+    kernel[1, 1] = 5
+    weight = (kernel / 13).expand(x.shape[1], 1, 3, 3)
+    inner = F.conv2d(x, weight, groups=x.shape[1])
+    x = x.clone()
+    x[:, :, 1:-1, 1:-1] = inner
+    return x
+
+
+def stretched(x):
+    """Each channel of each image stretched to [0, 1]; a channel of one value stays."""
+    low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
+    return torch.where(high > low, (x - low) / (high - low).clamp_min(1e-6), x)
+
+
+# %% tags=["model"]
+def equalized(x):
+    """Each channel's values replaced by the share of its pixels that are not larger."""
+    values = (255 * x).round().long().flatten(2)  # (N, C, H W)
+    counts = x.new_zeros(*values.shape[:2], 256)
+    counts.scatter_add_(2, values, torch.ones_like(values, dtype=x.dtype))
+    shares = (counts.cumsum(2) / values.shape[2]).gather(2, values)
+    lowest = shares.amin(2, keepdim=True)
+    spread = (shares - lowest) / (1 - lowest).clamp_min(1e-6)
+    return torch.where(lowest[..., None] < 1, spread.view(x.shape), x)
+
+
+def warp(x, rows):
+    """Images moved: `rows` are the 2x3 numbers that lead from a place (x, y, 1) in the new image to that in the old.
+
+    Places lie in [-1, 1]; each number is one for all images or one for each, (N,).
+    """
+    entries = [torch.as_tensor(value).to(x).expand(len(x)) for row in rows for value in row]
+    matrix = torch.stack(entries, 1).view(-1, 2, 3)
+    grid = F.affine_grid(matrix, x.shape, align_corners=False)
+    moved = F.grid_sample(x - 0.5, grid, mode="nearest", align_corners=False)
+    return moved + 0.5  # what comes in from outside is grey
+
+
+def turned(x, m):
+    """Rotated by m degrees about the middle, against the clock."""
+    cosine, sine = torch.deg2rad(m).cos(), torch.deg2rad(m).sin()
+    return warp(x, ((cosine, -sine, 0), (sine, cosine, 0)))
+
+
+def posterized(x, bits):
+    """The highest bits of each value, the others 0."""
+    step = 2 ** (8 - column(bits).round())
+    return (255 * x).round().div(step, rounding_mode="floor") * step / 255
+
+
+def column(m):
+    """(N,) as (N, 1, 1, 1), to go with images."""
+    return m.view(-1, 1, 1, 1)
+
+
+# %% tags=["model"]
+# operation: its strength at level 0 and at level 9, whether its sign is drawn, and what it does to
+# images x (N, 3, H, W) in [0, 1] with strengths m (N,); the last three have no strength
+OPERATIONS = {
+    "ShearX": ((0, 0.3), True, lambda x, m: warp(x, ((1, m, 0), (0, 1, 0)))),
+    "ShearY": ((0, 0.3), True, lambda x, m: warp(x, ((1, 0, 0), (m, 1, 0)))),
+    "TranslateX": ((0, 150 / 331), True, lambda x, m: warp(x, ((1, 0, -2 * m), (0, 1, 0)))),
+    "TranslateY": ((0, 150 / 331), True, lambda x, m: warp(x, ((1, 0, 0), (0, 1, -2 * m)))),
+    "Rotate": ((0, 30), True, turned),
+    "Brightness": ((0, 0.9), True, lambda x, m: blend(torch.zeros_like(x), x, 1 + column(m))),
+    "Color": ((0, 0.9), True, lambda x, m: blend(grey(x), x, 1 + column(m))),
+    "Contrast": ((0, 0.9), True,
+                 lambda x, m: blend(grey(x).mean((2, 3), keepdim=True), x, 1 + column(m))),
+    "Sharpness": ((0, 0.9), True, lambda x, m: blend(softened(x), x, 1 + column(m))),
+    "Posterize": ((8, 4), False, posterized),
+    "Solarize": ((1, 0), False, lambda x, m: torch.where(x >= column(m), 1 - x, x)),
+    "AutoContrast": ((0, 0), False, lambda x, m: stretched(x)),
+    "Equalize": ((0, 0), False, lambda x, m: equalized(x)),
+    "Invert": ((0, 0), False, lambda x, m: 1 - x),
+}  # fmt: skip
+
+
+def operate(name, x, levels, signs):
+    """One operation on images (N, 3, H, W) in [0, 1] at levels 0 to 9 (N,), signs -1 or 1 (N,)."""
+    (low, high), signed, function = OPERATIONS[name]
+    strengths = low + (high - low) * levels / 9
+    return function(x, strengths * signs if signed else strengths)
+
+
+# %% [markdown]
+# Three things to know before you compare this with another library:
+#
+# - **Equalize** is usually computed in whole numbers, in steps of (pixels, less those of the brightest value) / 255, rounded
+#   down. With 256 pixels that is 0 unless the brightest value occurs only once, and then the channel stays as it is. Ours
+#   uses exact shares.
+# - **Directions differ.** Here a higher level of *Solarize* inverts more pixels and a higher level of *Posterize*
+#   leaves fewer bits, as in torchvision. In the code that the authors used, both run the other way.
+# - **What is left out** is the search. We take the policy that it found for CIFAR-10, as torchvision lists it; the
+#   paper takes the one for ImageNet.
+
+
+# %% tags=["model"]
+KINDS = torchvision.transforms.AutoAugmentPolicy
+
+
+POLICY = torchvision.transforms.AutoAugment(
+    KINDS.CIFAR10
+).policies  # 25 pairs (operation, chance, level)
+
+
+class AutoAugment:
+    """A step of augmentation: for each image one of the policy's pairs of operations.
+
+    data: whose normalisation the images have. The draws come from a generator of their own.
+    """
+
+    def __init__(self, data, policy=POLICY, seed=0):
+        self.data, self.policy, self.random = data, policy, np.random.default_rng(seed)
+
+    def __call__(self, images, targets, generator):
+        x = self.data.denormalize(images)
+        pairs = [self.policy[k] for k in self.random.integers(len(self.policy), size=len(x))]
+        for step in (0, 1):
+            draws, signs = self.random.random(len(x)), self.random.choice((-1.0, 1.0), len(x))
+            todo = {}  # operation -> the images it is for
+            for i, pair in enumerate(pairs):
+                name, chance, level = pair[step]
+                if draws[i] < chance:
+                    todo.setdefault(name, []).append((i, level or 0, signs[i]))
+            for name, found in todo.items():
+                index, levels, sign = torch.tensor(found, dtype=x.dtype, device=x.device).T
+                x[index.long()] = operate(name, x[index.long()], levels, sign)
+        return self.data.normalize((255 * x).round().to(torch.uint8)), targets
+
+
+# %% tags=["model"]
+def in_turn(*steps):
+    """One augmentation out of several, for `train.fit`."""
+
+    def augment(images, targets, generator):
+        for step in steps:
+            images, targets = step(images, targets, generator)
+        return images, targets
+
+    return augment
+
+
+# %% tags=["nbval-check-output"]
+print("pairs in the policy:", len(POLICY), "- the first two:")
+for pair in POLICY[:2]:
+    print("  ", pair)
+dark = (torch.arange(256) // 4).to(torch.uint8).view(1, 1, 16, 16)  # 0 to 63, four pixels each
+integer = torchvision.transforms.functional.equalize(dark)
+print("a dark 16x16 image, equalised in whole numbers, stays dark:", torch.equal(integer, dark))
+print(f"with exact shares its brightest value becomes {equalized(dark / 255).max():.2f}")
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+ten = plot.fixed_images(data)
+normalised = data.normalize(data.test.images[ten])
+distorted, _ = AutoAugment(data, seed=3)(normalised, None, None)
+mixed, _ = mixup(normalised, {}, torch.full((10,), 0.7))
+sample = {"original": normalised, "mixup, 0.7": mixed, "AutoAugment": distorted}
+
+
+def draw(fig):
+    for line, (name, batch) in zip(fig.subplots(3, 10), sample.items(), strict=True):
+        for ax, image in zip(line, data.denormalize(batch), strict=True):
+            ax.imshow(image.permute(1, 2, 0))
+            ax.set_axis_off()
+        line[0].text(
+            -0.12, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9
+        )
+
+
+plot.show(
+    draw,
+    alt="Ten images in three rows: as they are, mixed with one another at 0.7 to 0.3, and distorted by AutoAugment.",
+    caption="One image of each class, mixed with its partner from the other end of the row, and distorted by the policy. "
+    f"Data: {data.provenance}.",
+    height=2.3,
+)
+
+# %% [markdown]
+# ### Distillation
+#
+# The last regulariser is Hinton's: a larger network's probabilities as a second target. Chapter 8 has the loss, and
+# we import it. The paper sets $T = 1$ (so its script), computes the teacher's logits once, before the training, and mixes
+# the teacher's probabilities with the same $\lambda$ as the labels. At $T = 1$ the loss is cross-entropy with the
+# teacher's probabilities, less their entropy, which no gradient sees.
+
+
+# %% tags=["model"]
+kd_loss = chapter("08_feature_distillation").kd_loss
+
+
+class AssembledLoss:
+    """Cross-entropy with soft targets, plus distillation where a teacher's probabilities are given.
+
+    steps: of the whole training; DropBlock's keep falls from 1 to `keep` over them.
+    """
+
+    def __init__(self, steps, keep=0.9):
+        self.steps, self.keep, self.step = steps, keep, 0
+
+    def __call__(self, model, images, targets):
+        self.step += 1
+        for module in model.modules():
+            if isinstance(module, DropBlock):
+                module.keep = 1 - (1 - self.keep) * min(1, self.step / self.steps)
+        logits = model(images).float()
+        loss = F.cross_entropy(logits, targets["label"])
+        if "teacher" in targets:
+            loss = loss + kd_loss(logits, targets["teacher"].log(), temperature=1.0)
+        return loss
+
+
+# %% tags=["nbval-check-output"]
+teacher = torch.randn(4, 10, generator=torch.Generator().manual_seed(1)).softmax(1)
+student = logits.clone().requires_grad_()
+(a,) = torch.autograd.grad(kd_loss(student, teacher.log(), 1.0), student)
+(b,) = torch.autograd.grad(F.cross_entropy(student, teacher), student)
+print("same gradient as cross-entropy with soft targets:", torch.allclose(a, b, atol=1e-6))
+
+# %% [markdown]
+# ## Checks: are these the paper's networks?
+#
+# The paper prints no parameter counts. The authors' code does: a comment in their training script gives 41,848,489 trainable
+# parameters for the final network, with 1001 classes (ImageNet's thousand and one for background). Ours must have exactly
+# as many. For ResNet-50-D the reference is the implementation in timm, with 25,576,264; the tests of this
+# chapter also compare its answers with ours, weight for weight, and those of its blur layer.
+
+# %% tags=["nbval-check-output"]
+with torch.device("meta"):
+    FULL_SIZE = {
+        "ResNet-50": (AssembledResNet(50), 224),
+        "+ D": (AssembledResNet(50, d=True), 224),
+        "+ D, SE": (AssembledResNet(50, d=True, attention="SE"), 224),
+        "+ D, SK": (AssembledResNet(50, d=True, attention="SK"), 224),
+        "+ SK alone": (AssembledResNet(50, attention="SK"), 224),
+        "+ anti-aliasing alone": (AssembledResNet(50, blur=True), 224),
+        "Big-Little, D, anti-aliasing": (AssembleResNet50(d=True, blur=True), 224),
+        "Assemble-ResNet-50": (AssembleResNet50(d=True, attention="SK", blur=True), 256),
+    }
+    counted = inspect.count_parameters(
+        AssembleResNet50(1001, d=True, attention="SK", blur=True)
+    )
+Table(
+    {
+        "network": name,
+        "parameters": inspect.count_parameters(network),
+        "side of the image": side,
+        "giga multiply-adds": inspect.count_macs(network, (3, side, side)) / 1e9,
+    }
+    for name, (network, side) in FULL_SIZE.items()
+)
+
+# %% tags=["nbval-check-output"]
+print(
+    f"Assemble-ResNet-50 with 1001 classes: {counted:,}; as the authors' code:",
+    counted == 41_848_489,
+)
+
+# %% [markdown]
+# The counter sees the blur as what it is, a convolution, so it counts the blur as well.
+#
+# **Equality.** Without any technique, our classes must give chapter 2's answers, which are torchvision's. And after the
+# same seed all small networks must start with the same weights, wherever they have the same layers. The experiments
+# below rest on that.
+
+# %% tags=["nbval-check-output"]
+ours = resnet.shake_batch_norms(AssembledResNet(50, classes=10))
+theirs = ResNet(*RESNETS[50], 10, placement="v1.5")
+theirs.load_state_dict(ours.state_dict())  # the names are the same, too
+noise = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+print("relative difference below 1e-12:", relative_difference(ours, theirs, noise) < 1e-12)
+
+starts = []
+for tweaks in ({}, {"d": True, "attention": "SE", "r": 4, "blur": True}):
+    train.set_seed(0)
+    starts.append(AssembledCifarResNet(8, 8, **tweaks).state_dict())
+plain, tweaked = starts
+print("same first weights:", all(torch.equal(tweaked[name], plain[name]) for name in plain))
+
+# %% [markdown]
+# ### The paper's ladder
+#
+# This is the table that the paper is about, its Table 7: ImageNet, one technique more in each row. A row without
+# a throughput changes nothing about the network in use.
+
+# %%
+PAPER = [  # step, what is new, top-1 in %, mCE in %, images per second: Table 7 of the paper
+    ("E0", "ResNet-50", 76.87, 75.55, 536),
+    ("E1", "ResNet-D", 77.37, 75.73, 493),
+    ("E2", "label smoothing", 78.35, 74.27, None),
+    ("E3", "mixup", 79.10, 68.19, None),
+    ("E4", "SE", 79.71, 64.48, 420),
+    ("E5", "DropBlock", 80.40, 62.64, None),
+    ("E6", "SK in place of SE", 81.40, 58.34, 359),
+    ("E7", "distillation", 81.69, 57.08, None),
+    ("E8", "600 epochs", 82.10, 56.48, None),
+    ("E9", "Big-Little, and 256 pixels", 82.44, 55.20, None),
+    ("E10", "anti-aliasing", 82.69, 54.12, 312),
+    ("E11", "AutoAugment", 82.78, 48.89, 312),
+    ("E12", "ResNet-152 in place of 50", 84.19, 43.27, 143),
+]
+rows, before = [], None
+for step, new, accuracy, mce, speed in PAPER:
+    row = {"paper's step": step, "new": new, "top-1 in %": accuracy, "mCE in %": mce}
+    gain = {"gain": "", "mCE less by": ""} if before is None else {
+        "gain": f"{accuracy - before[0]:+.2f}", "mCE less by": f"{before[1] - mce:+.2f}"}  # fmt: skip
+    rows.append(row | {"images/s": "" if speed is None else str(speed)} | gain)
+    before = accuracy, mce
+Table(rows, decimals=2)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw(fig):
+    left, right = fig.subplots(1, 2)
+    names = [f"{step} {new}" for step, new, *_ in PAPER]
+    for ax, column, colour in ((left, 2, "C0"), (right, 3, "C1")):
+        values = [entry[column] for entry in PAPER]
+        ax.plot(values, range(len(PAPER)), "o-", color=colour)
+        ax.set_ylim(len(PAPER) - 0.5, -0.5)
+        ax.set_yticks(range(len(PAPER)), names if ax is left else [""] * len(PAPER), fontsize=8)
+    left.set_title("paper: top-1 accuracy in %")
+    right.set_title("paper: mCE in %, lower is better")
+
+
+plot.show(
+    draw,
+    alt="The paper's thirteen steps from top to bottom: top-1 accuracy rises from 76.9 to 84.2 percent, and mCE falls from 75.6 to 43.3 "
+    "percent, with the largest steps at mixup, SK, AutoAugment and ResNet-152.",
+    caption="The ladder of the paper (Table 7). Accuracy creeps up in small steps; mCE falls in a few large ones.",
+    height=3.6,
+)
+
+# %% [markdown]
+# How to read such a table:
+#
+# - **Accuracy and robustness are different things.** AutoAugment (E11) gains 0.09 points of accuracy and more than 5
+#   points of mCE. ResNet-D gains accuracy and no mCE at all.
+# - **E9 changes two things at once**: Big-Little, and the size of the test images. The authors' script trains at 224
+#   pixels and tests at 256. The gain cannot be divided between the two.
+# - **E8 is not a technique**: it is five times the training. What the same would do for E0 is not in the table.
+# - **E11, the final network, has no SE.** E6 replaced it by SK. What is called Assemble-ResNet-50 is E11: D, SK, Big-Little,
+#   anti-aliasing, all regularisers, 600 epochs, 256 pixels.
+# - **The baseline of the abstract, 76.3 % and an mCE of 76.0 %, is not E0.** From E0 the gain is 5.9 points, not 6.5.
+# - **The order decides.** A technique is credited with what it adds to all before it. In another order the gains would
+#   be others. And each row is one training, so nobody knows how far a second one would be from it.
+
+# %% [markdown]
+# ### Throughput, measured here
+#
+# What do the tweaks cost *you*? The full-size networks, untrained, on this machine's processor, one image at a
+# time, beside the paper's throughput (on a GPU, in batches) as a share of ResNet-50's.
+
+
+# %%
+def build(name):
+    """The full-size network of a row, with random weights."""
+    tweaks = {"d": True} | ({"attention": name[-2:]} if name[-2:] in ("SE", "SK") else {})
+    if name == "Assemble-ResNet-50":
+        return AssembleResNet50(d=True, attention="SK", blur=True)
+    return AssembledResNet(50, **({} if name == "ResNet-50" else tweaks))
+
+
+PAPER_SPEED = {
+    "ResNet-50": 536,
+    "+ D": 493,
+    "+ D, SE": 420,
+    "+ D, SK": 359,
+    "Assemble-ResNet-50": 312,
+}
+rows = []
+for name, paper_speed in list(PAPER_SPEED.items())[: pick(full=5, quick=2)]:
+    side = pick(full=FULL_SIZE[name][1], quick=32)
+    seconds = inspect.time_per_image(
+        build(name), (3, side, side), seconds=pick(full=1.0, quick=0.01)
+    )
+    macs = inspect.count_macs(FULL_SIZE[name][0], (3, FULL_SIZE[name][1], FULL_SIZE[name][1]))
+    rows.append(
+        {"network": name, "giga multiply-adds": macs / 1e9, "images/s here": 1 / seconds}
+    )
+    first = rows[0]
+    rows[-1] |= {
+        "multiply-adds, times ResNet-50": macs / 1e9 / first["giga multiply-adds"],
+        "time here, times ResNet-50": first["images/s here"] * seconds,
+        "paper: time, times ResNet-50": 536 / paper_speed,
+    }
+Table(rows, decimals=2)
+
+# %% [markdown]
+# Compare the last three columns. Squeeze-and-excitation is the classic case: hardly any multiply-adds, but on the paper's
+# GPU a good part of the speed (from 493 to 420). It reads each map twice and waits in between. That is why the paper counts
+# images per second.
+
+# %% [markdown]
+# ## Where we differ from the paper
+#
+# | | paper | here | why, and what it costs |
+# |:--|:--|:--|:--|
+# | network | ResNet-50, bottlenecks | ResNet-8 of width 8, basic blocks | minutes instead of GPU weeks; it has 20,000 parameters and little to regularise |
+# | images | ImageNet; crop of 5 to 100 % of the area with sides 3:4 to 4:3, at 224x224 | CIFAR-10 at 16x16; shift by 2 and flip | the same reason |
+# | training images | 1.28 M | 2,000 in the study, 10,000 live | the study has many arms |
+# | optimiser | SGD, momentum 0.9, batch 1024, peak learning rate 0.4, cosine, 5 epochs of warm-up, weight decay 1e-4 | Nesterov momentum, batch 64, one cycle with peak 0.1, the same decay | batches are small, so that few images give many steps |
+# | length | 120 epochs; 600 from E8 on | 8 epochs; 24 in two arms | regularisers pay in long trainings; see below |
+# | ResNet-D | stride, stem and shortcut | the shortcut alone | basic blocks have no 1x1 with stride, and the small stem is a 3x3 already |
+# | SE | ratio 16, no biases | ratio 4, biases, as in chapter 6 | 8 channels cannot be divided by 16 |
+# | Big-Little | $\alpha = 2$, $\beta = 4$; average 3x3 on its shortcuts in the first version of the code, 2x2 in the second | built and counted with 2x2, not trained | maps of 16x16 are too small to halve once more |
+# | DropBlock | side 7, third and fourth stage, one mask for a whole batch | side 3, second and third stage of three, a mask for each image, as in the original | maps of 8x8 and 4x4 |
+# | mixup | kind 1 | kind 2 | the same number of images per step in all arms |
+# | AutoAugment | policy for ImageNet | policy for CIFAR-10 | |
+# | distillation | an AmoebaNet's logits, $T = 1$ | chapter 8's teacher, $T = 1$ | ours saw all 50,000 training images; the student sees 2,000 |
+# | mCE | ImageNet-C, over AlexNet; the authors' script averages 19 kinds, the four extra ones included | four kinds, three severities, over ResNet-8 | |
+# | zero initialisation of the last scale in a block | yes | no | chapter 2 explains it |
+
+# %% [markdown]
+# ## The data
+#
+# Corrupted and augmented images were shown above. The normalisation, once more, and that a corruption is normalised
+# like a clean image, with the statistics of the clean training images:
+
+# %% tags=["nbval-check-output"]
+batch = data.normalize(data.train.images[:600])
+print("images:", tuple(batch.shape[1:]))
+print("mean of each channel within 0.1 of 0:", bool((batch.mean((0, 2, 3)).abs() < 0.1).all()))
+print(
+    "standard deviation within 0.1 of 1:", bool(((batch.std((0, 2, 3)) - 1).abs() < 0.1).all())
+)
+pale = data.normalize(corrupted(data)["contrast"][2])
+print(
+    "the palest images keep that, below half the contrast:",
+    bool((pale.std((0, 2, 3)) < 0.75).all()),
+)
+
+# %% [markdown]
+# ## Training
+#
+# The network of all arms, and a training with any of the regularisers. What they draw at random comes from generators of their
+# own. So every arm sees the same images in the same order, and differs in what is done to them.
+
+
+# %% tags=["model"]
+def small_network(drop=False, depth=8, width=8, **tweaks):
+    """The network of an arm: 16x16 images (N, 3, 16, 16) to logits (N, 10)."""
+    model = AssembledCifarResNet(depth, width, r=4, **tweaks)
+    return add_dropblock(model, {"layer2": 0.25, "layer3": 1.0}, size=3) if drop else model
+
+
+def with_soft_targets(data, epsilon=0.0, teacher=None):
+    """The same data with training targets as probabilities: of the label, and of a teacher."""
+    split, targets = data.train, {}
+    targets["label"] = smooth(split.targets, len(data.classes), epsilon)
+    if teacher is not None:
+        logits = train.predict(teacher, data, split.images)
+        targets["teacher"] = logits.softmax(1).clamp_min(1e-6)
+    return replace(data, train=Split(split.images, targets))
+
+
+def train_assembled(model, data, *, epochs, seed=0, epsilon=0.0, mixing=False, policy=False,
+                    teacher=None, label="training"):  # fmt: skip
+    """Train a network in place with the regularisers asked for; returns the history."""
+    steps = [train.Augment(shift=2)]
+    steps += [AutoAugment(data, seed=seed)] if policy else []
+    steps += [Mixup(seed=seed)] if mixing else []
+    batch = 64
+    return train.fit(
+        model,
+        with_soft_targets(data, epsilon, teacher),
+        epochs=epochs,
+        batch_size=batch,
+        weight_decay=1e-4,
+        augment=in_turn(*steps),
+        loss=AssembledLoss(epochs * max(1, len(data.train) // batch)),
+        eval_every=epochs,
+        seed=seed,
+        label=label,
+    )
+
+
+# %% [markdown]
+# Can a network with all tweaks learn one batch by heart?
+
+# %% tags=["nbval-check-output"]
+train.set_seed(0)
+last = train.overfit(
+    small_network(d=True, attention="SK", blur=True), data, images=32, steps=100
+)
+print("32 images learned by heart, loss below 0.1:", last < 0.1)
+
+# %% [markdown]
+# Two more networks, for the same number of epochs as the plain one at the start of the chapter and with the same batches:
+# one with anti-aliasing and nothing else, one with everything.
+
+# %%
+RECIPES = {
+    "anti-aliased": ({"blur": True}, {}),
+    "all": (
+        {"d": True, "attention": "SK", "drop": True, "blur": True},
+        {"epsilon": 0.1, "mixing": True, "policy": True},
+    ),
+}
+for name, (tweaks, recipe) in RECIPES.items():
+    train.set_seed(0)
+    networks[name] = small_network(**tweaks)
+    train_assembled(networks[name], data, epochs=EPOCHS, label=name, **recipe)
+
+
+# %% tags=["model"]
+def calibration_error(logits, labels, bins=10):
+    """Expected calibration error: |accuracy - confidence| of each bin of confidence, weighted by its images."""
+    confidence, predicted = logits.softmax(1).max(1)
+    right = (predicted == labels).float()
+    place = (confidence * bins).long().clamp(max=bins - 1)
+    gaps = torch.zeros(bins).index_add(0, place, right - confidence)
+    return float(gaps.abs().sum() / len(labels))
+
+
+def scores(model, data):
+    """All that the study measures, on test images; and the error on training images as they are."""
+    logits = train.predict(model, data, data.test.images)
+    labels = data.test.targets
+    seen = train.predict(model, data, data.train.images[:500])
+    return {
+        "accuracy": metrics.accuracy(logits, labels),
+        "train_accuracy": metrics.accuracy(seen, data.train.targets[:500]),
+        "confidence": float(logits.softmax(1).max(1).values.mean()),
+        "calibration_error": calibration_error(logits, labels),
+        "flips": flips(model, data),
+        **corruption_errors(model, data),
+    }
+
+
+# %%
+live = {name: scores(network, data) for name, network in networks.items()}
+CORRUPTED = {kind: live["plain"][kind] for kind in CORRUPTIONS}
+Table(
+    [
+        {
+            "network": name,
+            "test accuracy in %": 100 * found["accuracy"],
+            "training accuracy in %": 100 * found["train_accuracy"],
+            "mini-mCE in %": mini_mce(found, CORRUPTED),
+            "flips in %": 100 * found["flips"],
+            "mean confidence in %": 100 * found["confidence"],
+        }
+        for name, found in live.items()
+    ],
+    decimals=1,
+)
+
+# %% [markdown]
+# *Flips* are predictions that change when the image moves by a pixel. The blur has
+# no parameters, so the first two networks are equally large; compare their *flips*. In the last row, compare training and
+# test accuracy: a regulariser works on the distance between them, and where there is little distance, there is little to
+# gain.
+
+# %% [markdown]
+# ## Results: the paper beside ours
+#
+# One training of each proves little. So a study trained every step of the ladder with three seeds, on 2,000 images, in the
+# paper's order. Big-Little is not among the steps: on maps of 16x16 there is nothing to halve. Distillation
+# comes last, because its teacher has seen more images than the students, and what it adds should not be mixed up with the rest.
+
+
+# %% tags=["model"]
+@functools.cache
+def part_of_cifar10():
+    """2,000 training and 1,000 test images of CIFAR-10, at 16x16 pixels."""
+    return at_16_pixels(cifar10(train=2000, test=1000))
+
+
+def train_arm(data, *, seed, tweaks, recipe, distil=False, epochs=8):
+    """One training of the study: tweaks of the network, regularisers of the training."""
+    train.set_seed(seed)
+    model = small_network(**tweaks)
+    teacher = chapter("08_feature_distillation").TEACHER.load() if distil else None
+    train_assembled(model, data, epochs=epochs, seed=seed, teacher=teacher, **recipe)
+    return scores(model, data)
+
+
+# %% tags=["model"]
+STEPS = {  # what each step adds to the network and to the training, in the paper's order
+    "ResNet-8": ({}, {}),
+    "+ D": ({"d": True}, {}),
+    "+ label smoothing": ({}, {"epsilon": 0.1}),
+    "+ mixup": ({}, {"mixing": True}),
+    "+ SE": ({"attention": "SE"}, {}),
+    "+ DropBlock": ({"drop": True}, {}),
+    "SE to SK": ({"attention": "SK"}, {}),
+    "+ anti-aliasing": ({"blur": True}, {}),
+    "+ AutoAugment": ({}, {"policy": True}),
+}
+
+
+def ladder():
+    """An arm for each step, with all steps before it."""
+    arms, tweaks, recipe = {}, {}, {}
+    for step, (more_tweaks, more_recipe) in STEPS.items():
+        tweaks, recipe = tweaks | more_tweaks, recipe | more_recipe
+        arms[step] = {"tweaks": tweaks, "recipe": recipe}
+    return arms
+
+
+ARMS = ladder()
+
+
+ALL = ARMS["+ AutoAugment"]
+
+
+def without(part, name):
+    """The arm with everything but one technique."""
+    return ALL | {part: {key: value for key, value in ALL[part].items() if key != name}}
+
+
+# %% tags=["model"]
+LEFT_OUT = {
+    "all but D": without("tweaks", "d"),
+    "all but label smoothing": without("recipe", "epsilon"),
+    "all but mixup": without("recipe", "mixing"),
+    "all but DropBlock": without("tweaks", "drop"),
+    "all but SK": without("tweaks", "attention"),
+    "all but anti-aliasing": without("tweaks", "blur"),
+}
+
+
+ARMS |= LEFT_OUT
+
+
+ARMS["+ distillation"] = ALL | {"distil": True}
+
+
+ARMS["anti-aliasing alone"] = {"tweaks": {"blur": True}, "recipe": {}}
+
+
+STUDY = Study("09_assembled_cnn", run=train_arm, arms=ARMS, data=part_of_cifar10)
+
+# %% [markdown]
+# Beside accuracy (top-1), mini-mCE and flips stand three costs. Parameters and multiply-adds are counted. Images per
+# second are measured here and now, in batches of 128.
+
+
+# %%
+def cost(tweaks):
+    """Parameters, million multiply-adds and images per second of a small network in use."""
+    model = small_network(**tweaks)
+    seconds = inspect.time_per_image(
+        model, (3, 16, 16), 128, seconds=pick(full=0.6, quick=0.05)
+    )
+    return {
+        "parameters": inspect.count_parameters(model),
+        "million multiply-adds": inspect.count_macs(model, (3, 16, 16)) / 1e6,
+        "images/s": int(1 / seconds),
+    }
+
+
+BASE = {kind: STUDY.mean("ResNet-8", kind)[0] for kind in CORRUPTIONS}
+
+
+def mces(arm):
+    """mini-mCE of each seed; the mean errors of the plain ResNet-8 are 100 %."""
+    values = {kind: STUDY.values(arm, kind) for kind in CORRUPTIONS}
+    return [
+        mini_mce({kind: values[kind][i] for kind in values}, BASE)
+        for i in range(len(STUDY.seeds))
+    ]
+
+
+def spread(values):
+    values = torch.tensor(values)
+    return f"{values.mean():.1f} ± {values.std():.1f}"
+
+
+# %%
+LADDER = [*STEPS, "+ distillation"]
+costs = {}  # networks that are the same in use are measured once
+for arm in LADDER:
+    key = str({name: v for name, v in ARMS[arm]["tweaks"].items() if name != "drop"})
+    costs[arm] = costs.get(key) or cost(ARMS[arm]["tweaks"])
+    costs[key] = costs[arm]
+Table(
+    {
+        "step": arm,
+        "top-1 in %": STUDY.text(arm, "accuracy", 100, decimals=1),
+        "mini-mCE in %": spread(mces(arm)),
+        "flips in %": STUDY.text(arm, "flips", 100, decimals=1),
+        **costs[arm],
+    }
+    for arm in LADDER
+)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw(fig):
+    left, right = fig.subplots(1, 2)
+    for ax, title, of in (
+        (
+            left,
+            "ours: top-1 accuracy in %",
+            lambda arm: [100 * v for v in STUDY.values(arm, "accuracy")],
+        ),
+        (right, "ours: mini-mCE in %, lower is better", mces),
+    ):
+        for row, arm in enumerate(LADDER):
+            values = of(arm)
+            ax.plot(values, [row] * len(values), "o", color="C0", alpha=0.6)
+            ax.plot(
+                [sum(values) / len(values)] * 2,
+                [row - 0.3, row + 0.3],
+                color="C1",
+                linewidth=2.5,
+            )
+        ax.set_ylim(len(LADDER) - 0.5, -0.5)
+        ax.set_yticks(
+            range(len(LADDER)), LADDER if ax is left else [""] * len(LADDER), fontsize=8
+        )
+        ax.set_title(title)
+
+
+plot.show(
+    draw,
+    alt="Dot plots of top-1 accuracy and mini-mCE for each step of our ladder, three dots and a mean each.",
+    caption="Our ladder; each row has the techniques of all rows above it. Dots: one training each; orange: mean. "
+    f"Data: {STUDY.provenance()}.",
+    height=3.3,
+)
+
+# %% [markdown]
+# The costs first, for they are not a matter of luck. On this small network D adds no parameter, SE 4 %, and SK makes it
+# 1.6 times as large. Anti-aliasing adds no parameter but nearly doubles the multiply-adds, because two convolutions move
+# to the larger map. The regularisers cost nothing in use.
+#
+# The accuracies are those of 20,000 parameters after 8 passes over 2,000 images. Do not compare them with the paper's;
+# compare the rows, and look at how far the three dots of a row are apart. The next section says which steps are more than
+# luck.
+#
+#
+# The study was measured once. To be sure that its code still runs, some of its arms train here for a moment on 128 images.
+
+# %% tags=["nbval-check-output"]
+few = at_16_pixels(cifar10(train=128, test=100))
+for arm in ("ResNet-8", "+ DropBlock", "+ distillation"):
+    found = train_arm(few, seed=0, **(ARMS[arm] | {"epochs": 1}))
+    print(f"{arm}: runs, and gives {len(found)} numbers")
+
+# %% [markdown]
+# ## The paper's claim in miniature
+#
+# The claim: each step helps, and the gains add up. Each row below compares a step with the one before it, seed by seed,
+# signed so that the claim predicts a positive number. "Seen" means that the 95 % interval of the mean lies above zero.
+
+# %%
+CLAIMS = [
+    (f"{after} raises top-1", before, after)
+    for before, after in zip(LADDER, LADDER[1:], strict=False)
+]
+STUDY.claims(CLAIMS, "accuracy", "top-1, points", 100)
+
+
+# %%
+def less_mce(first, second):
+    """The paired Effect: by how much `second` lowers the mini-mCE of `first`."""
+    return paired_effect(mces(second), mces(first))
+
+
+rows = []
+for before, after in [*zip(LADDER, LADDER[1:], strict=False), ("ResNet-8", "+ AutoAugment")]:
+    effect = less_mce(before, after)
+    claim = (
+        f"{after} lowers mini-mCE"
+        if before != "ResNet-8" or after == "+ D"
+        else "all steps together lower mini-mCE"
+    )
+    rows.append(
+        {
+            "claim": claim,
+            "mini-mCE, points less": f"{effect.mean:+.2f} ± {effect.sd:.2f}",
+            "95 % interval": f"{effect.low:+.2f} to {effect.high:+.2f}",
+            "verdict": effect.verdict,
+        }
+    )
+Table(rows)
+
+# %% [markdown]
+# **Top-1.** Two of the nine steps are seen: D, at the beginning, and distillation, at the end. From label smoothing to
+# AutoAugment nothing is clear, and most of the means point down. With all the techniques but distillation, the network is
+# less accurate than the plain ResNet-8 that it started from. In the paper every step goes up.
+#
+# **mini-mCE.** Mixup lowers it at every seed, as the paper says of it, although it does not raise top-1 here. So a step may help
+# the one number and not the other. All steps together change nothing that could be seen.
+#
+# Why so different? The regularisers make the training images harder. A network that has not even learned its training
+# images has no use for that, and ours, with 20,000 parameters and 8 epochs, has not. The next two sections look at this
+# from two sides.
+#
+# ### Leave one out
+#
+# A ladder credits each technique with what it adds to those before it. The opposite question is at least as useful: take
+# *one* technique out of the complete set; what is lost? If gains were additive, both would give the same number.
+
+# %%
+NAMES = {  # technique -> the step that adds it, the step before, and the arm without it
+    "D": ("+ D", "ResNet-8", "all but D"),
+    "label smoothing": ("+ label smoothing", "+ D", "all but label smoothing"),
+    "mixup": ("+ mixup", "+ label smoothing", "all but mixup"),
+    "DropBlock": ("+ DropBlock", "+ SE", "all but DropBlock"),
+    "SK (on the ladder: in place of SE)": ("SE to SK", "+ DropBlock", "all but SK"),
+    "anti-aliasing": ("+ anti-aliasing", "SE to SK", "all but anti-aliasing"),
+    "AutoAugment": ("+ AutoAugment", "+ anti-aliasing", "+ anti-aliasing"),
+}
+LAST = "+ AutoAugment"
+rows, lost = [], 0.0
+for name, (step, before, absent) in NAMES.items():
+    added, missed = (
+        STUDY.effect(a, b, "accuracy", 100) for a, b in ((before, step), (absent, LAST))
+    )
+    robust = less_mce(absent, LAST)
+    lost += missed.mean
+    rows.append(
+        {
+            "technique": name,
+            "gain when added": f"{added.mean:+.1f} ± {added.sd:.1f}",
+            "lost when left out": f"{missed.mean:+.1f} ± {missed.sd:.1f}",
+            "verdict": missed.verdict,
+            "mini-mCE saved": f"{robust.mean:+.1f} ± {robust.sd:.1f}",
+            "its verdict": robust.verdict,
+        }
+    )
+Table(rows)
+
+# %%
+total = STUDY.effect("ResNet-8", LAST, "accuracy", 100)
+print(
+    f"top-1, all over none: {total.mean:+.1f} points; what the techniques are worth one by one: {lost:+.1f} points"
+)
+
+# %% [markdown]
+# One verdict is clear, and it is against its technique: leave mixup out of the complete set, and the network gains more than
+# three points. All other intervals include zero. Look at D: it was worth two points on the plain network, and in the
+# crowd it is worth nothing that we could see. Where the two columns of gains differ by more than their spread, the order
+# has decided.
+#
+# If all gains were additive, the two numbers in the last line would be equal; SE has no part in it, since SK has taken its
+# place. They are far from equal: one by one, the losses sum to much more than all techniques cost together. The harm may
+# compound. But there is a plainer suspect. Every one of these differences contains the same three trainings of the complete
+# network; if those were unlucky, all rows show it, and the sum shows it seven times. Exercise 4 comes back to this.
+#
+# ### Does more training change the verdict?
+#
+# The regularisers make training harder on purpose, so a short training cannot profit. The paper trains for 120 epochs, and gains again with
+# 600. So two arms were trained three times as long: none of the techniques, and all of them.
+
+
+# %% tags=["model"]
+LONG_ARMS = {
+    "ResNet-8, 24 epochs": ARMS["ResNet-8"] | {"epochs": 24},
+    "all, 24 epochs": ALL | {"epochs": 24},
+}
+
+
+LENGTH = Study(
+    "09_assembled_cnn", run=train_arm, arms=LONG_ARMS, data=part_of_cifar10, name="length"
+)
+
+# %%
+BOTH = {"8 epochs": (STUDY, "ResNet-8", LAST), "24 epochs": (LENGTH, *LONG_ARMS)}
+
+
+def gap(study, arm):
+    """Accuracy on training images minus that on test images, in points."""
+    return 100 * (study.mean(arm, "train_accuracy")[0] - study.mean(arm, "accuracy")[0])
+
+
+rows = []
+for length, (study, none, everything) in BOTH.items():
+    effect = study.effect(none, everything, "accuracy", 100)
+    rows.append(
+        {
+            "length": length,
+            "top-1, none": study.text(none, "accuracy", 100, 1),
+            "top-1, all": study.text(everything, "accuracy", 100, 1),
+            "all minus none": f"{effect.mean:+.1f} ± {effect.sd:.1f}",
+            "verdict for all": effect.verdict,
+            "training minus test, none": gap(study, none),
+            "training minus test, all": gap(study, everything),
+        }
+    )
+Table(rows, decimals=1)
+
+# %% [markdown]
+# Three times as long, both networks are better, and the complete set is still behind: now by an interval that excludes zero.
+# The last two columns say how much there was to gain at all. The distance between training and test accuracy is what a
+# regulariser works on, and it stays at a few points. So these networks hardly overfit, with or without; what they lack is
+# capacity and time. The paper's network has 2,000 times the parameters and sees each image 600 times. Do not judge its
+# recipe by a short training, and do not give a short training its recipe.
+#
+# ### Anti-aliasing and movement
+#
+# The demonstration on untrained layers was sure. Do trained networks keep their answers when the image moves?
+
+# %%
+STUDY.claims(
+    [
+        ("anti-aliasing alone: fewer flips", "anti-aliasing alone", "ResNet-8"),
+        ("anti-aliasing on the ladder: fewer flips", "+ anti-aliasing", "SE to SK"),
+        ("left out of all: more flips", LAST, "all but anti-aliasing"),
+        ("ResNet-D: fewer flips", "+ D", "ResNet-8"),
+    ],
+    "flips",
+    "flips, points",
+    100,
+)
+
+# %% [markdown]
+# The demonstration on untrained layers predicts "seen" in the first three rows. On the ladder it is seen. Alone, and left out
+# of the complete set, the mean has the predicted sign, but three seeds do not settle it.
+#
+# The last row was meant as a control, because ResNet-D averages on the shortcut only, and the branch still subsamples without a
+# blur. It is seen, too. One way to understand it: the plain shortcut takes every second pixel, so it is as sensitive to a
+# shift as anything can be, and D is what repairs it.
+#
+# ### Label smoothing and confidence
+#
+# A network is **calibrated** if it is right in 70 % of the cases in which it is 70 % sure. The *expected calibration error*
+# (ECE) {cite}`guo2017calibration` is the mean distance between confidence and accuracy, over bins of confidence. Smoothed
+# targets never ask for more than 91 % confidence. What does that do?
+
+# %%
+Table(
+    {
+        "step": arm,
+        "mean confidence in %": STUDY.text(arm, "confidence", 100, 1),
+        "top-1 in %": STUDY.text(arm, "accuracy", 100, 1),
+        "confidence minus top-1": f"{100 * (STUDY.mean(arm, 'confidence')[0] - STUDY.mean(arm, 'accuracy')[0]):+.1f}",
+        "ECE in %": STUDY.text(arm, "calibration_error", 100, 1),
+    }
+    for arm in ("ResNet-8", "+ D", "+ label smoothing", "+ mixup", LAST)
+)
+
+# %% [markdown]
+# In the fourth column, above zero is overconfident and below zero is too modest. Smoothing and mixup lower the
+# confidence; whether that improves the calibration depends on where the network was before. They are a cure for
+# overconfidence. A network that is not overconfident does not need it, and then the ECE rises.
+
+# %% [markdown]
+# ## Look inside
+#
+# ### Failures first
+#
+# The test images on which the network with everything is most sure of a wrong answer. Grad-CAM
+# {cite}`selvaraju2017gradcam` looks at the second stage, with 8x8 positions.
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+logits = train.predict(networks["all"], data, data.test.images)
+plot.mistakes(networks["all"], data, logits, "layer2")
+
+# %% [markdown]
+# ### Where do they look?
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+plot.evidence(
+    networks,
+    data,
+    "layer2",
+    "The evidence at the end of stage 2 in the three networks trained above.",
+)
+
+# %% [markdown]
+# ### How sure are they?
+#
+# The network that was trained in the usual way, and the one with everything: in each bin of confidence, how often are they
+# right? And below, how many images fall into the bin.
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw(fig):
+    upper, lower = fig.subplots(2, 2, gridspec_kw={"height_ratios": (3, 1)}, sharex=True)
+    labels = data.test.targets
+    for top, bottom, name in zip(upper, lower, ("plain", "all"), strict=True):
+        confidence, said = (
+            train.predict(networks[name], data, data.test.images).softmax(1).max(1)
+        )
+        place = (10 * confidence).long().clamp(max=9)
+        number = torch.bincount(place, minlength=10)
+        right = torch.bincount(place, (said == labels).double(), minlength=10) / number
+        middle = [(i + 0.5) / 10 for i in range(10)]
+        top.bar(middle, right.nan_to_num(), 0.09, color="C0")
+        top.plot([0, 1], [0, 1], "--", color="#666666", linewidth=1)
+        ece = calibration_error(train.predict(networks[name], data, data.test.images), labels)
+        top.set(title=f"{name}: share that is right, ECE {100 * ece:.1f} %", ylim=(0, 1))
+        bottom.bar(middle, number, 0.09, color="C1")
+        bottom.set(xlabel="confidence", title="images")
+
+
+plot.show(
+    draw,
+    alt="Two reliability diagrams, for the plain network and for the one with all techniques: share of correct answers in ten bins of "
+    "confidence, and the number of images in each bin below.",
+    caption="On the dashed line confidence is honest; above it the network is too modest, below it too sure. "
+    f"Data: {data.provenance}.",
+    height=3.8,
+)
+
+# %% [markdown]
+# ### What do selective kernels select?
+#
+# The two branches of a selective kernel are of the same size. Do they still divide the work? For each unit of the trained network, the
+# share that the first branch gets, over all channels and 500 images. A unit that does not care sits at 0.5. How
+# much of the variation is between images, and not between channels, tells whether it really looks at the image.
+
+# %%
+sample = data.normalize(data.test.images[:500])
+shares = {}
+
+
+def catch(name):
+    def hook(unit, given, made):
+        first, second = unit.bn(unit.conv(given[0])).relu().chunk(2, 1)
+        shares[name] = unit.weights(first, second)[0].flatten(1)
+
+    return hook
+
+
+handles = [
+    module.register_forward_hook(catch(name))
+    for name, module in networks["all"].named_modules()
+    if isinstance(module, SelectiveKernel)
+]
+with torch.inference_mode():
+    networks["all"].eval()(sample)
+for handle in handles:
+    handle.remove()
+Table(
+    [
+        {
+            "unit": name,
+            "channels": share.shape[1],
+            "smallest share": float(share.min()),
+            "mean": float(share.mean()),
+            "largest": float(share.max()),
+            "variance between images, %": 100 * float(share.var(0).mean() / share.var()),
+        }
+        for name, share in shares.items()
+    ],
+    decimals=2,
+)
+
+# %% [markdown]
+# Shares near 0 and near 1 mean that the branches have divided the work, although their kernels are equally large. The last
+# column says how much of it depends on the image; at 0 % the unit would be a fixed mixture, and it could be replaced by one
+# ordinary convolution after the training.
+
+# %% [markdown]
+# ## Play: move the image
+#
+# Three test images, and nine positions from four pixels to the left to four to the right. Both curves show the
+# probability of the *true* class, for the plain network and for the one with anti-aliasing that was trained on the same batches. A
+# network that did not care about the position would draw a level line.
+#
+# The images are those on which the plain network wavers most. That is unfair to it on purpose, so the table first gives the fair
+# numbers: the mean over many images.
+
+# %%
+REACH = 4
+count = pick(full=1000, quick=200)
+truth = data.test.targets[:count, None]
+curves = {
+    name: torch.stack(
+        [
+            train.predict(
+                networks[name], data, moved(data.test.images[:count], shift, 0)
+            ).softmax(1)
+            for shift in range(-REACH, REACH + 1)
+        ]
+    )
+    for name in ("plain", "anti-aliased")
+}  # name -> (shifts, images, classes)
+of_truth = {
+    name: found.gather(2, truth.expand(2 * REACH + 1, -1, 1))[..., 0]
+    for name, found in curves.items()
+}
+Table(
+    [
+        {
+            "network": name,
+            "change of the true class from pixel to pixel, points": 100
+            * float(values.diff(dim=0).abs().mean()),
+            "images whose answer changes somewhere, %": 100
+            * float(
+                (curves[name].argmax(2) != curves[name].argmax(2)[REACH]).any(0).float().mean()
+            ),
+        }
+        for name, values in of_truth.items()
+    ],
+    decimals=1,
+)
+
+# %%
+wavering = of_truth["plain"].diff(dim=0).abs().mean(0).argsort(descending=True)
+chosen = {}  # at most one of each class
+for index in wavering.tolist():
+    chosen.setdefault(data.classes[data.test.targets[index]], index)
+chosen = dict(list(chosen.items())[:3])
+
+
+def draw_shift(fig, image, shift):
+    index = chosen[image]
+    left, right = fig.subplots(1, 2, gridspec_kw={"width_ratios": (1, 1.9)})
+    left.imshow(moved(data.test.images[index][None], shift, 0)[0].permute(1, 2, 0))
+    left.set_axis_off()
+    said = []
+    for colour, (name, values) in zip(("C1", "C0"), of_truth.items(), strict=True):
+        right.plot(
+            range(-REACH, REACH + 1),
+            values[:, index],
+            "o-",
+            color=colour,
+            markersize=4,
+            label=name,
+        )
+        said.append(f"{name}: {data.classes[curves[name][shift + REACH, index].argmax()]}")
+    right.axvline(shift, color="#666666", linewidth=1, linestyle="--")
+    right.set(ylim=(-0.02, 1.02), xlabel="moved to the right by pixels")
+    right.set_title(f"probability of {image}", fontsize=10)
+    right.legend(fontsize=8, loc="best")
+    left.set_title("\n".join(said), fontsize=9, loc="center")
+
+
+# %%
+SHIFTS = tuple(range(-REACH, REACH + 1))
+Explorable(
+    draw_shift,
+    (tuple(chosen), SHIFTS),
+    ("image", "pixels to the right"),
+    alt=lambda image, shift: (
+        f"Test image of class {image}, moved by {shift} pixels: the plain network gives its true class "
+        f"{100 * of_truth['plain'][shift + REACH, chosen[image]]:.0f} %, the anti-aliased one "
+        f"{100 * of_truth['anti-aliased'][shift + REACH, chosen[image]]:.0f} %."
+    ),
+    caption="Left: the image that both networks see, and what they call it. Right: the probability of its true class at "
+    "every position. Look for zigzags with a period of two pixels: that is the subsampling.",
+    key="assembled-shift",
+    size=(5.2, 2.2),
+)
+
+# %% [markdown]
+# Two strides of 2 lie between the image and the last map, so moving by four pixels moves the last map by a whole
+# position. Between those, the plain network sees a picture that is sampled in another way.
+
+# %% [markdown]
+# ## When to use it today, and what came after
+#
+# - **The recipe is the model.** With a modern training procedure and *none* of the network tweaks, ResNet-50 reaches
+#   80.4 % at 224 pixels {cite}`wightman2021strikes`. The paper's ladder says the same in its own way: regularisers are free in use, and
+#   they are worth most of the gain. Torchvision's second set of weights for ResNet-50 (chapter 2) is another instance.
+# - **ResNet-D** costs so little that many later ResNets have it built in.
+# - **Anti-aliasing** is worth its price when the answer must not flicker: video, tracking, anything that a person watches. Blur where
+#   you subsample, not everywhere.
+# - **Mixup and strong augmentation** belong to long trainings of networks that can memorise their images. In a short training, or
+#   with a small network, leave them out. Later recipes mix CutMix in, and draw augmentations at random instead of searching for a policy.
+# - **Label smoothing** changes what the probabilities mean. It also makes a network a worse *teacher*
+#   {cite}`muller2019smoothing`, so be careful with smoothing and distillation together.
+# - Before you assemble, measure: throughput on *your* machine, corruption on *your* images, and leave-one-out on *your* task. A technique
+#   that is not missed when it is left out should be left out.
+
+# %% [markdown]
+# ## Exercises
+#
+# **1. (quick)** ResNet's stem is a 7x7 convolution with stride 2 from 3 to 64 channels, on 224x224 pixels. ResNet-D has three 3x3
+# convolutions: 3 to 32 with stride 2, 32 to 32, and 32 to 64. How many multiply-adds has each?
+#
+# <details><summary>Answer</summary>
+#
+# All outputs have 112² = 12,544 positions. 7x7: 49 · 3 · 64 · 12,544 = 118.0 million. Deep: (9 · 3 · 32 + 9 · 32 · 32 + 9 · 32 · 64) · 12,544 =
+# 28,512 · 12,544 = 357.7 million, three times as much. That is the whole difference of 0.24 giga multiply-adds between ResNet-50 and its
+# D version: the averaged shortcut costs no more than the strided one.
+#
+# </details>
+#
+# **2. (quick)** Your loader delivers 1,024 decoded images per step and is the slowest part of the training. How many mixed images does the network see per step with
+# mixup of kind 1, and of kind 2? What is the catch of each?
+#
+# <details><summary>Answer</summary>
+#
+# Kind 1: 512, so the loader must work twice as hard for the same batch. Kind 2: 1,024. But there every image appears in two mixtures of the
+# same batch, so the batch holds less variety, and its batch statistics are those of 1,024 images and not of 2,048.
+#
+# </details>
+#
+# **3. (code)** Max-pooling with anti-aliasing, as Zhang proposes it: the maximum of 2x2 positions at *every* position, then
+# `BlurPool`. Take `F.max_pool2d` and keep the size of the map until the blur: pad with zeros on the right and at the
+# bottom (`F.pad`), as the maps are not negative.
+
+
+# %%
+def check_blurred_maximum(pool):
+    x = torch.rand(2, 5, 16, 16, generator=torch.Generator().manual_seed(0))
+    y = pool(x)
+    assert y.shape == (2, 5, 8, 8), f"the map must be halved to 8x8, not {tuple(y.shape[2:])}."
+    assert torch.allclose(pool(torch.ones(1, 1, 8, 8)), torch.ones(1, 1, 4, 4)), (
+        "a constant map must stay constant, also at the border."
+    )
+    spot = torch.zeros(1, 1, 8, 8)
+    spot[0, 0, 4, 4] = 1
+    assert abs(float(pool(spot).sum()) - 1) < 1e-6, (
+        "a single 1 becomes four by the maximum, and adds up to 1 after the blur and stride 2."
+    )
+    smooth = natural_noise(8, 32).relu()
+    ratio = relative_change(pool, smooth) / relative_change(nn.MaxPool2d(2), smooth)
+    assert ratio < 0.8, "it should change less than plain max-pooling when the image moves."
+
+
+def blurred_maximum(x):
+    raise NotImplementedError
+
+
+attempt(check_blurred_maximum, blurred_maximum)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-cell", "nbval-check-output"]
+def blurred_maximum_solution(x):
+    largest = F.max_pool2d(F.pad(x, (0, 1, 0, 1)), 2, stride=1)
+    return BlurPool(x.shape[1])(largest)
+
+
+verify(check_blurred_maximum, blurred_maximum_solution)
+
+# %% [markdown]
+# **4. (code)** Test additivity. From the accuracy of the base, of all techniques together, and of all but one, compute what each
+# technique is worth when it is left out, and what remains: the total gain minus the sum of those. Then try it on the
+# study: `STUDY.mean(arm, "accuracy")[0]`. What does it mean if the remainder is positive? If it is negative?
+
+
+# %%
+def check_remainder(remainder):
+    additive = {"a": 0.60 + 0.02, "b": 0.60 + 0.05}  # a is worth 5 points, b 2
+    worth, rest = remainder(0.60, 0.67, additive)
+    assert abs(worth["a"] - 0.05) < 1e-9 and abs(worth["b"] - 0.02) < 1e-9, (
+        "without b there is 0.65, so b is worth 0.67 - 0.65."
+    )
+    assert abs(rest) < 1e-9, "these gains are additive: nothing should remain."
+    _, rest = remainder(0.60, 0.65, {"a": 0.65, "b": 0.65})  # either does the whole job
+    assert abs(rest - 0.05) < 1e-9, (
+        "two techniques that replace each other leave all of the gain."
+    )
+    _, rest = remainder(0.60, 0.65, {"a": 0.60, "b": 0.60})  # neither works alone
+    assert abs(rest + 0.05) < 1e-9, "two techniques that need each other are counted twice."
+
+
+def remainder(base, everything, left_out):
+    raise NotImplementedError
+
+
+attempt(check_remainder, remainder)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-cell", "nbval-check-output"]
+def remainder_solution(base, everything, left_out):
+    worth = {name: everything - accuracy for name, accuracy in left_out.items()}
+    return worth, everything - base - sum(worth.values())
+
+
+verify(check_remainder, remainder_solution)
+
+# %% [markdown]
+# A positive remainder: techniques overlap, and one can stand in for another. A negative one: they need each other.
+#
+# **5. (open)** E9 of the paper changes the network and the size of the test images at once. Design the arms that tell the two apart,
+# and run them in miniature: train at 16x16 pixels, test at 16x16 and at 20x20 (`F.interpolate`), with and without
+# anti-aliasing. Use three seeds and the same batches. Does a network trained on small images profit from larger ones? How would you show
+# that the gain is not just the smoothing by the interpolation?
+
+# %% [markdown]
+# ## Recap
+#
+# - Accuracy, robustness and speed are three numbers. A technique can move one and leave the others.
+# - Subsampling without a blur aliases: a pixel of movement changes what the next layer sees. `BlurPool`, and the average in
+#   ResNet-D's shortcut, are the same remedy.
+# - Network tweaks cost time in use, and not in proportion to their multiply-adds. Regularisers cost nothing in use, but need
+#   a long training and a network that could overfit.
+# - The paper's final network is E11: D, SK instead of SE, Big-Little and anti-aliasing; label smoothing, mixup, DropBlock, AutoAugment
+#   and distillation; 600 epochs; tested at 256 pixels.
+# - Stacked tables credit whoever comes last in line. Leave-one-out asks the other question.
+#
+# **Three questions.** Why does a blur *after* the subsampling not help? Why can ResNet-D's stem cost three times the multiply-adds and
+# still be worth it? A table says "+0.3 from Big-Little and 256 pixels": which experiment is missing?
+
+# %%
+headline(
+    f"{len(STEPS) - 1} techniques on ResNet-8: top-1 {100 * STUDY.mean('ResNet-8', 'accuracy')[0]:.1f} % without, "
+    f"{100 * STUDY.mean(LAST, 'accuracy')[0]:.1f} % with; flips {100 * STUDY.mean('ResNet-8', 'flips')[0]:.1f} % and "
+    f"{100 * STUDY.mean(LAST, 'flips')[0]:.1f} %",
+    data.provenance,
+)
+
+# %%
+print(f"This chapter's computations took {(time.perf_counter() - started) / 60:.1f} minutes.")
