@@ -1,0 +1,1746 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Frequency domain: a network that reads JPEG's numbers
+#
+# | | |
+# |:--|:--|
+# | Paper | K. Xu, M. Qin, F. Sun, Y. Wang, Y.-K. Chen and F. Ren, *Learning in the Frequency Domain*, CVPR 2020 {cite}`xu2020frequency` |
+# | Claim | Do not shrink a photograph for a network. Cut it into 8x8 blocks, turn each into 64 frequencies per colour, and keep the few that matter: at the same number of input values, or half of it, the network is more accurate. |
+# | You need | [Chapter 2](02_resnet): ResNet-50 and its blocks. [Chapter 6](06_senet) has a gate per channel, but you can read this chapter without it. |
+# | Time | About an hour to read. The last cell prints how long the computations took. |
+#
+# **You will be able to**
+#
+# - compute a discrete cosine transform by hand, and say what each of its 64 numbers means;
+# - build the whole road from a photograph to a ResNet without a stem, and check every part of it;
+# - train a gate that says yes or no, although yes and no have no derivative;
+# - say what you lose when you shrink an image, and what a network needs of it.
+#
+# **Before you read on, guess.** A photograph has 128x128 pixels, so 49,152 numbers. You may hand 3,072 of them to a
+# network, one in sixteen. Either you shrink the photograph to 32x32 pixels, or you keep 12 of its 192 frequencies.
+# From which 3,072 numbers can the photograph be restored better? And from which does a network learn better? These
+# are two questions, and they need not have the same answer. Write both down.
+
+# %% [markdown]
+# ## Setup
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+# Only on Colab, which starts without the course: fetch it. Everywhere else this cell does nothing.
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("helpers") is None:
+    repository = "https://github.com/cnn-papers/cnn-papers"
+    subprocess.run(["git", "clone", "-q", "--depth=1", repository, "course"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", "course"], check=True
+    )
+    sys.path.insert(0, "course")
+
+# %% tags=["model"]
+import copy
+import io
+import math
+import time
+from collections import OrderedDict
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from helpers import cam, inspect, metrics, plot, train
+from helpers.chapters import chapter
+from helpers.course import headline
+from helpers.data import Split, cifar10, largest_animal, voc_animals
+from helpers.exercise import attempt, verify
+from helpers.interactive import Explorable
+from helpers.parity import copy_in_order, relative_difference
+from helpers.settings import pick
+from helpers.study import Study
+from helpers.table import Table
+
+resnet = chapter("02_resnet")
+BasicBlock, Bottleneck = resnet.BasicBlock, resnet.Bottleneck
+stage, he_initialize = resnet.stage, resnet.he_initialize
+
+# %% [markdown]
+# This chapter needs photographs larger than CIFAR's. So it takes the animals of PASCAL VOC {cite}`everingham2010voc`
+# at 128x128 pixels. VOC gives a box for every animal; here an image has one label, that of its largest animal.
+
+# %%
+started = time.perf_counter()
+train.set_seed(0)
+data = largest_animal(
+    voc_animals(size=128, train=pick(full=None, quick=160), test=pick(full=None, quick=60))
+)
+
+# %% [markdown]
+# ## The problem: shrinking throws away without looking
+#
+# A classifier for ImageNet wants 224x224 pixels. Photographs have many more, so they are shrunk first. Shrinking
+# averages neighbours, everywhere alike, whether they show the sky or an eye.
+#
+# What is lost? Shrink five photographs from 128x128 to 32x32 pixels, one number in sixteen, and enlarge them again.
+
+
+# %%
+def shrunk_and_enlarged(images, size):
+    """Pixels (N, 3, H, W), 0 to 255, resized to size x size and back."""
+    settings = {"mode": "bicubic", "antialias": True}
+    small = F.interpolate(images.float(), (size, size), **settings)
+    return F.interpolate(small, images.shape[-2:], **settings).clamp(0, 255)
+
+
+def psnr(restored, images):
+    """Peak signal-to-noise ratio of each image in decibel, (N,): 6 dB more is half the error."""
+    error = (restored - images.float()).square().mean((1, 2, 3))
+    return 10 * torch.log10(255**2 / error)
+
+
+fixed = plot.fixed_images(data)
+photos = data.test.images[fixed]
+again = shrunk_and_enlarged(photos, 32)
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+names = [data.classes[label] for label in data.test.targets[fixed]]
+
+
+def draw(fig):
+    for column, axes in enumerate(fig.subplots(2, len(photos)).T):
+        for ax, pixels in zip(axes, (photos[column], again[column].byte()), strict=True):
+            ax.imshow(pixels.permute(1, 2, 0))
+            ax.set_axis_off()
+        axes[0].set_title(names[column], fontsize=9, loc="center", pad=3)
+        axes[1].set_title(
+            f"{psnr(again, photos)[column]:.1f} dB", fontsize=9, loc="center", pad=3
+        )
+
+
+plot.show(
+    draw,
+    alt="Five photographs of animals at 128x128 pixels above the same photographs shrunk to 32x32 and enlarged again, which are blurred.",
+    caption=f"Above: 128x128 pixels. Below: what is left of them at 32x32. Data: {data.provenance}.",
+    height=3.0,
+)
+
+# %% [markdown]
+# Now look at what a JPEG encoder makes of the same photographs. It is not allowed to blur like that, and it does not need
+# many numbers either:
+
+# %%
+from PIL import Image
+
+rows = []
+for quality in (30, 75):
+    sizes, restored = [], []
+    for photo in photos:
+        file = io.BytesIO()
+        Image.fromarray(photo.permute(1, 2, 0).numpy()).save(file, "jpeg", quality=quality)
+        sizes.append(file.tell())
+        pixels = torch.frombuffer(bytearray(Image.open(file).tobytes()), dtype=torch.uint8)
+        restored.append(pixels.view(128, 128, 3).permute(2, 0, 1).float())
+    rows.append(
+        {
+            "what is kept": f"a JPEG file of quality {quality}",
+            "bytes per photograph": round(sum(sizes) / len(sizes)),
+            "PSNR in dB": float(psnr(torch.stack(restored), photos).mean()),
+        }
+    )
+rows += [
+    {
+        "what is kept": f"{size}x{size} pixels",
+        "bytes per photograph": 3 * size**2,
+        "PSNR in dB": float(psnr(shrunk_and_enlarged(photos, size), photos).mean()),
+    }
+    for size in (32, 48)
+]
+Table(rows, decimals=1)
+
+# %% [markdown]
+# Byte for byte, the JPEG file is far closer to the photograph. What does it do differently? It does not average a
+# neighbourhood; it describes each 8x8 block by its **frequencies**, and spends its bytes on the few that are large.
+#
+# Every photograph that a network sees has been through this. The decoder takes the frequencies out of the file and
+# computes pixels; then we shrink the pixels. The paper asks: why not give the frequencies to the network?
+
+# %% [markdown]
+# ## The idea: 64 patterns instead of 64 pixels
+#
+# Take a block $B$ of 8x8 pixels. Any such block is a weighted sum of 64 fixed patterns, each a product of two cosines: one down, one
+# across. The weights are the **discrete cosine transform** (DCT) of the block {cite}`ahmed1974dct`. With the matrix
+#
+# $$ D_{ux} = c_u \sqrt{\tfrac{2}{8}}\, \cos \frac{(2x + 1)\, u\, \pi}{2 \cdot 8},
+# \qquad c_0 = \tfrac{1}{\sqrt{2}}, \quad c_u = 1 \text{ for } u > 0, $$ (eq-frequency-matrix)
+#
+# the 64 weights, or coefficients, are
+#
+# $$ X = D\, B\, D^\top. $$ (eq-frequency-dct)
+#
+# | symbol | meaning | shape | in the code |
+# |:--|:--|:--|:--|
+# | $B$ | a block of one colour plane | 8 x 8 | `blocks` |
+# | $x$ | position in the block, 0 to 7 | number | |
+# | $u$, $v$ | frequency down and across: half periods within the block, 0 to 7 | numbers | `row`, `column` |
+# | $D$ | row $u$ is a cosine with $u$ half periods | 8 x 8 | `dct_matrix()` |
+# | $X_{uv}$ | how much of pattern $(u, v)$ the block holds | 8 x 8 | `coefficients` |
+# | $K$ | number of channels that are kept, of 3 · 64 = 192 | number | `channels`, `len(kept)` |
+# | $\lambda$ | price of an open channel in the loss | number | `price` |
+#
+# The rows of $D$ are orthogonal and of length 1. So $D^{-1} = D^\top$, nothing is lost on the way, and the sum of the squares
+# stays the same: a coefficient of 10 matters to the squared error exactly as much as a pixel that is off by 10.
+
+
+# %% tags=["model"]
+def dct_matrix(side=8):
+    """The orthonormal DCT matrix of {eq}`eq-frequency-matrix`, (side, side): row u holds frequency u."""
+    frequency = torch.arange(side, dtype=torch.float64)[:, None]
+    position = torch.arange(side, dtype=torch.float64)
+    matrix = torch.cos((2 * position + 1) * frequency * math.pi / (2 * side))
+    matrix *= math.sqrt(2 / side)
+    matrix[0] /= math.sqrt(2)
+    return matrix.float()
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw(fig):
+    D = dct_matrix()
+    for row, line in enumerate(fig.subplots(8, 8)):
+        for column, ax in enumerate(line):
+            ax.imshow(torch.outer(D[row], D[column]), cmap="gray", vmin=-0.26, vmax=0.26)
+            ax.set(xticks=[], yticks=[])
+            if row == 0:
+                ax.set_title(f"{column}", fontsize=8, loc="center", pad=2)
+            if column == 0:
+                ax.set_ylabel(f"{row}", fontsize=8, rotation=0, va="center", labelpad=6)
+    fig.supxlabel("v, half periods across", fontsize=9)
+    fig.supylabel("u, half periods down", fontsize=9)
+
+
+plot.show(
+    draw,
+    alt="The 64 patterns of the 8x8 DCT in a grid: constant at the top left, finer stripes across to the right, finer stripes down "
+    "towards the bottom, fine checks at the bottom right.",
+    caption="The 64 patterns. Every block of 8x8 numbers is a weighted sum of them. In row-major order the one in row u and column v has "
+    "the number 8u + v.",
+    width=4.2,
+    height=4.2,
+)
+
+# %% [markdown]
+# The pattern at the top left is constant; its coefficient is called **DC**, and is 8 times the mean of the block. The other 63
+# are called **AC**. To the right and to the bottom the patterns get finer.
+#
+# ## The smallest piece by hand
+#
+# Blocks of 4x4, so that we can follow. First the definition, as the double sum that it is; then the two matrix products; then
+# blocks whose coefficients we can write down without computing.
+
+# %% tags=["nbval-check-output"]
+# fmt: off
+block = torch.tensor([[9., 9., 1., 1.],
+                      [9., 9., 1., 1.],
+                      [9., 9., 1., 1.],
+                      [9., 9., 1., 1.]])
+# fmt: on
+
+
+def dct_by_hand(block):
+    n = len(block)
+    X = torch.zeros(n, n)
+    for u in range(n):
+        for v in range(n):
+            for x in range(n):
+                for y in range(n):
+                    down = math.cos((2 * x + 1) * u * math.pi / (2 * n))
+                    across = math.cos((2 * y + 1) * v * math.pi / (2 * n))
+                    X[u, v] += block[x, y] * down * across
+            scale = 2 / n * (0.5**0.5 if u == 0 else 1) * (0.5**0.5 if v == 0 else 1)
+            X[u, v] *= scale
+    return X
+
+
+D = dct_matrix(4)
+X = D @ block @ D.T
+print((100 * X).round().int() / 100)  # two decimals
+print("same as the double sum:", torch.allclose(X, dct_by_hand(block), atol=1e-5))
+print(
+    "D times its transpose is the identity:", torch.allclose(D @ D.T, torch.eye(4), atol=1e-6)
+)
+print("back to the block:", torch.allclose(D.T @ X @ D, block, atol=1e-5))
+print("same sum of squares:", torch.allclose(X.square().sum(), block.square().sum()))
+
+# %% [markdown]
+# The mean of the block is 5, so DC is 4 · 5 = 20. Nothing changes from top to bottom, so only the first row is not zero. And
+# an edge from left to right needs odd frequencies only: two of the four. From 16 pixels to three numbers, and nothing is lost.
+#
+# ## The pipeline
+#
+# ### Colour
+#
+# JPEG does not transform red, green and blue. It first separates the brightness $Y$ (luma) from two colour
+# differences (chroma), $C_b$ and $C_r$:
+#
+# $$ Y = 0.299 R + 0.587 G + 0.114 B, \qquad C_b = \frac{B - Y}{1.772}, \qquad C_r = \frac{R - Y}{1.402}. $$ (eq-frequency-colour)
+#
+# Then it shifts $Y$ by $-128$, so that all three planes lie around zero. We do the same. It matters for DC alone, by 8 · 128 = 1024, and
+# the normalisation at the end would take it out anyway.
+
+
+# %% tags=["model"]
+# Rows: Y, Cb and Cr in terms of red, green and blue, as in JPEG files (JFIF).
+COLOURS = torch.tensor(
+    [
+        [0.299, 0.587, 0.114],
+        [-0.299 / 1.772, -0.587 / 1.772, 0.5],
+        [0.5, -0.587 / 1.402, -0.114 / 1.402],
+    ]
+)
+LEVEL = torch.tensor([128.0, 0.0, 0.0])[:, None, None]  # what JPEG subtracts from Y
+
+
+def to_ycbcr(pixels):
+    """RGB pixels (N, 3, H, W), 0 to 255, as planes Y - 128, Cb and Cr around zero, same shape."""
+    return torch.einsum("kc,nchw->nkhw", COLOURS.to(pixels), pixels) - LEVEL.to(pixels)
+
+
+def to_rgb(planes):
+    """The inverse of `to_ycbcr`."""
+    inverse = torch.linalg.inv(COLOURS).to(planes)
+    return torch.einsum("ck,nkhw->nchw", inverse, planes + LEVEL.to(planes))
+
+
+# %% [markdown]
+# Eyes see fine detail in brightness, not in colour. So JPEG usually keeps one chroma value for each 2x2 pixels, their mean. The
+# name of this is **4:2:0**. To keep one grid of blocks for all three planes, we repeat each value 2x2 times afterwards.
+
+
+# %% tags=["model"]
+def subsample(planes):
+    """4:2:0: chroma planes (N, 2, H, W) at half their size, each 2x2 square its mean."""
+    return F.avg_pool2d(planes, 2)
+
+
+def upsample(planes):
+    """Chroma at full size again, each value repeated 2x2 times."""
+    return F.interpolate(planes, scale_factor=2.0, mode="nearest")
+
+
+# %% [markdown]
+# ### Blocks become channels
+#
+# Now the DCT of every block. Where do the 64 coefficients go? The same frequency of all blocks is put into one map: **channel** $8u + v$
+# at position $(i, j)$ is the coefficient $(u, v)$ of block $(i, j)$. So an image of $H \times W$ becomes 64 maps of $H/8 \times W/8$, and three planes
+# become 192. A map still looks like a picture, a small one, and a convolution can walk over it.
+
+
+# %% tags=["model"]
+def to_channels(planes, side=8):
+    """DCT of each side x side block of planes (N, C, H, W): (N, C side², H/side, W/side).
+
+    Channel c side² + side u + v holds frequency (u, v) of plane c.
+    """
+    n, c, height, width = planes.shape
+    if height % side or width % side:
+        raise ValueError(f"{height}x{width} pixels cannot be cut into blocks of {side}x{side}.")
+    blocks = planes.reshape(n, c, height // side, side, width // side, side)
+    D = dct_matrix(side).to(planes)
+    coefficients = torch.einsum("ux,ncixjy,vy->ncuvij", D, blocks, D)
+    return coefficients.reshape(n, c * side**2, height // side, width // side)
+
+
+def from_channels(channels, side=8):
+    """The inverse of `to_channels`: coefficients (N, C side², h, w) to planes (N, C, h side, w side)."""
+    n, c, height, width = channels.shape
+    coefficients = channels.reshape(n, c // side**2, side, side, height, width)
+    D = dct_matrix(side).to(channels)
+    blocks = torch.einsum("ux,ncuvij,vy->ncixjy", D, coefficients, D)
+    return blocks.reshape(n, c // side**2, height * side, width * side)
+
+
+def frequencies(pixels, side=8):
+    """The whole road: RGB pixels (N, 3, H, W), 0 to 255, to (N, 3 side², H/side, W/side)."""
+    luma, chroma = to_ycbcr(pixels).split((1, 2), dim=1)
+    planes = torch.cat([luma, upsample(subsample(chroma))], dim=1)
+    return to_channels(planes, side)
+
+
+def pixels_from(channels, side=8):
+    """And back: coefficients to RGB pixels, 0 to 255. What was dropped must be zero."""
+    return to_rgb(from_channels(channels, side)).clamp(0, 255)
+
+
+# %% [markdown]
+# Three probes: the paper's shape; a picture of two blocks, to see the order; and the way back. Without 4:2:0 the way back is
+# exact.
+
+# %% tags=["nbval-check-output"]
+print("448x448 pixels become", tuple(frequencies(torch.zeros(1, 3, 448, 448)).shape[1:]))
+
+two = torch.zeros(1, 1, 8, 16)
+two[..., 8:] = torch.outer(
+    dct_matrix()[2], dct_matrix()[5]
+)  # the right block is pattern (2, 5)
+found = to_channels(two)[0].round().nonzero().tolist()
+print("pattern (2, 5) in the second block is [channel, row, column]", found)
+
+noise = torch.randint(256, (2, 3, 32, 48), generator=torch.Generator().manual_seed(0)).float()
+there_and_back = from_channels(to_channels(noise))
+print("blocks to channels and back:", torch.allclose(there_and_back, noise, atol=1e-3))
+print("colours there and back:", torch.allclose(to_rgb(to_ycbcr(noise)), noise, atol=1e-3))
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+photo = photos[-1:].float()
+channels = frequencies(photo)[0]
+
+
+def draw(fig):
+    axes = fig.subplots(2, 6)
+    planes = to_ycbcr(photo)[0]
+    top = [(photo[0].permute(1, 2, 0) / 255, "photograph"), (planes[0], "Y"),
+           (subsample(planes[None, 1:])[0, 0], "Cb, 4:2:0"),
+           (subsample(planes[None, 1:])[0, 1], "Cr, 4:2:0"),
+           (planes[0, 48:72, 48:72], "nine blocks of Y"),
+           (to_channels(planes[None, :1, 48:72, 48:72])[0].view(8, 8, 3, 3).permute(2, 0, 3, 1)
+            .reshape(24, 24).abs().log1p(), "their DCTs")]  # fmt: skip
+    bottom = [(channels[i], f"channel {i}") for i in (0, 1, 8, 9, 27, 64)]
+    for ax, (picture, title) in zip(axes.flat, top + bottom, strict=True):
+        ax.imshow(picture, cmap="gray")
+        ax.set_title(title, fontsize=8, loc="center", pad=3)
+        ax.set_axis_off()
+
+
+plot.show(
+    draw,
+    alt="Twelve small pictures: a photograph, its planes Y, Cb and Cr, nine blocks of Y and their coefficients, then six of the 192 channels "
+    "as maps of 16x16: channel 0 is a small version of the photograph, channels 1 and 8 show vertical and horizontal edges.",
+    caption="From a photograph to channels. Channel 0 is the photograph, shrunk to 16x16; channel 1 has the vertical edges, channel 8 the "
+    f"horizontal ones, channel 64 is DC of Cb. Data: {data.provenance}.",
+    height=2.7,
+)
+
+# %% [markdown]
+# Look at channel 0. The mean of each 8x8 block: **shrinking by eight is one of the 192 channels.** The other 191 are what shrinking
+# throws away.
+#
+# ### Where the energy is
+#
+# In which of the 64 coefficients is a photograph? We measure the mean square of each luma coefficient over the test images, once
+# each image's own mean brightness is taken off. Two kinds of noise go beside it. **White noise** has no structure: every pixel is drawn alone. **1/f
+# noise** has one property of photographs and no other: the amplitude of a wave falls as its frequency rises {cite}`field1987statistics`.
+
+
+# %%
+def energy(planes):
+    """Share of the energy in each coefficient, (8, 8), of planes (N, 1, H, W) less their means."""
+    planes = planes - planes.mean((2, 3), keepdim=True)
+    mean_square = to_channels(planes).square().mean((0, 2, 3))
+    return (mean_square / mean_square.sum()).view(8, 8)
+
+
+def one_over_f(images, size=128, seed=0):
+    """Noise planes (N, 1, size, size) whose amplitude falls as one over the frequency."""
+    generator = torch.Generator().manual_seed(seed)
+    spectrum = torch.fft.fft2(torch.randn(images, 1, size, size, generator=generator))
+    along = torch.fft.fftfreq(size)
+    radius = (along[:, None].square() + along.square()).sqrt()
+    radius[0, 0] = torch.inf
+    return torch.fft.ifft2(spectrum / radius).real
+
+
+planes = to_ycbcr(data.test.images.float())
+energies = {
+    "photographs, Y": energy(planes[:, :1]),
+    "photographs, Cb": energy(planes[:, 1:2]),
+    "photographs, Cr": energy(planes[:, 2:]),
+    "1/f noise": energy(one_over_f(200)),
+    "white noise": energy(torch.randn(200, 1, 128, 128)),
+}
+Table(
+    [
+        {"energy in %": name}
+        | {f"{n}x{n} lowest": 100 * float(share[:n, :n].sum()) for n in (1, 2, 4)}
+        | {"all 64": 100 * float(share.sum())}
+        for name, share in energies.items()
+    ],
+    decimals=1,
+)
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+shown = {name: energies[name] for name in ("photographs, Y", "1/f noise", "white noise")}
+
+
+def draw(fig):
+    axes = fig.subplots(1, 4, width_ratios=(1, 1, 1, 1.9))
+    for ax, (name, share) in zip(axes, shown.items(), strict=False):
+        ax.imshow(share.log10(), vmin=-4.5, vmax=0)
+        ax.set_title(name, fontsize=9, loc="center")
+        ax.set(xticks=[], yticks=[])
+    for name, share in shown.items():
+        largest = share.flatten().sort(descending=True).values.cumsum(0)
+        axes[3].plot(range(1, 65), 100 * largest, label=name)
+    axes[3].set(xlabel="coefficients kept, largest first", ylim=(0, 104))
+    axes[3].set_title("energy kept in %", fontsize=9)
+    axes[3].legend(loc="lower right")
+
+
+plot.show(
+    draw,
+    alt="Three 8x8 maps of mean energy on a logarithmic scale, and a line chart of the energy kept against the number of coefficients. Photographs and 1/f "
+    "noise have nearly all energy at the top left; white noise has it everywhere alike.",
+    caption="Left: share of the energy in each coefficient, logarithmic; yellow is a large share. Right: how much of it the largest n coefficients hold. "
+    f"Data: {data.provenance}.",
+    height=2.3,
+)
+
+# %% [markdown]
+# White noise gains nothing: a DCT cannot compress what has no structure. In photographs, 16 of the 64 luma coefficients hold nearly everything,
+# more than in 1/f noise, and in chroma fewer still do. This is a fact about photographs and about the squared error. It does not say what a *network* needs. That is measured
+# further down.
+
+# %% [markdown]
+# ### All of it is one convolution
+#
+# Colour, 4:2:0, DCT, sorting into channels: every step is linear, up to the constant level shift, and works on one 8x8 block at a time. So the whole road is
+# **one convolution with stride 8** whose weights are never trained. We need not even derive them: a linear map is known by what it does to each single
+# pixel. Send 192 images through `frequencies`, each with one pixel of value 1, and collect the answers.
+#
+# Then comes the last step of the pipeline: **normalisation per channel**. DC is hundreds of times larger than the finest frequency; a network
+# should not have to learn that. From each channel we subtract its mean over the training images, and divide by its standard deviation. That is linear, too, and
+# goes into the same weights. So does undoing the normalisation of pixels that `train.fit` applies.
+
+
+# %% tags=["model"]
+class FrequencyInput(nn.Module):
+    """Normalised images (N, 3, H, W) to normalised coefficients (N, K, H/side, W/side). Nothing is trained.
+
+    data: the Dataset whose training images give the statistics. kept: the K channels, in this order.
+    """
+
+    def __init__(self, data, kept, side=8):
+        super().__init__()
+        self.side = side
+        impulses = torch.eye(3 * side**2).view(-1, 3, side, side)
+        black = frequencies(torch.zeros(1, 3, side, side), side)
+        answers = (frequencies(impulses, side) - black)[:, kept].flatten(1)  # (pixel, K)
+        weight = answers.T.reshape(-1, 3, side, side)
+        self.register_buffer("weight", weight * 255 * data.std[:, None, None])
+        self.register_buffer("bias", torch.zeros(len(kept)))  # constants go out with the mean
+
+        with torch.no_grad():
+            batches = data.train.images[:2000].split(250)
+            moments = [
+                torch.var_mean(self(data.normalize(some)), (2, 3), correction=0)
+                for some in batches
+            ]
+        variances, means = (torch.cat(some) for some in zip(*moments, strict=True))  # (N, K)
+        std = (variances.mean(0) + means.var(0, correction=0)).sqrt()
+        std[std < 1e-3] = 1.0  # a channel with nothing in it stays at zero
+        self.weight.div_(std[:, None, None, None])
+        self.bias.sub_(means.mean(0)).div_(std)
+
+    def forward(self, images):
+        return F.conv2d(images, self.weight, self.bias, stride=self.side)
+
+
+# %% [markdown]
+# The probe: the same numbers as the road step by step, normalised afterwards.
+
+# %% tags=["nbval-check-output"]
+few = replace(data, train=Split(data.train.images[:40], data.train.targets[:40]))
+by_convolution = FrequencyInput(few, list(range(192)))
+by_steps = frequencies(few.train.images.float())
+spread, mean = torch.std_mean(by_steps, (0, 2, 3), correction=0, keepdim=True)
+difference = by_convolution(few.normalize(few.train.images)) - (by_steps - mean) / spread
+print("shape of the weights:", tuple(by_convolution.weight.shape))
+print("trained parameters:", inspect.count_parameters(by_convolution))
+filled = spread.flatten() > 1e-3
+same = difference[:, filled].abs().max() < 0.02
+print("the same numbers as step by step:", bool(same))
+
+# %% [markdown]
+# `filled` leaves out some channels in which there is never anything. That is 4:2:0's doing: a value that is repeated cannot hold a wave that changes its sign within the pair.
+
+# %% tags=["nbval-check-output"]
+empty = (~filled).nonzero().flatten()
+print("empty channels:", len(empty), "of them in Y:", int((empty < 64).sum()))
+print("signs of the pattern with u = 4:", dct_matrix()[4].sign().int().tolist())
+
+# %% [markdown]
+# In the paper all this happens in the data pipeline, before the numbers travel to the accelerator; that is where the bandwidth is saved. We make it the first module of the
+# network, so that every network of this chapter starts from the same photographs with the same flips and shifts, and so that Grad-CAM can be laid over the photograph. The
+# numbers are the same.
+#
+# ## Which channels? A fixed choice
+#
+# The authors publish sets of 24, 32, 48 and 64 channels: a corner at the top left of each plane, larger for $Y$ than for $C_b$ and $C_r$. Their indices are **row-major**, $8u + v$. JPEG's
+# own order is another one: the zig-zag, along the diagonals. An index from one read in the other selects other frequencies; exercise 4 has both.
+#
+# Each set is described by the length of its rows. That of 12 channels is ours, for small photographs.
+
+
+# %% tags=["model"]
+# channels -> how many coefficients of row u = 0, 1, ... are kept, of Y and of each chroma plane
+STATIC = {
+    12: ((3, 3, 2), (2,)),
+    24: ((4, 4, 4, 4), (2, 2)),
+    32: ((5, 5, 5, 4, 3), (3, 2)),
+    48: ((6, 6, 6, 6, 4, 4), (3, 3, 2)),
+    64: ((7, 7, 6, 6, 6, 6, 6), (3, 3, 2, 2)),
+}
+
+
+def static_channels(number, side=8):
+    """The kept channels of `to_channels`: a set of STATIC, or all 3 side²."""
+    if number == 3 * side**2:
+        return list(range(number))
+    if number not in STATIC:
+        known = ", ".join(map(str, [*STATIC, 3 * side**2]))
+        raise ValueError(f"no set of {number} channels. There are: {known}.")
+    luma, chroma = STATIC[number]
+    return [
+        plane * side**2 + row * side + column
+        for plane, rows in enumerate((luma, chroma, chroma))
+        for row, length in enumerate(rows)
+        for column in range(length)
+    ]
+
+
+# %% tags=["nbval-check-output"]
+print("Y of 24:", [c for c in static_channels(24) if c < 64])
+print("Cb and Cr of 24:", [c for c in static_channels(24) if c >= 64])
+rows = []
+for number in (*STATIC, 192):
+    kept = static_channels(number)
+    rows.append(
+        {
+            "channels": number,
+            "of Y": sum(c < 64 for c in kept),
+            "of Cb": sum(64 <= c < 128 for c in kept),
+            "of Cr": sum(c >= 128 for c in kept),
+            "input of 448x448 photographs": f"{number}x56x56",
+            "values over those of 224x224 pixels": number * 56**2 / (3 * 224**2),
+        }
+    )
+Table(rows)
+
+# %% [markdown]
+# The last column is the paper's **normalised input size**. With 24 channels the network gets half as many values as with 224x224 pixels, although the photograph behind them has four
+# times as many pixels.
+#
+# Back to the guess of the beginning. At equal numbers of values, which copy is closer to the photograph?
+
+
+# %%
+def restored(images, kept):
+    """Pixels from the kept channels alone, the others set to zero."""
+    channels = frequencies(images.float())
+    mask = torch.zeros(channels.shape[1])
+    mask[kept] = 1
+    return pixels_from(channels * mask[:, None, None])
+
+
+rows = []
+for size, number in ((32, 12), (45, 24), (64, 48), (74, 64)):
+    images = data.test.images
+    rows.append(
+        {
+            "pixels": f"{size}x{size}",
+            "values": 3 * size**2,
+            "PSNR in dB": float(psnr(shrunk_and_enlarged(images, size), images).mean()),
+            "channels": number,
+            "values, channels": number * 16**2,
+            "PSNR in dB, channels": float(
+                psnr(restored(images, static_channels(number)), images).mean()
+            ),
+        }
+    )
+Table(rows, decimals=2)
+
+# %% [markdown]
+# The first guess is settled: at equal numbers of values the frequencies restore the photograph better, and the more values there are, the larger is the gap. Shrinking treats an eye like the sky, and
+# colour like brightness; the channels spend their values unevenly. (JPEG's bytes in the first table are fewer still, because it also rounds the coefficients coarsely and packs the zeros.)
+#
+# The second guess is about a network, and a network does not want the photograph back.
+#
+# ## Which channels? A learned choice
+#
+# Where do such sets come from? The paper first lets the network choose. A **gate** looks at all 192 channels and decides for each: on or off. It is built like the squeeze-and-excitation of
+# [chapter 6](06_senet): each channel is averaged to one number, and a small network turns the 192 numbers into 192 decisions. But a decision is not a factor between 0 and 1. It is 0
+# **or** 1, or nothing would be saved.
+#
+# For each channel $c$ the gate has two logits, $s_{c0}$ for off and $s_{c1}$ for on. Their softmax is a probability, and a coin with this probability decides. Two
+# difficulties:
+#
+# 1. A coin has no derivative. **Gumbel's trick** {cite}`jang2017gumbel,maddison2017concrete` moves the chance out of the way: draw noise $g_{c0}, g_{c1}$ from the Gumbel distribution
+#    ($-\log E$ with $E$ exponential), add it to the logits, and take the larger one. The result is 1 with exactly the probability of the softmax, and the randomness is now an input like any other.
+# 2. Taking the larger one is a step, with derivative zero. So the step is used forwards, and the softmax backwards. This is the **straight-through** estimator:
+#
+# $$ \tilde{z}_c = \mathrm{softmax}\!\left(\frac{s_c + g_c}{\tau}\right)_{\!1}, \qquad z_c = \begin{cases} 1 & \tilde{z}_c > \frac12 \\ 0 & \text{else,} \end{cases}
+# \qquad \frac{\partial z_c}{\partial s_c} := \frac{\partial \tilde{z}_c}{\partial s_c}. $$ (eq-frequency-gumbel)
+#
+# The temperature $\tau$ is 1 throughout. Without a price, every gate would stay open. So each open channel costs $\lambda$:
+#
+# $$ L = L_\text{classification} + \lambda \sum_{c=1}^{192} z_c. $$ (eq-frequency-loss)
+
+
+# %% tags=["model"]
+def gumbel_gate(scores, noise=True):
+    """Hard decisions {eq}`eq-frequency-gumbel` from scores (N, C, 2), off and on: (N, C) of 0 and 1.
+
+    The gradient is that of the soft decision. noise=False: the likelier decision, always.
+    """
+    if noise:
+        scores = scores - torch.empty_like(scores).exponential_().log()
+    soft = scores.softmax(2)[:, :, 1]
+    hard = (soft > 0.5).to(soft)
+    return hard + (soft - soft.detach())  # forwards hard, backwards soft
+
+
+class Gate(nn.Module):
+    """Opens or closes each channel of (N, channels, H, W), for each image anew.
+
+    In training it tosses coins. In evaluation it takes the likelier decision; the authors' code goes on tossing.
+    `kept` holds the last decisions, (N, channels).
+    """
+
+    def __init__(self, channels):
+        super().__init__()
+        self.squeeze = nn.AdaptiveAvgPool2d(1)
+        self.mix = nn.Conv2d(channels, channels, 1)  # all channels together
+        self.bn = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU()
+        self.decide = nn.Conv2d(channels, 2 * channels, 1, groups=channels)  # two logits each
+        nn.init.kaiming_normal_(self.mix.weight)
+        nn.init.zeros_(self.mix.bias)
+        nn.init.normal_(self.decide.weight, std=0.001)
+        with torch.no_grad():  # as in the authors' code: at first nearly every gate is open
+            self.decide.bias.copy_(torch.tensor([0.1, 2.0]).repeat(channels))
+
+    def scores(self, x):
+        """The logits (N, channels, 2): off, on."""
+        x = self.relu(self.bn(self.mix(self.squeeze(x))))
+        return self.decide(x).view(len(x), -1, 2)
+
+    def forward(self, x):
+        self.kept = gumbel_gate(self.scores(x), noise=self.training)
+        return x * self.kept[:, :, None, None]
+
+
+# %% [markdown]
+# Probes. The gate has 38,208 parameters. Its coins fall as the softmax says. Forwards we get zeros and ones, backwards a gradient. And with the same random numbers it is PyTorch's own function.
+
+# %% tags=["nbval-check-output"]
+print("parameters of the gate:", inspect.count_parameters(Gate(192)))
+
+torch.manual_seed(0)
+logits = torch.tensor([[0.1, 2.0], [0.0, 0.0], [1.0, -0.5]])
+tossed = gumbel_gate(logits.expand(200_000, 3, 2))
+print("shares of ones:", [f"{share:.2f}" for share in tossed.mean(0)])
+print("softmax:       ", [f"{share:.2f}" for share in logits.softmax(1)[:, 1]])
+
+scores = logits[None].clone().requires_grad_()
+torch.manual_seed(1)
+ours = gumbel_gate(scores)
+(ours_gradient,) = torch.autograd.grad(ours.sum(), scores)
+torch.manual_seed(1)
+theirs = F.gumbel_softmax(scores, hard=True)[:, :, 1]
+(theirs_gradient,) = torch.autograd.grad(theirs.sum(), scores)
+print("zeros and ones only:", bool(((ours == 0) | (ours == 1)).all()))
+print("same decisions as PyTorch's:", torch.allclose(ours, theirs))
+print(
+    "same gradient, and not zero:",
+    torch.allclose(ours_gradient, theirs_gradient),
+    bool(ours_gradient.any()),
+)
+
+# %% [markdown]
+# ## The network: a ResNet without a stem
+#
+# ResNet-50 begins with a **stem**: a 7x7 convolution with stride 2 and a pooling turn 224x224 pixels into 64 maps of 56x56. But 448x448 pixels in 8x8 blocks *are* maps of 56x56. So the paper leaves the stem out
+# and hands the coefficients to the first block. The first block has to accept 24, 64 or 192 channels instead of 64; nothing else changes. The photograph may be twice as
+# large, at the same cost.
+#
+# The blocks are those of chapter 2. The class is for the paper's network and for ours.
+
+
+# %% tags=["model"]
+class FrequencyResNet(nn.Module):
+    """A ResNet without a stem: maps (N, channels, h, w) to logits (N, classes).
+
+    block, layers, settings: as for chapter 2's ResNet. widths: channels of the stages (a bottleneck has four times
+    as many at its end). The first stage keeps h x w, each later one halves it.
+    """
+
+    def __init__(
+        self, block, layers, channels, widths=(64, 128, 256, 512), classes=1000, **settings
+    ):
+        super().__init__()
+        stages, before = [], channels
+        for number, (count, width) in enumerate(zip(layers, widths, strict=True)):
+            stride = 1 if number == 0 else 2
+            stages.append(stage(block, before, width, count, stride, **settings))
+            before = width * block.expansion
+        self.stages = nn.Sequential(*stages)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(before, classes)
+        he_initialize(self)
+
+    def forward(self, x):
+        return self.fc(self.avgpool(self.stages(x)).flatten(1))
+
+
+def frequency_resnet50(channels, placement="v1.5"):
+    """The paper's network for coefficients (N, channels, 56, 56)."""
+    _, layers = resnet.RESNETS[50]
+    return FrequencyResNet(Bottleneck, layers, channels, placement=placement)
+
+
+# %% tags=["nbval-check-output"]
+with torch.device("meta"):
+    trace = inspect.trace(frequency_resnet50(24), (24, 56, 56))
+ends = {row["layer"]: row["output"] for row in trace.rows}
+for number, count in enumerate((3, 4, 6, 3)):
+    print(f"stage {number + 1}:", ends[f"stages.{number}.{count - 1}.bn3"])
+print("logits:", ends["fc"])
+
+# %% [markdown]
+# Our small network has three stages of one basic block each, with 16, 32 and 64 channels, on maps of 16x16, 8x8 and 4x4. It gets either coefficients or pixels. Pixels need a stem again: they are
+# shrunk, then one convolution with a stride turns them into 16 maps of 16x16. From there on, everything is the same.
+
+
+# %% tags=["model"]
+class PixelInput(nn.Module):
+    """Normalised images (N, 3, H, W) shrunk to size x size. Nothing is trained."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size = size
+
+    def forward(self, images):
+        size = (self.size, self.size)
+        return F.interpolate(images, size, mode="bilinear", antialias=True)
+
+
+def stem(size, positions, width):
+    """Pixels (N, 3, size, size) to (N, width, positions, positions): convolution, BN, ReLU."""
+    stride = -(-size // positions)
+    kernel = 2 * stride - 1
+    padding = (stride * (positions - 1) + kernel - size + 1) // 2
+    convolution = nn.Conv2d(3, width, kernel, stride, padding, bias=False)
+    nn.init.kaiming_normal_(convolution.weight)
+    return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+
+
+# %% tags=["model"]
+def small_network(data, channels=None, pixels=None, side=8, width=16):
+    """Normalised images of `data` to logits, through so many `channels`, or so many `pixels` a side.
+
+    A Sequential of `input` (nothing to train), for pixels a `stem`, and `body`.
+    """
+    positions = data.train.images.shape[-1] // side
+    widths = (width, 2 * width, 4 * width)
+    if channels:
+        parts = {"input": FrequencyInput(data, static_channels(channels, side), side)}
+    else:
+        parts = {"input": PixelInput(pixels), "stem": stem(pixels, positions, width)}
+    parts["body"] = FrequencyResNet(
+        BasicBlock, (1, 1, 1), channels or width, widths, classes=len(data.classes)
+    )
+    return nn.Sequential(OrderedDict(parts))
+
+
+def train_small(model, data, epochs, seed=0, label="training", **settings):
+    """The recipe of all trainings in this chapter: shifts by up to one block; returns the history."""
+    shift = data.train.images.shape[-1] // 16
+    return train.fit(
+        model,
+        data,
+        epochs=epochs,
+        augment=train.Augment(shift=shift),
+        eval_every=epochs,
+        seed=seed,
+        label=label,
+        **({"batch_size": 64} | settings),
+    )
+
+
+# %% [markdown]
+# The probe: both roads arrive at the same shape, and the first block is the only one that differs.
+
+# %% tags=["nbval-check-output"]
+for settings in ({"pixels": 32}, {"pixels": 45}, {"channels": 12}, {"channels": 192}):
+    network = small_network(data, **settings)
+    x = network.input(data.normalize(data.test.images[:2]))
+    if "pixels" in settings:
+        x = network.stem(x)
+    first = network.body.stages[0](x)
+    print(
+        settings,
+        tuple(x.shape[1:]),
+        "->",
+        tuple(first.shape[1:]),
+        "->",
+        tuple(network.body(x).shape[1:]),
+    )
+
+# %% [markdown]
+# ## Checks: is this the paper's network?
+#
+# Parameters and multiply-adds of ResNet-50 with a stem and without. Between 192 and 64 channels, or 64 and 24, only two convolutions of the first block change.
+
+# %% tags=["nbval-check-output"]
+with torch.device("meta"):
+    with_stem = resnet.ResNet(*resnet.RESNETS[50], placement="v1.5")
+    without = {number: frequency_resnet50(number) for number in (24, 64, 192)}
+macs = {"pixels": inspect.count_macs(with_stem, (3, 224, 224))}
+rows = [
+    {
+        "ResNet-50 for": "224x224 pixels",
+        "input values": 3 * 224**2,
+        "normalised input size": 1.0,
+        "parameters": inspect.count_parameters(with_stem),
+        "multiply-adds": macs["pixels"],
+    }
+]
+for number, network in without.items():
+    macs[number] = inspect.count_macs(network, (number, 56, 56))
+    rows.append(
+        {
+            "ResNet-50 for": f"{number} channels of 56x56",
+            "input values": number * 56**2,
+            "normalised input size": number * 56**2 / (3 * 224**2),
+            "parameters": inspect.count_parameters(network),
+            "multiply-adds": macs[number],
+        }
+    )
+stem_macs = 7 * 7 * 3 * 64 * 112**2
+print(f"multiply-adds of the stem's convolution: {stem_macs:,}")
+print("at 64 channels exactly these are gone:", macs["pixels"] - macs[64] == stem_macs)
+Table(rows)
+
+# %% [markdown]
+# So the saving is in the **input**, not in the arithmetic: 3 % fewer multiply-adds at 64 channels, and slightly more at 192.
+#
+# **Equality.** With 64 channels, the network is torchvision's ResNet-50 with its stem cut out. We give both the same weights, after shaking the batch
+# normalisations as in chapter 2.
+
+# %% tags=["nbval-check-output"]
+import torchvision
+
+ours = resnet.shake_batch_norms(frequency_resnet50(64))
+with torch.device("meta"):
+    theirs = torchvision.models.resnet50()
+for name in ("conv1", "bn1", "relu", "maxpool"):
+    setattr(theirs, name, nn.Identity())
+coefficients = torch.randn(2, 64, 24, 24, generator=torch.Generator().manual_seed(0))
+difference = relative_difference(ours, copy_in_order(ours, theirs), coefficients)
+print("relative difference to torchvision's below 1e-12:", difference < 1e-12)
+
+# %% [markdown]
+# ## Where we differ from the paper
+#
+# | | paper and its authors' code | here | why, and what it costs |
+# |:--|:--|:--|:--|
+# | photographs | ImageNet; 448x448 for ResNet-50, 896x896 for MobileNetV2 | VOC, 128x128; CIFAR-10, 32x32 with blocks of 4x4 | minutes instead of days |
+# | network | ResNet-50, MobileNetV2, Mask R-CNN | ResNet-50 counted and compared, not trained; a network of three basic blocks trained | the small one is far less accurate |
+# | coefficients | read from a JPEG encoder of quality 100: level-shifted and rounded | computed: level-shifted, not rounded | ours are a little more exact |
+# | chroma | taken from the image at twice the size, so that 4:2:0 leaves it at full size | 4:2:0, each value repeated | our chroma has less detail; the sets keep its lowest frequencies anyway |
+# | place of the transform | data pipeline | first module of the network | same numbers; the bandwidth is counted here, not saved |
+# | gate in evaluation | goes on tossing coins | takes the likelier decision | the same image gets the same answer |
+# | temperature | fixed at 1 | 1 | |
+# | gate's speed | like the rest | its last layer learns 100 times faster | a training of minutes |
+# | fewer than 64 channels | a 3x3 convolution is built, then its weights are overwritten with a slice of trained 1x1 ones | new 1x1 convolutions | |
+# | first weights | ResNet-50 trained on pixels | He | ours start from nothing |
+# | training | the released code for classification only tests | SGD, Nesterov momentum, one cycle with peak 0.1, batches of 64; flips, shifts by up to one block | |
+#
+# One more line of the authors' classification code deserves attention. Its ResNet-50 gives the second stage a stride of 1 instead of 2, "to match the input size". What would that cost?
+
+# %% tags=["nbval-check-output"]
+with torch.device("meta"):
+    released = frequency_resnet50(64)
+first = released.stages[1][0]
+first.conv2.stride = first.downsample[0].stride = (1, 1)
+released_macs = inspect.count_macs(released, (64, 56, 56))
+print(f"multiply-adds with stride 1 in the second stage: {released_macs:,}")
+print(f"times ResNet-50's: {released_macs / macs['pixels']:.1f}")
+
+# %% [markdown]
+# More than three times the arithmetic. The code alone does not tell whether the published accuracies were measured with it. So read the paper's comparison as one
+# at **equal input size**, and do not take equal multiply-adds for granted.
+#
+# ## The data
+#
+# How many photographs of each animal are there?
+
+# %%
+counts = torch.bincount(data.test.targets, minlength=len(data.classes))
+majority = int(counts.max()) / len(data.test)
+Table(
+    {
+        "class": name,
+        "training photographs": int((data.train.targets == label).sum()),
+        "test photographs": int(counts[label]),
+    }
+    for label, name in enumerate(data.classes)
+)
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+plot.images(
+    data.train.images[:20],
+    [data.classes[label] for label in data.train.targets[:20]],
+    columns=10,
+    alt="Twenty training photographs of cats, cows, dogs, horses and sheep, each with its label.",
+    caption=f"Training photographs with their labels. They were JPEG files, and have been resized since, so the blocks of the files are gone; ours are new. Data: {data.provenance}.",
+)
+
+# %% [markdown]
+# Whoever always answers with the most frequent class is right on this share of the test photographs, and that is what an accuracy has to beat:
+
+# %%
+print(f"{100 * majority:.1f} %")
+
+# %% [markdown]
+# Is the normalisation right? Every channel of the training photographs should have mean 0 and standard deviation 1.
+
+# %% tags=["nbval-check-output"]
+first_images = data.normalize(data.train.images[:160])
+coefficients = small_network(data, channels=192).input(first_images)
+means, deviations = coefficients.mean((0, 2, 3)), coefficients.std((0, 2, 3))
+print("channels:", len(means))
+print("means within 0.2 of 0:", bool((means.abs() < 0.2).all()))
+filled = deviations[deviations > 1e-3]
+print("not empty:", len(filled))
+print(
+    "their standard deviations between 0.7 and 1.4:",
+    bool(((filled > 0.7) & (filled < 1.4)).all()),
+)
+
+# %% [markdown]
+# ## Training
+#
+# One batch by heart first. Both kinds of network get 64 photographs and no augmentation.
+
+# %% tags=["nbval-check-output"]
+for settings in ({"pixels": 32}, {"channels": 24}):
+    train.set_seed(0)
+    last = train.overfit(small_network(data, **settings), data, steps=40, lr=0.1)
+    print(settings, "64 photographs learned by heart, loss below 0.1:", last < 0.1)
+
+# %% [markdown]
+# Now the real thing, for three of the inputs: pixels and channels at about the same number of values, and all channels.
+
+# %%
+INPUTS = {
+    "45x45 pixels": {"pixels": 45},
+    "24 channels": {"channels": 24},
+    "192 channels": {"channels": 192},
+}
+networks, histories = {}, {}
+for name, settings in INPUTS.items():
+    train.set_seed(0)
+    networks[name] = small_network(data, **settings)
+    histories[name] = train_small(
+        networks[name], data, epochs=pick(full=10, quick=2), label=name
+    )
+
+
+# %%
+def cost(model, side=128):
+    """Values that enter, trained parameters, and multiply-adds of what is trained."""
+    with torch.no_grad():
+        x = model.input(torch.zeros(1, 3, side, side))
+    trained = nn.Sequential(*[part for name, part in model.named_children() if name != "input"])
+    return {
+        "input values": x[0].numel(),
+        "parameters": inspect.count_parameters(trained),
+        "multiply-adds": inspect.count_macs(trained, tuple(x.shape[1:])),
+    }
+
+
+Table(
+    {
+        "input": name,
+        **cost(networks[name]),
+        "training loss": history.last("train_loss"),
+        "test accuracy in %": 100 * history.last("test_accuracy"),
+        "seconds": f"{history.last('seconds'):.0f}",
+    }
+    for name, history in histories.items()
+)
+
+# %% [markdown]
+# ## Results: the paper beside ours
+#
+# **The paper**, top-1 accuracy on ImageNet in %, and what it is measured against. The numbers exist in two versions.
+#
+# | | ResNet-50, 224x224 pixels | same input size and more | half the input size | MobileNetV2 |
+# |:--|--:|--:|--:|--:|
+# | table of the authors' repository | 75.780 | 77.160 (64 channels, size 1.3) | 76.792 (24 channels, size 0.5) | 71.702; 72.364 with 24 channels, 72.282 with 32 |
+# | its gains, computed from the row above | | +1.38 | +1.01 | +0.66, +0.58 |
+# | abstract in the arXiv listing | | +1.41 | +1 | +0.66 |
+# | abstract in the CVPR paper | | +1.60 | +1.42 | +0.63 |
+#
+# The repository fits the listing, not the printed paper. Whichever version you quote, say which. For instance segmentation the repository has a Mask R-CNN with ResNet-50 and FPN (chapter 13): mask AP on COCO rises from 34.2 with pixels to 34.6
+# with 24 and 35.0 with 64 channels, box AP from 37.3 to 37.7 and 38.1. We do not rebuild that here. MobileNetV2 has the same idea with another size: its stem only halves the image, so it takes coefficients at 112x112, and those need photographs of
+# 896x896.
+#
+# **Ours.** A study trained each input three times, with the same seeds, photographs, flips and shifts.
+
+
+# %% tags=["model"]
+ARMS = {
+    "32x32 pixels": {"pixels": 32},
+    "12 channels": {"channels": 12},
+    "45x45 pixels": {"pixels": 45},
+    "24 channels": {"channels": 24},
+    "192 channels": {"channels": 192},
+}
+
+
+def photographs():
+    """All animals of VOC at 128x128 pixels, one label each."""
+    return largest_animal(voc_animals(size=128))
+
+
+def train_arm(data, *, seed, epochs=10, side=8, batch_size=64, **settings):
+    """One training of a study."""
+    train.set_seed(seed)
+    model = small_network(data, side=side, **settings)
+    history = train_small(model, data, epochs, seed, batch_size=batch_size)
+    return {
+        "train_loss": history.last("train_loss"),
+        "test_loss": history.last("test_loss"),
+        "test_accuracy": history.last("test_accuracy"),
+    }
+
+
+STUDY = Study("10_frequency_domain", run=train_arm, arms=ARMS, data=photographs)
+
+# %% tags=["model"]
+CIFAR = {"side": 4, "epochs": 2, "batch_size": 128}  # blocks of 4x4 pixels: 48 channels of 8x8
+CIFAR_ARMS = {
+    "16x16 pixels": {"pixels": 16, **CIFAR},
+    "12 channels": {"channels": 12, **CIFAR},
+    "48 channels": {"channels": 48, **CIFAR},
+}
+CIFAR_STUDY = Study(
+    "10_frequency_domain", name="cifar", run=train_arm, arms=CIFAR_ARMS, data=cifar10
+)
+
+# %% [markdown]
+# VOC has few test photographs, and so a difference of two points is within chance. So a second study repeats the comparison on CIFAR-10 {cite}`krizhevsky2009cifar`: 50,000 small images, blocks of 4x4
+# pixels, 48 channels of 8x8, and again the same number of values for the first two inputs. Those images are not photographs of JPEG's kind of size, but 10,000 test images can show a small
+# difference.
+
+# %%
+small_images = cifar10(train=128, test=50)
+STUDIES = {
+    "VOC": (STUDY, data, 128, 8),
+    "CIFAR-10": (CIFAR_STUDY, small_images, 32, 4),
+}
+
+
+def study_rows(name):
+    study, images, pixels, side = STUDIES[name]
+    for arm, config in study.arms.items():
+        inputs = {key: config[key] for key in ("pixels", "channels") if key in config}
+        yield {
+            "data": name,
+            "input": arm,
+            **cost(small_network(images, side=side, **inputs), pixels),
+            "ours: test accuracy in %": study.text(arm, "test_accuracy", 100),
+            "training loss": study.text(arm, "train_loss"),
+        }
+
+
+Table([*study_rows("VOC"), *study_rows("CIFAR-10")])
+
+# %% [markdown]
+# "Input values" is the cost that the paper compares: what has to be sent. At one byte a value it is also the number of bytes. (45x45 pixels are 1 % fewer values than 24 channels; no square comes closer.) Multiply-adds are of the trained part alone. At equal input values the network for channels has fewer
+# of them, since it has no stem, and its first block takes fewer maps.
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+plot.study(
+    STUDY,
+    list(ARMS),
+    "test_accuracy",
+    "VOC: test accuracy in %",
+    scale=100,
+    alt="Dot plot of the test accuracy on VOC of the five inputs of the study, three dots and a mean each.",
+    caption="Five inputs, two of pixels and three of channels; the first two have equally many values, and so have the next two.",
+)
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+plot.study(
+    CIFAR_STUDY,
+    list(CIFAR_ARMS),
+    "test_accuracy",
+    "CIFAR-10: test accuracy in %",
+    scale=100,
+    alt="Dot plot of the test accuracy on CIFAR-10 of the three inputs of the study, three dots and a mean each.",
+    caption="The first two inputs have 768 values each, the third all 3,072.",
+)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw(fig):
+    for ax, name in zip(fig.subplots(1, 2), STUDIES, strict=True):
+        rows = list(study_rows(name))
+        study = STUDIES[name][0]
+        for kind, colour in (("pixels", "C1"), ("channels", "C0")):
+            arms = [row for row in rows if kind in row["input"]]
+            points = [
+                (row["input values"], *study.mean(row["input"], "test_accuracy"))
+                for row in arms
+            ]
+            values, means, spreads = zip(*points, strict=True)
+            ax.errorbar(values, [100 * m for m in means], [100 * s for s in spreads], fmt="o-",
+                        color=colour, capsize=3, label=kind)  # fmt: skip
+        ax.set_xscale("log", base=2)
+        ticks = sorted(
+            {round(row["input values"], -2) for row in rows}
+        )  # 6,075 and 6,144 as one
+        ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        ax.set(xlabel="input values, rounded", title=f"{name}: accuracy in %")
+        ax.legend()
+
+
+plot.show(
+    draw,
+    alt="Two charts of test accuracy against the number of input values on a logarithmic axis, for VOC and CIFAR-10, pixels in orange and channels in blue, with "
+    "error bars.",
+    caption="Accuracy against input values, which are bytes if each takes one; bars are the standard deviation over three seeds. "
+    f"Data: {STUDY.provenance()}; {CIFAR_STUDY.provenance()}.",
+)
+
+# %% [markdown]
+# ## The paper's claim in miniature
+#
+# The claim: at equal input size, channels are better than pixels. A second one hides behind the static sets: with a few low frequencies, little is lost against all of them. For that one we ask
+# whether all channels are better than few; the paper's finding predicts that this is *not* seen clearly. "Seen" means that the 95 % interval of the mean difference lies above zero.
+
+# %%
+STUDY.claims(
+    [
+        ("12 channels beat 32x32 pixels, 3,072 values each", "32x32 pixels", "12 channels"),
+        ("24 channels beat 45x45 pixels, about 6,100 values", "45x45 pixels", "24 channels"),
+        ("24 channels beat 12", "12 channels", "24 channels"),
+        ("192 channels beat 24", "24 channels", "192 channels"),
+    ],
+    "test_accuracy",
+    "VOC: accuracy, points",
+    scale=100,
+)
+
+# %%
+CIFAR_STUDY.claims(
+    [
+        ("12 channels beat 16x16 pixels, 768 values each", "16x16 pixels", "12 channels"),
+        ("48 channels beat 12", "12 channels", "48 channels"),
+    ],
+    "test_accuracy",
+    "CIFAR-10: accuracy, points",
+    scale=100,
+)
+
+# %% [markdown]
+# Nothing is seen. But look at the signs and at the widths of the intervals. VOC has some 700 test photographs, so one
+# accuracy is known to about two points, and only a large difference could show there. On CIFAR-10, with 10,000 test images,
+# 12 channels are ahead of 16x16 pixels at every seed, by two points in the mean; three seeds just do not make an interval
+# that excludes zero. So the study does not confirm the paper's gain, and it does not speak against it. Our two kinds of
+# network also differ in a way that the paper's do not: pixels pass one more convolution, the stem, which is a seventh of
+# our layers and a fiftieth of theirs. If that helps anyone, it helps the pixels.
+#
+# The second question has a plainer answer. From 12 or 24 channels to all of them the input grows four to sixteen times, and
+# what it brings is lost in the noise; on VOC the network with all 192 has the highest training loss of the five. To a
+# network of this size, after a training of this length, the high frequencies are worth nothing that we could measure.
+#
+# The studies were measured once. To be sure that their code still runs, each arm trains here for a moment on a few images, and the result is thrown away.
+
+# %% tags=["nbval-check-output"]
+a_few = replace(data, train=Split(data.train.images[:32], data.train.targets[:32]),
+                test=Split(data.test.images[:10], data.test.targets[:10]))  # fmt: skip
+for name, study, images in (("VOC", STUDY, a_few), ("CIFAR-10", CIFAR_STUDY, small_images)):
+    print(f"{name}: all arms of the study run:", len(study.rehearse(images)) == len(study.arms))
+
+# %% [markdown]
+# ## Look inside
+#
+# ### Failures first
+#
+# The test photographs on which the network with 24 channels is most sure of a wrong answer. Its first stage has maps of 16x16, the second of 8x8; Grad-CAM is taken at the second.
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+logits = {
+    name: train.predict(model, data, data.test.images) for name, model in networks.items()
+}
+plot.mistakes(networks["24 channels"], data, logits["24 channels"], "body.stages.1")
+
+# %% [markdown]
+# ### Where does it look?
+#
+# The fixed photographs, one of each class, and where the three networks find their evidence {cite}`selvaraju2017gradcam`. A network that reads coefficients has never seen a pixel. Its maps still lie over the
+# photograph, because a channel is a picture of 16x16 blocks.
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def answers(name):
+    return [data.classes[c] for c in logits[name][fixed].argmax(1)]
+
+
+plot.cams(
+    photos,
+    None,
+    titles=[f"is {name}" for name in names],
+    rows_of_maps={
+        f"{name}": cam.grad_cam(model, "body.stages.1", data.normalize(photos), size=(128, 128))
+        for name, model in networks.items()
+    },
+    alt=f"Five test photographs ({', '.join(names)}) and below each three heat maps of the evidence for the predicted class: for 45x45 pixels, 24 channels and 192 channels. "
+    + " ".join(f"{name} answers {', '.join(answers(name))}." for name in networks),
+    caption="Evidence for the predicted class at the end of the second stage (8x8). Answers, from left to right: "
+    + "; ".join(f"{name}: {', '.join(answers(name))}" for name in networks)
+    + f". Data: {data.provenance}.",
+    inches=1.15,
+)
+
+# %% [markdown]
+# ### Which band does a network lean on?
+#
+# Take the network that was trained with all 192 channels. Silence one band of one plane, that is, replace its channels by their means, which are zero after the normalisation. Train nothing, and test
+# again. A band is a set of diagonals: all coefficients with $u + v$ in a range.
+
+
+# %%
+def diagonal(side=8):
+    """u + v of every channel of one plane, (side²,)."""
+    return (torch.arange(side)[:, None] + torch.arange(side)).flatten()
+
+
+@torch.inference_mode()
+def accuracy_with(model, coefficients, mask):
+    """Test accuracy when each channel is multiplied by `mask`, (channels,)."""
+    logits = torch.cat(
+        [model.body(some * mask[:, None, None]) for some in coefficients.split(250)]
+    )
+    return metrics.accuracy(logits, data.test.targets)
+
+
+model = networks["192 channels"].eval()
+with torch.inference_mode():
+    batches = data.test.images.split(250)
+    coefficients = torch.cat([model.input(data.normalize(some)) for some in batches])
+BANDS = {"0 (DC)": (0, 0), "1": (1, 1), "2 to 3": (2, 3), "4 to 6": (4, 6), "7 to 14": (7, 14)}
+whole = accuracy_with(model, coefficients, torch.ones(192))
+knocked = torch.zeros(3, len(BANDS))
+for plane in range(3):
+    for number, (low, high) in enumerate(BANDS.values()):
+        mask = torch.ones(3, 64)
+        mask[plane, (diagonal() >= low) & (diagonal() <= high)] = 0
+        knocked[plane, number] = accuracy_with(model, coefficients, mask.flatten())
+Table(
+    {"accuracy in % without": plane}
+    | {f"u + v = {name}": 100 * float(value) for name, value in zip(BANDS, line, strict=True)}
+    | {"whole": 100 * whole}
+    for plane, line in zip(("Y", "Cb", "Cr"), knocked, strict=True)
+)
+
+# %% [markdown]
+# In words:
+
+# %%
+worst_plane, worst_band = divmod(int(knocked.argmin()), len(BANDS))
+drop = 100 * (whole - float(knocked.min()))
+print(
+    f"The most harmful silence is that of {('Y', 'Cb', 'Cr')[worst_plane]}, u + v = {list(BANDS)[worst_band]}: "
+    f"it costs {drop:.1f} points."
+)
+print(
+    f"The finest band of all three planes costs {100 * (whole - float(knocked[:, -1].min())):.1f} points at most."
+)
+
+# %% [markdown]
+# Two points are about the uncertainty of an accuracy on 700 photographs. So this network misses no single band much; what one
+# band says, the others say too.
+#
+# A knock-out measures what *this* network relies on, with its weights as they are. It does not measure what the band is worth: a network that is trained without the band may find the same evidence
+# elsewhere. The next figure shows the difference.
+#
+# ### Accuracy against channels kept
+#
+# The same network again. Now only the $n$ lowest frequencies are kept, in each of the three planes, or in luma alone. The dashed lines are the networks that were *trained* with fewer values.
+
+# %%
+zigzag = diagonal().argsort(stable=True)
+KEPT = (1, 3, 6, 10, 15, 21, 28, 36, 64)
+curves = {"all three planes": [], "luma only": []}
+for count in KEPT:
+    mask = torch.zeros(3, 64)
+    mask[:, zigzag[:count]] = 1
+    curves["all three planes"].append(accuracy_with(model, coefficients, mask.flatten()))
+    mask[1:] = 0
+    curves["luma only"].append(accuracy_with(model, coefficients, mask.flatten()))
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw(fig):
+    ax = fig.subplots()
+    for name, values in curves.items():
+        ax.plot(KEPT, [100 * value for value in values], "o-", label=name)
+    for name, colour in (("24 channels", "C2"), ("45x45 pixels", "C3")):
+        level = 100 * histories[name].last("test_accuracy")
+        ax.axhline(
+            level, color=colour, linestyle="--", linewidth=1.2, label=f"trained with {name}"
+        )
+    ax.axhline(
+        100 * majority,
+        color="#888888",
+        linestyle=":",
+        linewidth=1.2,
+        label="most frequent class",
+    )
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(KEPT, [str(count) for count in KEPT])
+    ax.set(xlabel="coefficients kept of 64 in each plane", title="test accuracy in %")
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+plot.show(
+    draw,
+    alt="Line chart of test accuracy against the number of lowest coefficients kept, for all three planes and for luma alone, with horizontal lines for networks trained with "
+    "24 channels and with 45x45 pixels and for the most frequent class.",
+    caption=f"A network trained with all 192 channels, tested with fewer and not retrained. Data: {data.provenance}.",
+)
+
+# %% [markdown]
+# Where a curve is below the green line, although it has more coefficients than the 24 channels of that network, the information is there, but the weights expect the rest. That is the reason why the paper trains a static
+# network anew instead of silencing channels of the full one.
+#
+# ### What does the gate keep?
+#
+# Now the learned choice. To save time, the gate goes in front of the network that we have just examined, and both are trained together for a few epochs, with a price of $\lambda$ for each open
+# channel. The authors' gates begin nearly open; the price closes them, unless the classification loss objects. How much it objects to one channel of 192 is little, so the price has to be small, and small gradients need many steps. We have few. So
+# the last layer of the gate learns a hundred times faster than the rest. We chose both after a first trial, with a larger price and without
+# this haste, in which all gates closed at the same pace and the maps showed nothing. So take what follows as an illustration, not as a test of the paper.
+
+
+# %% tags=["model"]
+class GatedNetwork(nn.Module):
+    """A network of `small_network` with a gate between its input and its body.
+
+    haste: by how much faster than the rest the last layer of the gate learns.
+    """
+
+    def __init__(self, network, haste=1.0):
+        super().__init__()
+        self.input, self.body = network.input, network.body
+        self.gate = Gate(len(network.input.bias))
+        for parameter in self.gate.decide.parameters():
+            parameter.register_hook(lambda gradient: haste * gradient)
+
+    def forward(self, images):
+        return self.body(self.gate(self.input(images)))
+
+
+class GatedLoss:
+    """Cross-entropy and a price for each open channel: {eq}`eq-frequency-loss`."""
+
+    def __init__(self, price):
+        self.price = price
+
+    def __call__(self, model, images, targets):
+        classification = F.cross_entropy(model(images), targets)
+        return classification + self.price * model.gate.kept.sum(1).mean()
+
+
+@torch.inference_mode()
+def open_probability(model, data, images):
+    """Mean probability of each gate to be open, (channels,), over uint8 `images`."""
+    model.eval()
+    batches = [model.input(data.normalize(some)) for some in images.split(250)]
+    return torch.cat([model.gate.scores(some).softmax(2)[:, :, 1] for some in batches]).mean(0)
+
+
+# %%
+PRICE, HASTE = 0.003, 100
+train.set_seed(0)
+gated = GatedNetwork(copy.deepcopy(networks["192 channels"]), HASTE)
+gated_history = train_small(
+    gated, data, epochs=pick(full=4, quick=1), loss=GatedLoss(PRICE), label="gate"
+)
+probability = open_probability(gated, data, data.test.images).view(3, 64)
+with torch.inference_mode():
+    gated(data.normalize(data.test.images))
+Table(
+    [
+        {
+            "gates": "open in the mean test photograph",
+            "of Y": float(gated.gate.kept.view(-1, 3, 64).sum(2).mean(0)[0]),
+            "of Cb": float(gated.gate.kept.view(-1, 3, 64).sum(2).mean(0)[1]),
+            "of Cr": float(gated.gate.kept.view(-1, 3, 64).sum(2).mean(0)[2]),
+            "test accuracy in %": 100 * gated_history.last("test_accuracy"),
+            "without gate": 100 * whole,
+        }
+    ],
+    decimals=1,
+)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw(fig):
+    axes = fig.subplots(1, 3)
+    for ax, share, name in zip(axes, probability, ("Y", "Cb", "Cr"), strict=True):
+        picture = ax.imshow(share.view(8, 8), vmin=0, vmax=1)
+        ax.set_title(f"{name}: probability to be open", fontsize=9, loc="center")
+        ax.set(xticks=range(8), yticks=range(8), xlabel="v")
+        ax.grid(False)
+    axes[0].set_ylabel("u")
+    fig.colorbar(picture, ax=axes, shrink=0.8)
+
+
+plot.show(
+    draw,
+    alt="Three 8x8 heat maps, for Y, Cb and Cr, of the probability that the gate of each coefficient is open, averaged over the test photographs. Mean probabilities: "
+    + ", ".join(
+        f"{name} {float(share.mean()):.2f}"
+        for name, share in zip(("Y", "Cb", "Cr"), probability, strict=True)
+    )
+    + ".",
+    caption=f"What the gate keeps after a short training at a price of {PRICE}. Row u, column v. Noisy: another seed moves the pale cells about. "
+    f"Data: {data.provenance}.",
+    height=2.6,
+)
+
+# %% [markdown]
+# The same in numbers: the mean probability to be open, for DC, the rest of the 4x4 corner, and everything else.
+
+# %%
+corner = ((torch.arange(64) // 8 < 4) & (torch.arange(64) % 8 < 4)).float()
+corner[0] = 0
+Table(
+    {
+        "gates of": name,
+        "DC": float(share[0]),
+        "rest of the 4x4 corner": float((share * corner).sum() / corner.sum()),
+        "the other 48": float(share[(corner == 0).nonzero().flatten()[1:]].mean()),
+    }
+    for name, share in zip(("Y", "Cb", "Cr"), probability, strict=True)
+)
+
+# %% [markdown]
+# The paper's heat maps, from long trainings on ImageNet and COCO, have two messages: low frequencies before high ones, and luma before chroma, with nearly the same picture for both tasks. Hence the static sets. Ours
+# shows the first: DC and its corner are open far more often than the other 48. It shows the second in part: more gates of $Y$ stay open than of
+# either chroma plane, but the surest of all are the DCs of the chroma planes. The paper also reports an exception: in the chroma planes channels 6 and 9 are chosen more often than 5 and 3, which are lower. If its heat maps are numbered along the zig-zag, which the paper does not say but which fits, these are $(0, 3)$ and
+# $(3, 0)$ before $(0, 2)$ and $(2, 0)$. A training as short as ours cannot confirm a detail like that: neighbouring cells differ by chance as much.
+#
+# One weakness of the design is easy to overlook. The gate sees the *mean* of each channel, and a mean over positive and negative coefficients is close to zero for all channels but DC. So it learns which channels are
+# useful in general, and little about the photograph in front of it.
+
+# %% [markdown]
+# ## Play: how little does a photograph need?
+#
+# Drag the number of coefficients that are kept of the 64 in each plane, lowest diagonals first. On the left the photograph that can be restored from them; on the right what the network trained on all channels
+# says when it gets only those.
+#
+# Find the point where *you* recognise the animal. Is it the point where the network does? And look at the last steps: most of the values arrive when there is hardly anything left to
+# see.
+
+
+# %%
+COUNTS = (1, 3, 6, 15, 28, 64)
+SHOWN = (0, 3)  # two of the fixed photographs
+model = networks["192 channels"].eval()
+frames = {}
+for count in COUNTS:
+    mask = torch.zeros(3, 64)
+    mask[:, zigzag[:count]] = 1
+    rebuilt = restored(photos, mask.flatten().nonzero().squeeze(1))
+    quality = psnr(rebuilt, photos)
+    with torch.inference_mode():
+        kept = model.input(data.normalize(photos)) * mask.flatten()[:, None, None]
+        belief = model.body(kept).softmax(1)
+    for index in SHOWN:
+        frames[count, names[index]] = (
+            index,
+            rebuilt[index],
+            float(quality[index]),
+            belief[index],
+        )
+
+
+def draw_kept(fig, count, name):
+    index, rebuilt, quality, belief = frames[count, name]
+    left, right = fig.subplots(1, 2, width_ratios=(1.2, 1))
+    left.imshow(rebuilt.permute(1, 2, 0).round().byte())
+    left.set_title(f"{3 * count * 256:,} values, {quality:.1f} dB", fontsize=9, loc="center")
+    left.set_axis_off()
+    colours = ["C0" if label == name else "#bbbbbb" for label in data.classes]
+    right.barh(range(len(data.classes)), belief, color=colours)
+    right.set_yticks(range(len(data.classes)), data.classes)
+    right.invert_yaxis()
+    right.set(xlim=(0, 1))
+    right.set_title("the network says", fontsize=9, loc="center")
+
+
+# %%
+Explorable(
+    draw_kept,
+    (COUNTS, tuple(names[index] for index in SHOWN)),
+    ("coefficients of 64", "photograph"),
+    alt=lambda count, name: (
+        f"Photograph of a {name} from {count} of 64 coefficients per plane, {3 * count * 256:,} values (bytes, at one byte each): "
+        f"{frames[count, name][2]:.1f} dB. The network says {data.classes[int(frames[count, name][3].argmax())]} with probability "
+        f"{float(frames[count, name][3].max()):.2f}."
+    ),
+    caption="Left: the photograph, restored from the kept coefficients; at one byte each, the values are bytes. Right: what the network trained on all 192 channels says when it gets only these; blue is the truth.",
+    key="frequency-kept",
+    size=(4.2, 2.0),
+)
+
+# %% [markdown]
+# ## When to use it today, and what came after
+#
+# The case for coefficients is strongest where **moving and decoding** images is the bottleneck: many cameras, one accelerator. Half the input values are half the traffic, and a decoder that stops at the coefficients skips
+# the inverse DCT. It is weakest where a library decodes and resizes on the accelerator anyway. Augmentations such as rotation or colour jitter are awkward on coefficients, and pretrained
+# weights are for pixels.
+#
+# - **Before.** Gueguen et al. {cite}`gueguen2018jpeg` trained ResNet-50 on JPEG's coefficients in 2018, for speed. The paper's own step is the selection.
+# - **Gates on whole layers** with the same estimator: AIG {cite}`veit2018aig` lets each image choose its layers.
+# - **FcaNet** {cite}`qin2021fcanet` starts from the observation that the average of squeeze-and-excitation is DC, and lets other frequencies into the gate of chapter 6.
+# - **Patches.** A vision transformer cuts the image into patches and multiplies each by a learned matrix: a convolution with stride equal to its size, like ours, whose
+#   weights are trained. Park and Johnson {cite}`park2023rgb` feed JPEG's coefficients to one.
+#
+# A learned stem of 8x8 filters with stride 8 can become the DCT if it likes (exercise 3). So coefficients are not information that a network could not get from the same pixels. The gain comes from
+# where the pixels are: 448x448 instead of 224x224, of which the unneeded part is dropped by frequency, not by shrinking.
+
+# %% [markdown]
+# ## Exercises
+#
+# **1. (quick)** A photograph of 448x448 pixels, 24 channels. How many values does the network get, and how many would it get from 224x224 pixels? And from MobileNetV2's 24 channels of 112x112?
+#
+# <details><summary>Answer</summary>
+#
+# 24 · 56 · 56 = 75,264. 3 · 224 · 224 = 150,528, twice as many. 24 · 112 · 112 = 301,056, twice as many as the pixels: for MobileNetV2 the input grows.
+#
+# </details>
+#
+# **2. (quick)** You mirror a photograph left to right. What happens to its channels? (Look at the patterns: which change when they are mirrored?)
+#
+# <details><summary>Answer</summary>
+#
+# Each map is mirrored, because the blocks change places. Within a block, pattern $(u, v)$ mirrored is itself times $(-1)^v$. So the maps with odd $v$ also change their sign. Mirroring needs no pixels.
+#
+# </details>
+#
+# **3. (code)** Prove that a convolution with stride 8 and fixed weights is the pipeline. This time without impulses: write its weights down. From red, green and blue to the 192 channels, without 4:2:0, they
+# are products of `COLOURS` and two rows of `dct_matrix()`. Return a tensor of shape (192, 3, 8, 8). Leave the level shift out.
+
+
+# %%
+def check_convolution(write_weights):
+    weights = write_weights(8)
+    assert weights.shape == (192, 3, 8, 8), (
+        f"the shape must be (192, 3, 8, 8), not {tuple(weights.shape)}."
+    )
+    pixels = 255 * torch.rand(2, 3, 24, 32, generator=torch.Generator().manual_seed(0))
+    expected = to_channels(to_ycbcr(pixels))
+    expected[:, 0] += 8 * 128  # without the level shift
+    found = F.conv2d(pixels, weights, stride=8)
+    for plane, name in enumerate(("Y", "Cb", "Cr")):
+        part = slice(64 * plane, 64 * plane + 64)
+        assert torch.allclose(found[:, part], expected[:, part], atol=0.05), f"{name} is wrong."
+    assert write_weights(4).shape == (48, 3, 4, 4), "it should work for any side."
+
+
+def write_weights(side):
+    raise NotImplementedError
+
+
+attempt(check_convolution, write_weights)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-cell", "nbval-check-output"]
+def weights_solution(side):
+    # channel (k, u, v) weighs colour c at pixel (x, y) by COLOURS[k, c] D[u, x] D[v, y]
+    D = dct_matrix(side)
+    weights = torch.einsum("kc,ux,vy->kuvcxy", COLOURS, D, D)
+    return weights.reshape(3 * side**2, 3, side, side)
+
+
+verify(check_convolution, weights_solution)
+
+# %% [markdown]
+# **4. (code)** JPEG sorts the 64 coefficients in a **zig-zag**: along the diagonals $u + v = 0, 1, 2, \ldots$, alternately up and down, starting (0, 0), (0, 1), (1, 0), (2, 0), (1, 1), (0, 2), (0, 3). Return the
+# row-major indices $8u + v$ in this order. Then compare: which 16 hold more of the energy of photographs, the first 16 of the zig-zag or the 4x4 square of the authors?
+
+
+# %%
+def check_zigzag(zigzag_order):
+    order = zigzag_order(8)
+    assert sorted(order) == list(range(64)), "each of the 64 indices must appear once."
+    assert order[:3] == [0, 1, 8], (
+        "the second step goes to the right, to (0, 1); the third to (1, 0)."
+    )
+    assert order[3:6] == [16, 9, 2], "the diagonal u + v = 2 goes up: (2, 0), (1, 1), (0, 2)."
+    assert order[-2:] == [62, 63], "it ends with (7, 6), (7, 7)."
+    assert zigzag_order(3) == [0, 1, 3, 6, 4, 2, 5, 7, 8], "it should work for any side."
+
+
+def zigzag_order(side):
+    raise NotImplementedError
+
+
+attempt(check_zigzag, zigzag_order)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-cell", "nbval-check-output"]
+def zigzag_solution(side):
+    order = []
+    for d in range(2 * side - 1):
+        cells = [(u, d - u) for u in range(side) if 0 <= d - u < side]  # downwards
+        order += [side * u + v for u, v in (cells if d % 2 else cells[::-1])]
+    return order
+
+
+verify(check_zigzag, zigzag_solution)
+
+# %% jupyter={"source_hidden": true} tags=["hide-cell"]
+share = energies["photographs, Y"].flatten()
+square = [channel for channel in static_channels(24) if channel < 64]
+print(
+    f"energy in the first 16 of the zig-zag: {100 * float(share[zigzag_solution(8)[:16]].sum()):.2f} %"
+)
+print(f"energy in the 4x4 square:              {100 * float(share[square].sum()):.2f} %")
+
+# %% [markdown]
+# **5. (open)** The price decides how many channels survive. Train `GatedNetwork` with `GatedLoss(price)` for five prices from 0.003 to 0.3, three seeds each, and draw the test accuracy against the number of open
+# channels. Put the static sets into the same picture: train `small_network` with 12, 24 and 64 channels for as long. Does the learned choice beat the corner? Then open the gates the authors' way, with coins in evaluation, and measure how
+# much the accuracy of one and the same network changes from one test to the next.
+
+# %% [markdown]
+# ## Recap
+#
+# - An 8x8 DCT writes a block as a sum of 64 cosine patterns. It is orthonormal: nothing is lost, and errors keep their size.
+# - Colour, 4:2:0, DCT, sorting into channels and normalisation are one fixed convolution with stride 8. Shrinking by eight is its channel 0.
+# - Photographs have nearly all of their energy in few coefficients of luma. At equal numbers of values, the kept frequencies restore a photograph better than shrunk pixels do.
+# - A gate with Gumbel noise makes hard decisions forwards and has soft gradients backwards. The price per open channel makes it choose.
+# - ResNet-50 without its stem takes 56x56 coefficients of a 448x448 photograph. What is saved is input, not arithmetic.
+#
+# **Three questions.** Why are 30 of our 192 channels always empty? Why must a gate toss coins in training, and why need it not in evaluation? A colleague reports that coefficients beat pixels at 224x224: what must you ask about the
+# photographs behind both, and about the stride of the second stage?
+
+# %%
+best = 100 * histories["24 channels"].last("test_accuracy")
+headline(f"24 of 192 channels, test accuracy {best:.1f} %", data.provenance)
+
+# %%
+print(f"This chapter's computations took {(time.perf_counter() - started) / 60:.1f} minutes.")

@@ -1,0 +1,314 @@
+"""Chapter 10: the DCT against SciPy, colours against Pillow, gates against PyTorch, counts; then mutants."""
+
+import types
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from PIL import Image
+from scipy.fft import dctn
+from torch import nn
+
+from helpers import inspect
+from helpers.chapters import chapter
+from helpers.data import Dataset, Provenance, Split
+from helpers.parity import copy_in_order, relative_difference
+
+FREQUENCY = chapter("10_frequency_domain")
+
+
+def pixels(n=2, height=32, width=48, seed=0):
+    return torch.randint(256, (n, 3, height, width), generator=torch.Generator().manual_seed(seed)).float()
+
+
+def dataset(n=12, side=32):
+    """Noise under a slope, so that every channel has a mean and a spread of its own."""
+    slope = torch.linspace(-60, 60, side)
+    images = (pixels(n, side, side) * 0.5 + 64 + slope).clamp(0, 255).to(torch.uint8)
+    labels = torch.arange(n) % 3
+    split = Split(images, labels)
+    return Dataset(split, split, ("a", "b", "c"), Provenance("noise", False, "for tests"))
+
+
+# ------------------------------------------------------------------ checks of the code, each a function of a module
+
+
+def check_dct_matrix(code):
+    """Orthonormal, and SciPy's DCT for any size."""
+    for side in (4, 8):
+        D = code.dct_matrix(side)
+        assert torch.allclose(D @ D.T, torch.eye(side), atol=1e-6)
+        block = pixels(1, side, side)[0, 0]
+        expected = dctn(block.numpy().astype(np.float64), type=2, norm="ortho")
+        assert np.allclose((D @ block @ D.T).numpy(), expected, atol=1e-3)
+
+
+def check_channels(code):
+    """Channel 64 c + 8 u + v at (i, j) is SciPy's coefficient (u, v) of block (i, j) of plane c."""
+    for side in (4, 8):
+        planes = pixels(1, 2 * side, 3 * side)
+        found = code.to_channels(planes, side)
+        assert found.shape == (1, 3 * side**2, 2, 3)
+        for plane, i, j in ((0, 0, 0), (1, 1, 2), (2, 0, 1)):
+            block = planes[0, plane, side * i : side * (i + 1), side * j : side * (j + 1)].double().numpy()
+            expected = dctn(block, type=2, norm="ortho").flatten()
+            part = found[0, plane * side**2 : (plane + 1) * side**2, i, j]
+            assert np.allclose(part.numpy(), expected, atol=2e-3)
+
+
+def check_channels_inverse(code):
+    planes = pixels()
+    for side in (4, 8):
+        assert torch.allclose(code.from_channels(code.to_channels(planes, side), side), planes, atol=1e-3)
+
+
+def check_energy(code):
+    planes = pixels().double()
+    assert torch.allclose(code.to_channels(planes).square().sum(), planes.square().sum())
+
+
+def check_colours(code):
+    """Within 1 of Pillow's conversion, which rounds; and back."""
+    x = pixels(1)
+    picture = Image.fromarray(x[0].permute(1, 2, 0).to(torch.uint8).numpy()).convert("YCbCr")
+    expected = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float()
+    found = code.to_ycbcr(x)[0] + 128
+    assert (found - expected).abs().max() <= 1
+    assert torch.allclose(code.to_rgb(code.to_ycbcr(x)), x, atol=1e-2)
+
+
+def check_subsampling(code):
+    chroma = pixels(1, 4, 4)[:, :2]
+    small = code.subsample(chroma)
+    assert small.shape == (1, 2, 2, 2)
+    assert torch.allclose(small[0, 1, 0, 1], chroma[0, 1, :2, 2:].mean())
+    large = code.upsample(small)
+    assert large.shape == chroma.shape and torch.equal(large[0, 0, 2:, :2], small[0, 0, 1, 0].expand(2, 2))
+
+
+def check_road(code):
+    """Luma at full detail, chroma through 4:2:0; what has no colour comes back as it was."""
+    x = pixels()
+    planes = code.to_ycbcr(x)
+    found = code.frequencies(x)
+    assert found.shape == (2, 192, 4, 6)
+    assert torch.allclose(found[:, :64], code.to_channels(planes[:, :1]), atol=1e-2)
+    halved = F.avg_pool2d(planes[:, 1:], 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert torch.allclose(found[:, 64:], code.to_channels(halved), atol=1e-2)
+    grey = x[:, :1].expand(-1, 3, -1, -1)
+    assert torch.allclose(code.pixels_from(code.frequencies(grey)), grey, atol=1e-2)
+
+
+def check_static_sets(code):
+    """As the authors' code lists them: row-major."""
+    corner = [8 * u + v for u in range(4) for v in range(4)]
+    assert code.static_channels(24) == corner + [64, 65, 72, 73, 128, 129, 136, 137]
+    sizes = {24: (16, 4, 4), 32: (22, 5, 5), 48: (32, 8, 8), 64: (44, 10, 10), 192: (64, 64, 64)}
+    for number, expected in sizes.items():
+        kept = code.static_channels(number)
+        assert len(set(kept)) == number
+        assert tuple(sum(c // 64 == plane for c in kept) for plane in range(3)) == expected
+    assert code.static_channels(12, side=4) == [0, 1, 2, 4, 5, 6, 8, 9, 16, 17, 32, 33]
+    assert [c for c in code.static_channels(64) if 64 <= c < 128] == [64, 65, 66, 72, 73, 74, 80, 81, 88, 89]
+
+
+def check_input_module(code):
+    """The convolution equals the road step by step, normalised per channel over the training images."""
+    data = dataset()
+    for side, kept in ((8, code.static_channels(24)), (8, [191, 0, 70]), (4, code.static_channels(12, 4))):
+        module = code.FrequencyInput(data, kept, side)
+        found = module(data.normalize(data.train.images))
+        steps = code.frequencies(data.train.images.float(), side)[:, kept]
+        std, mean = torch.std_mean(steps, (0, 2, 3), correction=0, keepdim=True)
+        assert torch.allclose(found, (steps - mean) / std, atol=1e-2)
+        assert inspect.count_parameters(module) == 0 and len(module.state_dict()) == 2
+
+
+def check_empty_channels(code):
+    """4:2:0 empties row 4 and column 4 of both chroma planes; they stay at zero, without NaN."""
+    data = dataset()
+    found = code.FrequencyInput(data, list(range(192)))(data.normalize(data.train.images))
+    spread = found.std((0, 2, 3)).view(3, 8, 8)
+    assert found.isfinite().all() and (spread < 1e-3).sum() == 30
+    assert (spread[1:, 4] < 1e-3).all() and (spread[1:, :, 4] < 1e-3).all()
+
+
+def check_network_counts(code):
+    expected = {24: 25_534_696, 64: 25_547_496, 192: 25_588_456}
+    with torch.device("meta"):
+        with_stem = code.resnet.ResNet(*code.resnet.RESNETS[50], placement="v1.5")
+        networks = {channels: code.frequency_resnet50(channels) for channels in expected}
+    for channels, parameters in expected.items():
+        assert inspect.count_parameters(networks[channels]) == parameters
+    saved = inspect.count_macs(with_stem, (3, 224, 224)) - inspect.count_macs(networks[64], (64, 56, 56))
+    assert saved == 118_013_952
+
+
+def check_parity(code):
+    """Torchvision's ResNet-50 without its stem."""
+    torch.manual_seed(0)
+    ours = code.resnet.shake_batch_norms(code.frequency_resnet50(64))
+    with torch.device("meta"):
+        theirs = torchvision.models.resnet50()
+    for name in ("conv1", "bn1", "relu", "maxpool"):
+        setattr(theirs, name, nn.Identity())
+    x = torch.randn(2, 64, 24, 24, generator=torch.Generator().manual_seed(0))
+    assert relative_difference(ours, copy_in_order(ours, theirs), x) < 1e-12
+
+
+def check_gate_size(code):
+    gate = code.Gate(192)
+    assert inspect.count_parameters(gate) == 38_208
+    open_at_first = gate.eval().scores(torch.randn(4, 192, 3, 3)).softmax(2)[:, :, 1]
+    assert (open_at_first - torch.sigmoid(torch.tensor(1.9))).abs().max() < 0.01
+
+
+def check_gumbel(code):
+    """Hard, with the softmax's marginals, and PyTorch's own gradients for the same noise."""
+    logits = torch.tensor([[0.1, 2.0], [0.0, 0.0], [1.0, -0.5]])
+    torch.manual_seed(0)
+    tossed = code.gumbel_gate(logits.expand(100_000, 3, 2))
+    assert ((tossed == 0) | (tossed == 1)).all()
+    assert torch.allclose(tossed.mean(0), logits.softmax(1)[:, 1], atol=0.01)
+    scores = torch.randn(5, 7, 2).requires_grad_()
+    weights = torch.randn(5, 7)
+    torch.manual_seed(1)
+    ours = code.gumbel_gate(scores)
+    (gradient,) = torch.autograd.grad((ours * weights).sum(), scores)
+    torch.manual_seed(1)
+    theirs = F.gumbel_softmax(scores, hard=True)[:, :, 1]
+    (expected,) = torch.autograd.grad((theirs * weights).sum(), scores)
+    assert torch.allclose(ours, theirs, atol=1e-6) and torch.allclose(gradient, expected, atol=1e-6)
+    assert expected.abs().max() > 0.01
+
+
+def check_gate_modes(code):
+    """Coins in training, the likelier decision in evaluation; a closed gate silences its channel only."""
+    gate, x = code.Gate(6), torch.randn(64, 6, 4, 4)
+    with torch.no_grad():
+        gate.decide.bias.copy_(torch.tensor([5.0, -5.0, 0.0, 0.0, -5.0, 5.0] * 2))
+    gate.eval()
+    y = gate(x)
+    assert torch.equal(y, gate(x))
+    assert torch.equal(y[:, [2, 5]], x[:, [2, 5]]) and not y[:, [0, 3]].any()
+    gate.train()
+    gate(x)
+    assert 0.2 < float(gate.kept[:, 1].detach().mean()) < 0.8
+
+
+def check_loss(code):
+    data = dataset()
+    torch.manual_seed(0)
+    model = code.GatedNetwork(code.small_network(data, channels=24)).eval()
+    images, labels = data.normalize(data.train.images), data.train.targets
+    with torch.no_grad():
+        plain = F.cross_entropy(model(images), labels)
+        assert torch.allclose(code.GatedLoss(0.5)(model, images, labels), plain + 0.5 * 24)
+        model.gate.decide.bias.copy_(torch.tensor([2.0, -2.0]).repeat(24))
+        closed = code.GatedLoss(0.5)(model, images, labels)
+        assert torch.allclose(closed, F.cross_entropy(model(images), labels))
+
+
+def check_price_closes_gates(code):
+    torch.manual_seed(0)
+    gate = code.Gate(8)
+    gate(torch.randn(32, 8, 4, 4)).sum()
+    gate.kept.sum().backward()
+    off, on = gate.decide.bias.grad.view(8, 2).T
+    assert (on > 0).all() and torch.allclose(off, -on)
+
+
+def check_small_networks(code):
+    """Pixels and channels arrive at the same maps; the first block alone differs in shape."""
+    data = dataset(side=128)
+    for settings in ({"pixels": 32}, {"pixels": 45}, {"pixels": 128}, {"channels": 12}):
+        model = code.small_network(data, **settings)
+        x = model.input(data.normalize(data.train.images[:2]))
+        assert x[0].numel() == (3 * settings["pixels"] ** 2 if "pixels" in settings else 12 * 256)
+        x = model.stem(x) if "pixels" in settings else x
+        assert x.shape[2:] == (16, 16)
+        assert model.body.stages[0](x).shape[1:] == (16, 16, 16)
+        assert model.body.stages(x).shape[1:] == (64, 4, 4)
+        assert model(data.normalize(data.train.images[:2])).shape == (2, 3)
+
+
+CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_chapter(name):
+    CHECKS[name](FREQUENCY)
+
+
+# ------------------------------------------------------------------------------------------------------ mutants
+
+MUTANTS = {
+    "another phase": ("(2 * position + 1)", "(2 * position)", "dct_matrix"),
+    "DC not scaled": ("matrix[0] /= math.sqrt(2)", "pass", "dct_matrix"),
+    "columns before rows": ('"ux,ncixjy,vy->ncuvij"', '"ux,ncixjy,vy->ncvuij"', "channels"),
+    "blocks change places": ('"ux,ncuvij,vy->ncixjy"', '"ux,ncvuij,vy->ncixjy"', "channels_inverse"),
+    "DCT not orthonormal": ("matrix *= math.sqrt(2 / side)", "matrix *= 2 / side", "energy"),
+    "red and blue swapped": ("[0.299, 0.587, 0.114]", "[0.114, 0.587, 0.299]", "colours"),
+    "luma not shifted": ("LEVEL = torch.tensor([128.0,", "LEVEL = torch.tensor([0.0,", "colours"),
+    "4:2:0 by maximum": ("F.avg_pool2d(planes, 2)", "F.max_pool2d(planes, 2)", "subsampling"),
+    "no 4:2:0": ("upsample(subsample(chroma))", "chroma", "road"),
+    "column-major sets": ("row * side + column\n", "column * side + row\n", "static_sets"),
+    "sets for blocks of 8 only": ("plane * side**2 + row", "plane * 64 + row", "static_sets"),
+    "a black block is not zero": ("- black)[:, kept]", ")[:, kept]", "input_module"),
+    "pixels stay normalised": ("weight * 255 * data.std[:, None, None]", "weight * 255", "input_module"),
+    "no normalisation per channel": (".sub_(means.mean(0)).div_(std)", "", "input_module"),
+    "spread within images only": (" + means.var(0, correction=0)", "", "input_module"),
+    "empty channels amplified": ("std[std < 1e-3] = 1.0", "pass", "empty_channels"),
+    "every stage halves": ("stride = 1 if number == 0 else 2", "stride = 2", "network_counts"),
+    "stride of v1": ('channels, placement="v1.5"', 'channels, placement="v1"', "parity"),
+    "a gate that mixes twice": ("2 * channels, 1, groups=channels", "2 * channels, 1", "gate_size"),
+    "gates start undecided": ("[0.1, 2.0]", "[0.0, 0.0]", "gate_size"),
+    "normal noise": (".exponential_().log()", ".normal_()", "gumbel"),
+    "soft decisions": ("hard + (soft - soft.detach())", "soft", "gumbel"),
+    "no gradient": ("hard + (soft - soft.detach())", "hard + 0 * soft", "gumbel"),
+    "off and on swapped": ("scores.softmax(2)[:, :, 1]\n    hard", "scores.softmax(2)[:, :, 0]\n    hard", "gumbel"),
+    "coins in evaluation": ("noise=self.training", "noise=True", "gate_modes"),
+    "the gate adds": ("x * self.kept[:, :, None, None]", "x + self.kept[:, :, None, None]", "gate_modes"),
+    "a price for closed gates": ("classification + self.price", "classification - self.price", "loss"),
+    "price per image and channel": ("kept.sum(1).mean()", "kept.mean()", "loss"),
+    "stem of another size": ("+ kernel - size + 1", "+ kernel - size - 1", "small_networks"),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_is_noticed(name):
+    old, new, check = MUTANTS[name]
+    source = FREQUENCY.__source__
+    assert source.count(old) == 1, f"the chapter has {old!r} {source.count(old)} times; mend this mutant."
+    mutant = types.ModuleType("mutant")
+    exec(compile(source.replace(old, new), "mutant", "exec"), mutant.__dict__)
+    with pytest.raises((AssertionError, RuntimeError)):
+        CHECKS[check](mutant)
+
+
+# ------------------------------------------------------------------------------------------------------ errors
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="cannot be cut into blocks of 8x8"):
+        FREQUENCY.to_channels(torch.zeros(1, 1, 20, 16))
+    with pytest.raises(ValueError, match="no set of 25 channels.*192"):
+        FREQUENCY.static_channels(25)
+
+
+def test_input_sizes_of_the_arms():
+    """The pairs of the studies have as many values: equal, or 1 % fewer for pixels."""
+    values = {}
+    for arm, config in FREQUENCY.ARMS.items():
+        values[arm] = 3 * config["pixels"] ** 2 if "pixels" in config else 256 * config["channels"]
+    assert values["32x32 pixels"] == values["12 channels"] == 3072
+    assert values["45x45 pixels"] == 6075 and values["24 channels"] == 6144
+    assert 3 * FREQUENCY.CIFAR_ARMS["16x16 pixels"]["pixels"] ** 2 == 12 * 8 * 8
+
+
+@pytest.mark.parametrize(("channels", "size"), [(24, 0.5), (64, 4 / 3), (192, 4.0)])
+def test_normalised_input_size(channels, size):
+    coefficients = FREQUENCY.frequencies(torch.zeros(1, 3, 448, 448))[:, FREQUENCY.static_channels(channels)]
+    assert coefficients.numel() / (3 * 224**2) == pytest.approx(size)
