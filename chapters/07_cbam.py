@@ -1242,10 +1242,11 @@ plot.show(
 )
 
 # %% [markdown]
-# Read the table from left to right. The gates lie on animals a little more than chance, most of all in the last block. But
-# the column after that takes it back: the map of *another* photograph fits just as well. These gates have not found the
-# animal in this image. They have learned one picture for all images, bright where photographers put animals; compare the
-# maps of the last block with each other. And in blocks 2 and 3 the **untrained** network has more energy on the animals
+# Read the table from left to right. The gates' energy on animals is within a few points of the area, above it or below,
+# and no block stands out for long: train the same seeds with another number of threads, and rounding alone changes
+# these signs. The column after that takes back what is left: the map of *another* photograph fits just as well. These
+# gates have not found the animal in this image. They have learned one picture for all images; compare the maps of the
+# last block with each other. And in blocks 2 and 3 the **untrained** network has more energy on the animals
 # than the trained one. Animals have contrast and texture, and random filters respond to that.
 #
 # So for your guess at the beginning, the answer of this small network is: neither. It looks at a place. It is also a weak
