@@ -26,6 +26,20 @@ def confusion(logits, labels):
     return torch.bincount(labels * classes + logits.argmax(1), minlength=classes**2).reshape(classes, classes)
 
 
+def pixel_confusion(predicted, masks, classes):
+    """Counts (classes, classes) over pixels, as `confusion`: predicted classes (N, H, W), true masks, 255 = void."""
+    known = masks != 255
+    pairs = masks[known].long() * classes + predicted[known].long()
+    return torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def iou(counts):
+    """Intersection over union of each class (classes,) from a confusion matrix; NaN for a class that never occurs."""
+    counts = counts.double()
+    hits = counts.diagonal()
+    return hits / (counts.sum(0) + counts.sum(1) - hits)
+
+
 # The 97.5 % point of Student's t for 1, 2, … degrees of freedom, from the standard table.
 STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 

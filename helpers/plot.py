@@ -261,6 +261,68 @@ def confusion(counts, classes, alt="", caption=""):
     return show(draw, alt, caption, 5.2, 4.6)
 
 
+def boxes(batch, found, titles=None, columns=5, alt="", caption="", inches=1.5):
+    """A grid of images (N, C, H, W) with boxes drawn on them.
+
+    found: for each image a list of (box, text, colour), the box as left, top, right, bottom in pixels.
+    """
+    n = len(batch)
+    columns = min(columns, n)
+    rows = -(-n // columns)
+
+    def draw(fig):
+        axes = fig.subplots(rows, columns, squeeze=False)
+        for ax in axes.flat:
+            ax.set_axis_off()
+        for i, ax in zip(range(n), axes.flat, strict=False):
+            _picture(ax, batch[i], titles[i] if titles else "")
+            draw_boxes(ax, found[i])
+
+    return show(draw, alt, caption, inches * columns, (inches + (0.22 if titles else 0.02)) * rows)
+
+
+def draw_boxes(ax, found):
+    """Boxes on an image that `ax` already shows: a list of (box, text, colour), see `boxes`."""
+    for (left, top, right, bottom), text, colour in found:
+        ax.add_patch(rectangle(left - 0.5, top - 0.5, right - left, bottom - top, colour))
+        if text:
+            ax.text(
+                left, top, text, fontsize=6, color="white", va="bottom" if top > 12 else "top", clip_on=True,
+                bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
+            )  # fmt: skip
+
+
+MASK_COLOURS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7")  # background, then Okabe and Ito's
+
+
+def masks(batch, rows_of_masks, names, titles=None, alt="", caption="", inches=0.95):
+    """Images (N, C, H, W) above masks: a dict from row label to uint8 (N, H, W); 0 is background, 255 void (white).
+
+    names: of the classes 1, 2, ..., for the legend.
+    """
+    from matplotlib.colors import to_rgb
+    from matplotlib.patches import Patch
+
+    palette = np.ones((256, 3))
+    palette[: len(MASK_COLOURS)] = [to_rgb(colour) for colour in MASK_COLOURS]
+    n, rows = len(batch), 1 + len(rows_of_masks)
+
+    def draw(fig):
+        axes = fig.subplots(rows, n, squeeze=False)
+        for i in range(n):
+            _picture(axes[0, i], batch[i], titles[i] if titles else "")
+            for row, (label, found) in enumerate(rows_of_masks.items(), 1):
+                axes[row, i].imshow(palette[np.asarray(found[i])], interpolation="nearest")
+                axes[row, i].set_axis_off()
+                if i == 0:
+                    axes[row, i].text(-0.08, 0.5, label, transform=axes[row, i].transAxes, rotation=90,
+                                      ha="right", va="center", fontsize=8)  # fmt: skip
+        patches = [Patch(color=colour, label=name) for colour, name in zip(MASK_COLOURS[1:], names, strict=False)]
+        fig.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize=8)
+
+    return show(draw, alt, caption, inches * n + 0.2, inches * rows + 0.45)
+
+
 def rectangle(x, y, width, height, colour="C5"):
     """An empty box with its lower corner at pixel (x, y), for `ax.add_patch`."""
     from matplotlib.patches import Rectangle

@@ -223,7 +223,11 @@ def studies(chapter_name):
 
 def code_of(chapter_name, function):
     """A hash of a function in a chapter and of all that it uses there; text and comments do not count."""
-    source = chapters.chapter(chapter_name).__source__
+    return code_in(chapters.chapter(chapter_name).__source__, function)
+
+
+def code_in(source, function):
+    """The same for the function of that name in any source text."""
     defined = {}
     for node in ast.parse(source).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):

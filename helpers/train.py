@@ -104,6 +104,68 @@ class Augment:
         return images, targets
 
 
+@dataclass(frozen=True)
+class AugmentScene:
+    """Random window and flip of a whole batch, for boxes and masks that move with the picture.
+
+    flip: mirror half of the images left to right.
+    zoom: range of the window's side, relative to the image's; below 1 enlarges a part of the image, above 1 shrinks
+        the image. What lies outside is 0, the mean colour, and void (255) in a mask.
+    visible: a box of which a smaller share than this is inside the window is dropped (its label becomes -1).
+
+    Called with `images` (N, C, H, W), normalised, targets and a CPU generator; returns both. Targets are masks
+    uint8 (N, H, W), or a dict as `voc_animals` gives it: `masks`, or `boxes` and `labels`, or all three.
+    """
+
+    flip: bool = True
+    zoom: tuple = (0.6, 1.1)
+    visible: float = 0.3
+
+    def __call__(self, images, targets, generator):
+        n, _, height, width = images.shape
+        device = images.device
+
+        def uniform(low, high):
+            return (low + (high - low) * torch.rand(n, generator=generator)).to(device)
+
+        # logarithmic, so that 1/2 and 2 are equally likely
+        scale = uniform(*(math.log(side) for side in self.zoom)).exp()
+        # a smaller window stays inside the image, and in a larger one the image stays inside: both ±|1 - scale|
+        x, y = ((1 - scale).abs() * uniform(-1, 1) for _ in range(2))
+        mirror = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0) if self.flip else torch.ones(n, device=device)
+        zero = torch.zeros_like(x)
+        window = torch.stack([torch.stack([mirror * scale, zero, x], 1), torch.stack([zero, scale, y], 1)], 1)
+        grid = F.affine_grid(window, [n, 1, height, width], align_corners=False)
+        images = F.grid_sample(images, grid.to(images.dtype), mode="bilinear", align_corners=False)
+
+        def moved_mask(masks):
+            # 255 means void, and so does everything outside, which grid_sample fills with 0
+            shifted = (masks.float() - 255)[:, None]
+            return (F.grid_sample(shifted, grid, mode="nearest", align_corners=False)[:, 0] + 255).to(masks.dtype)
+
+        if not isinstance(targets, dict):
+            return images, moved_mask(targets)
+        targets = dict(targets)
+        if "masks" in targets:
+            targets["masks"] = moved_mask(targets["masks"])
+        if "boxes" in targets:
+            # from pixels to [-1, 1], then the inverse of `window`
+            boxes = targets["boxes"].float()
+            centres, scales, signs = torch.stack([x, y], 1), scale[:, None, None], mirror[:, None, None]
+            size = torch.tensor([width, height], device=device)
+            corners = (2 * boxes.reshape(n, -1, 2) / size - 1 - centres[:, None]) / scales
+            corners = torch.cat([corners[..., :1] * signs, corners[..., 1:]], 2)
+            corners = ((corners + 1) / 2 * size).reshape(n, -1, 2, 2)
+            low, high = corners.amin(2), corners.amax(2)
+            area = (high - low).prod(2)
+            low, high = (torch.minimum(corner.clamp_min(0), size) for corner in (low, high))
+            seen = (high - low).prod(2) >= self.visible * area
+            keep = seen & (targets["labels"] >= 0)
+            targets["boxes"] = torch.cat([low, high], 2) * keep[..., None]
+            targets["labels"] = torch.where(keep, targets["labels"], -1)
+        return images, targets
+
+
 def no_augment(images, targets, generator):
     """The images as they are."""
     return images, targets

@@ -1,10 +1,12 @@
-"""Trained weights that a chapter starts from, kept in `weights/` with how they were made.
+"""Trained weights that chapters start from, kept in `weights/` with how they were made.
 
 A chapter defines `TEACHER = Weights(...)` in a cell tagged `model`. `./course weights NAME` trains it on the real data;
-the chapter, and later ones, only load it. The files are safetensors: they hold numbers, no code.
+the chapter, and later ones, only load it. The network that several chapters share is defined in `helpers.backbone`, and
+its NAME is "backbone". The files are safetensors: they hold numbers, no code.
 """
 
 import argparse
+import inspect
 import json
 import os
 import sys
@@ -18,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from helpers import chapters, settings, study, train
 
+SHARED = "backbone"  # the one that belongs to no chapter
 FOLDER = settings.ROOT / "weights"
 MAX_BYTES = 3_000_000
 
@@ -26,7 +29,8 @@ MAX_BYTES = 3_000_000
 class Weights:
     """A network that was trained once.
 
-    chapter: the chapter that defines it, such as "08_feature_distillation". name: what it is, such as "teacher".
+    chapter: the chapter that defines it, such as "08_feature_distillation", or "backbone". name: what it is, such as
+        "teacher".
     build: a function without arguments that gives the untrained network.
     train: a function of (model, data) that trains it in place and returns a dict of numbers, such as its accuracy.
     data: a function without arguments that gives the Dataset.
@@ -45,7 +49,9 @@ class Weights:
     @property
     def code(self):
         """A hash of the code that builds and trains; text and comments do not count."""
-        parts = [study.code_of(self.chapter, part.__name__) for part in (self.build, self.train)]
+        source = _module(self.chapter)
+        source = getattr(source, "__source__", None) or inspect.getsource(source)
+        parts = [study.code_in(source, part.__name__) for part in (self.build, self.train)]
         return sha256("".join(parts).encode()).hexdigest()[:16]
 
     def make(self):
@@ -103,10 +109,18 @@ class Weights:
         return self.path
 
 
-def weights(chapter_name):
-    """The weights that a chapter defines, as a list."""
-    module = chapters.chapter(chapter_name)
-    return [value for value in vars(module).values() if isinstance(value, Weights) and value.chapter == chapter_name]
+def _module(name):
+    if name == SHARED:
+        from helpers import backbone
+
+        return backbone
+    return chapters.chapter(name)
+
+
+def weights(name):
+    """The weights that a chapter, or "backbone", defines, as a list."""
+    found = vars(_module(name)).values()
+    return [value for value in found if isinstance(value, Weights) and value.chapter == name]
 
 
 def stale(chapter_name):
@@ -124,7 +138,7 @@ def stale(chapter_name):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="course weights", description="Train the weights that a chapter starts from.")
-    parser.add_argument("chapter")
+    parser.add_argument("chapter", help=f'a chapter\'s name, or "{SHARED}" for the network that several chapters share')
     parser.add_argument("--restart", action="store_true", help="train again what is there already")
     options = parser.parse_args(arguments)
     try:
