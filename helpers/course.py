@@ -445,6 +445,8 @@ def main(argv=None):
         for script in scripts:
             name = script.stem
             messages += [f"{name}: {message}" for message in study.stale(name) + weights.stale(name)]
+        if not arguments.names:
+            messages += weights.stale(weights.SHARED)
         print("\n".join(messages) or f"{len(scripts)} chapter(s): script and notebook agree, outputs are fresh.")
         return bool(messages)
     except (Trouble, ValueError) as trouble:

@@ -85,6 +85,7 @@ class Weights:
             save_file(tensors, part, metadata={"course": json.dumps(record)})
             if (size := part.stat().st_size) > MAX_BYTES:
                 raise ValueError(f"{self.path.name} would have {size / 1e6:.1f} MB; at most {MAX_BYTES / 1e6:g} MB.")
+            part.chmod(0o644)  # safetensors leaves it to the owner alone
             os.replace(part, self.path)
         finally:
             part.unlink(missing_ok=True)

@@ -77,3 +77,32 @@ def test_verdicts_and_text():
 def test_unpaired_values(first, second):
     with pytest.raises(ValueError, match=f"same seeds.*{len(first)} and {len(second)}"):
         metrics.paired_effect(first, second)
+
+
+def test_pixel_confusion_and_iou_against_loops():
+    draw = torch.Generator().manual_seed(1)
+    predicted = torch.randint(4, (3, 6, 7), generator=draw)
+    masks = torch.randint(3, (3, 6, 7), generator=draw).to(torch.uint8)  # class 3 is predicted and never true
+    masks[:, 0] = 255
+    counts = [[0] * 5 for _ in range(5)]  # class 4 never occurs at all
+    for said, true in zip(predicted.flatten().tolist(), masks.flatten().tolist(), strict=True):
+        if true != 255:
+            counts[true][said] += 1
+    ours = metrics.pixel_confusion(predicted, masks, 5)
+    assert ours.tolist() == counts and ours.sum() == 3 * 5 * 7
+    scores = metrics.iou(ours).tolist()
+    for c in range(4):
+        union = sum(counts[c]) + sum(row[c] for row in counts) - counts[c][c]
+        assert scores[c] == pytest.approx(counts[c][c] / union)
+    assert scores[3] == 0 and scores[4] != scores[4]
+
+
+def test_iou_is_that_of_torchmetrics():
+    from torchmetrics.classification import MulticlassJaccardIndex
+
+    draw = torch.Generator().manual_seed(2)
+    predicted, masks = (torch.randint(6, (4, 9, 9), generator=draw) for _ in range(2))
+    masks[0, :3] = 255
+    theirs = MulticlassJaccardIndex(6, average="none", ignore_index=255)(predicted, masks)
+    ours = metrics.iou(metrics.pixel_confusion(predicted, masks, 6))
+    assert torch.allclose(ours.float(), theirs)

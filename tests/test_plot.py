@@ -203,6 +203,29 @@ def test_confusion(drawn):
     assert [label.get_text() for label in ax.get_yticklabels()] == ["cat", "dog", "fox"]
 
 
+def test_boxes_lie_on_their_images(drawn):
+    found = [[((1, 2, 5, 7), "cat 0.9", "C1")], [], [((0, 0, 8, 8), "", "C2"), ((2, 2, 4, 4), "dog", "C3")]]
+    plot.boxes(torch.rand(3, 3, 8, 8), found, titles=["a", "b", "c"], columns=2, alt="Boxes.")
+    axes = drawn[0].axes
+    assert len(axes) == 4 and [len(ax.patches) for ax in axes] == [1, 0, 2, 0]
+    box = axes[0].patches[0]
+    assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == (0.5, 1.5, 4, 5)
+    assert [text.get_text() for text in axes[2].texts] == ["dog"] and axes[0].texts[0].get_text() == "cat 0.9"
+
+
+def test_masks_have_their_classes_colours_and_a_legend(drawn):
+    masks = torch.tensor([[[0, 1], [2, 255]]], dtype=torch.uint8)
+    plot.masks(torch.rand(1, 3, 2, 2), {"truth": masks, "said": masks}, ("cat", "cow"), alt="Masks.")
+    axes = drawn[0].axes
+    assert len(axes) == 3 and axes[1].texts[0].get_text() == "truth"
+    pixels = axes[1].images[0].get_array()
+    assert np.allclose(pixels[0, 0], 0) and np.allclose(pixels[1, 1], 1)
+    (legend,) = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["cat", "cow"]
+    assert np.allclose(pixels[0, 1], legend.get_patches()[0].get_facecolor()[:3])
+    assert np.allclose(pixels[1, 0], legend.get_patches()[1].get_facecolor()[:3])
+
+
 def test_rectangle():
     box = plot.rectangle(1, 2, 3, 4)
     assert (box.get_bbox().bounds, box.get_fill()) == ((1, 2, 3, 4), False)

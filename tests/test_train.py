@@ -101,6 +101,76 @@ def test_augment_keeps_shape_and_type_and_uses_only_its_generator(flip, shift, c
     assert first.shape == images.shape and first.dtype == dtype
 
 
+# ------------------------------------------------------------------------------------- boxes and masks move along
+
+
+def scene(n=6, side=32, seed=0):
+    """Images with one bright rectangle each, its box and its mask (class 1)."""
+    images = torch.zeros(n, 3, side, side)
+    masks = torch.zeros(n, side, side, dtype=torch.uint8)
+    boxes, labels = torch.zeros(n, 2, 4), torch.full((n, 2), -1)
+    labels[:, 0] = 3
+    draw = generator(seed)
+    for i in range(n):
+        left, top = torch.randint(0, side // 2, (2,), generator=draw).tolist()
+        right, bottom = left + side // 4, top + side // 3
+        boxes[i, 0] = torch.tensor([left, top, right, bottom])
+        images[i, :, top:bottom, left:right] = 1
+        masks[i, top:bottom, left:right] = 1
+    return images, {"boxes": boxes, "labels": labels, "masks": masks}
+
+
+@pytest.mark.parametrize("zoom", [(1.0, 1.0), (0.5, 0.8), (1.2, 1.6), (0.6, 1.4)])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_box_mask_and_picture_move_together(zoom, seed):
+    images, targets = scene(20, 64)
+    moved, found = train.AugmentScene(zoom=zoom)(images, targets, generator(seed))
+    kept = 0
+    for image, mask, box, label in zip(moved, found["masks"], found["boxes"][:, 0], found["labels"][:, 0], strict=True):
+        if label < 0:
+            assert not box.any()
+            continue
+        kept += 1
+        for inside in (image[0] > 0.5, mask == 1):
+            ys, xs = inside.nonzero(as_tuple=True)
+            seen = torch.tensor([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
+            assert torch.allclose(seen.float(), box, atol=1.01), (seen, box)
+    assert kept > 5
+    assert (found["labels"][:, 1] == -1).all() and not found["boxes"][:, 1].any()
+
+
+def test_a_scene_that_is_not_zoomed_is_itself_or_its_mirror():
+    images, targets = scene()
+    moved, found = train.AugmentScene(zoom=(1, 1))(images, targets, generator())
+    mirrored = 0
+    for i in range(len(images)):
+        plain = torch.allclose(moved[i], images[i], atol=1e-5)
+        assert plain or torch.allclose(moved[i], images[i].flip(-1), atol=1e-5)
+        assert torch.equal(found["masks"][i], targets["masks"][i] if plain else targets["masks"][i].flip(-1))
+        mirrored += not plain
+    assert 0 < mirrored < len(images)
+
+
+def test_outside_is_the_mean_colour_and_void():
+    images, masks = torch.ones(8, 3, 32, 32), torch.ones(8, 32, 32, dtype=torch.uint8)
+    moved, found = train.AugmentScene(zoom=(2, 2))(images, masks, generator())
+    assert found.dtype == torch.uint8
+    inside = found == 1
+    assert set(found.unique().tolist()) == {1, 255}
+    assert inside.sum() == pytest.approx(8 * 16 * 16, rel=0.1)
+    assert moved[:, 0][inside].mean() > 0.95 and moved[:, 0][~inside].mean() < 0.1
+
+
+def test_a_box_that_is_mostly_outside_is_dropped():
+    images, targets = scene(200)
+    _, strict = train.AugmentScene(zoom=(0.4, 0.4), visible=0.99)(images, targets, generator())
+    _, mild = train.AugmentScene(zoom=(0.4, 0.4), visible=0.01)(images, targets, generator())
+    kept, more = ((found["labels"][:, 0] >= 0).sum() for found in (strict, mild))
+    assert 0 < kept < more < 200
+    inside = mild["boxes"][mild["labels"] >= 0]
+    assert inside.min() >= 0 and inside.max() <= 32
+
+
 def test_no_augment_changes_nothing():
     images, targets = torch.randn(2, 3, 4, 4), torch.arange(2)
     same = train.no_augment(images, targets, generator())
