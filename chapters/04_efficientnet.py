@@ -162,10 +162,9 @@ Table(rows, decimals=1)
 # how large a map. To choose them stage by stage would be a huge search. So every stage gets the same three factors:
 #
 # $$ \max_{d,\,w,\,r}\ \text{accuracy}\left(\bigodot_{i} \hat F_i^{\,d\cdot \hat L_i}
-#    \left(X_{\langle r\cdot \hat H_i,\ r\cdot \hat W_i,\ w\cdot \hat C_i\rangle}\right)\right)
-#    \quad\text{with memory and multiply-adds} \le \text{what we have.} $$ (eq-efficientnet-problem)
+#    \left(X_{\langle r\cdot \hat H_i,\ r\cdot \hat W_i,\ w\cdot \hat C_i\rangle}\right)\right) $$ (eq-efficientnet-problem)
 #
-# Three numbers are still a search, for each budget anew. The last step is to bind them to one number $\phi$:
+# with no more memory and multiply-adds than we have. Three numbers are still a search, for each budget anew. The last step is to bind them to one number $\phi$:
 #
 # $$ d = \alpha^{\phi}, \qquad w = \beta^{\phi}, \qquad r = \gamma^{\phi}, \qquad
 #    \alpha\,\beta^2\,\gamma^2 \approx 2, \qquad \alpha, \beta, \gamma \ge 1. $$ (eq-efficientnet-compound)

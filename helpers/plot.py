@@ -210,6 +210,7 @@ def histories(runs, columns=("train_loss", "test_accuracy"), alt="", caption="",
             for label, history in runs.items():
                 ax.plot(history[x], history[column], marker="o", label=label)
             ax.set(xlabel={"epoch": "epoch", "seconds": "seconds of training"}[x], title=column.replace("_", " "))
+            ax.xaxis.get_major_locator().set_params(integer=x == "epoch")
         if len(runs) > 1:
             axes[0].legend()
 
