@@ -1,0 +1,503 @@
+"""Chapter 11: the paper's sizes and counts, SciPy's distances and deformations, brute force; then mutants."""
+
+import types
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from helpers import inspect
+from helpers.chapters import chapter
+from helpers.data import Dataset, Provenance, Split
+
+UNET = chapter("11_unet")
+
+
+def on_meta(build, *arguments, **settings):
+    with torch.device("meta"):
+        return build(*arguments, **settings)
+
+
+def noise(*shape, seed=1):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def cells(*shape, seed=0):
+    """Random masks of 0 and 1 with cells of several pixels."""
+    smooth = F.avg_pool2d(noise(shape[0], 1, *shape[1:], seed=seed), 5, stride=1, padding=2)[:, 0]
+    return (smooth > -0.02).to(torch.uint8)
+
+
+def small_net(code, depth=2, **settings):
+    torch.manual_seed(0)
+    return code.UNet(width=3, depth=depth, dropout=0.0, **settings).double().eval()
+
+
+# ------------------------------------------------------------------ checks of the code, each a function of a module
+
+
+def check_parameters(code):
+    assert inspect.count_parameters(on_meta(code.UNet)) == 31_030_658
+    assert inspect.count_parameters(on_meta(code.UNet, 3, 6)) == 31_032_070
+
+
+def check_layers(code):
+    model = on_meta(code.UNet)
+    assert sum(isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)) for m in model.modules()) == 23
+    rows = {row["layer"]: row for row in inspect.trace(model, (1, 572, 572)).rows}
+    sides = [int(rows[f"down.{level}.3"]["output"].split("x")[1]) for level in range(5)]
+    assert sides == [568, 280, 136, 64, 28]
+    assert [int(rows[f"merge.{i}.3"]["output"].split("x")[1]) for i in range(4)] == [52, 100, 196, 388]
+    assert rows["head"]["output"] == "2x388x388"
+    assert round(inspect.count_macs(model, (1, 572, 572)) / 1e9, 2) == 150.43
+    assert round(sum(row["multiply-adds"] for name, row in rows.items() if name.startswith("up.")) / 1e9, 2) == 5.63
+
+
+def check_sizes(code):
+    """Every size is accepted that has whole maps, and no other."""
+    for depth in (2, 3, 4):
+        for side in range(10, 400):
+            here, fits = side, True
+            for _ in range(depth):
+                here -= 4
+                fits &= here > 0 and here % 2 == 0
+                here //= 2
+            fits &= here > 4
+            up = here - 4
+            for _ in range(depth):
+                up = 2 * up - 4
+            fits &= up > 0
+            try:
+                code.check_size((side,), depth)
+                assert fits, (side, depth)
+                assert side - 2 * code.border(depth) == up
+            except ValueError:
+                assert not fits, (side, depth)
+
+
+def check_forward(code):
+    """Level by level with functions."""
+    model, x = small_net(code, depth=1), noise(2, 1, 24, 28).double()
+
+    def two(layers, maps):
+        return layers[2](layers[0](maps).relu()).relu()
+
+    top = two(model.down[0], x)
+    bottom = two(model.down[1], F.max_pool2d(top, 2))
+    raised = F.conv_transpose2d(bottom, model.up[0].weight, model.up[0].bias, stride=2)
+    joined = torch.cat([top[:, :, 4:-4, 4:-4], raised], 1)
+    assert torch.allclose(model(x), model.head(two(model.merge[0], joined)))
+
+
+def check_no_skips(code):
+    """As many inputs to every merge, and nothing comes across."""
+    a, b = (on_meta(code.UNet, width=8, depth=3, skips=skips) for skips in (True, False))
+    for x, y in zip(a.merge, b.merge, strict=True):
+        assert x[0].weight.shape == y[0].weight.shape
+    assert inspect.count_parameters(b) > inspect.count_parameters(a)
+    model, x = small_net(code, depth=1, skips=False), noise(1, 1, 24, 24).double()
+    model.down[1][2].weight.data.zero_()
+    model.down[1][2].bias.data.zero_()
+    assert torch.allclose(model(x)[..., :1, :1].expand(-1, -1, 8, 8), model(x)[..., :8, :8])
+
+
+def check_initialisation(code):
+    torch.manual_seed(0)
+    weight = code.UNet(width=16, depth=2).down[2][2].weight
+    assert abs(float(weight.detach().std()) / (2 / (9 * 64)) ** 0.5 - 1) < 0.05
+
+
+def check_dropout(code):
+    model = code.UNet(width=2, depth=1, dropout=0.5).train()
+    x = noise(1, 1, 24, 24)
+    assert not torch.equal(model(x), model(x)) and torch.equal(model.eval()(x), model.eval()(x))
+
+
+def check_tiles(code):
+    """Exact where tiles begin at multiples of 2^depth, and only there; whatever the shape."""
+    model, image = small_net(code), noise(1, 1, 60, 75).double()
+    whole = code.segment(model, image)
+    assert whole.shape == (1, 2, 60, 75)
+    for tile, stride, offset, exact in (
+        (20, None, 0, True), (20, 12, 0, True), (20, 16, 4, True), (20, 20, 8, True),
+        (20, 18, 0, False), (20, 16, 1, False), (20, 16, 2, False), (20, 13, 0, False),
+    ):  # fmt: skip
+        tiles = code.segment(model, image, tile=tile, stride=stride, offset=offset)
+        assert ((tiles - whole).abs().max() < 1e-10) == exact, (tile, stride, offset)
+
+
+def check_stride(code):
+    """Left alone, tiles go in the largest exact steps: 4 less than a tile, at three levels and more."""
+    model, image = small_net(code, depth=3), noise(1, 1, 100, 90).double()
+    whole = code.segment(model, image)
+    assert torch.allclose(code.segment(model, image, tile=20), whole)
+    assert not torch.allclose(code.segment(model, image, tile=20, stride=20), whole)
+
+
+def check_mirror(code):
+    model, image = small_net(code), noise(1, 1, 60, 60).double()
+    padded = torch.from_numpy(np.pad(image[0, 0].numpy(), (20, 24), mode="reflect"))[None, None]
+    assert torch.allclose(code.segment(model, image), model(padded)[..., :60, :60])
+    zeros = F.pad(image, (20, 24, 20, 24))
+    assert torch.allclose(code.segment(model, image, mode="constant"), model(zeros)[..., :60, :60])
+
+
+def check_whole_slice(code):
+    model = small_net(code)
+    for side in (40, 42, 47):
+        image = noise(2, 1, side, side).double()
+        assert torch.allclose(code.whole_slice(model, image), code.segment(model, image))
+    image = noise(1, 1, 40, 40).double().requires_grad_()
+    code.whole_slice(model, image).sum().backward()
+    assert image.grad.abs().sum() > 0
+
+
+def check_components(code):
+    from scipy.ndimage import label
+
+    for seed, shape in enumerate([(3, 40, 50), (1, 64, 64), (2, 1, 9)]):
+        masks = cells(*shape, seed=seed) == 1
+        ours = code.components(masks)
+        for mine, mask in zip(ours, masks, strict=True):
+            theirs, count = label(mask.numpy())
+            pairs = {tuple(pair) for pair in np.stack([mine.numpy().ravel(), theirs.ravel()], 1)}
+            assert len(pairs) == count + (not mask.all()) == len({p[0] for p in pairs}) == len({p[1] for p in pairs})
+            assert (mine > 0).equal(mask)
+    spiral = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 0, 0, 1], [1, 1, 1, 0, 1], [1, 0, 0, 0, 1], [1, 1, 1, 1, 1]])
+    assert len(code.components(spiral[None] == 1).unique()) == 2
+    assert not code.components(torch.zeros(1, 4, 4, dtype=torch.bool)).any()
+
+
+def check_distances(code):
+    from scipy.ndimage import distance_transform_edt
+
+    masks = cells(2, 48, 56, seed=3)
+    labels = code.components(masks == 1)
+    d1, d2 = code.two_nearest(labels, 9)
+    for image, first, second in zip(labels, d1, d2, strict=True):
+        maps = np.stack([distance_transform_edt(image.numpy() != cell) for cell in image.unique().tolist()[1:]])
+        maps.sort(0)
+        outside = (image == 0).numpy()
+        for found, true in ((first, maps[0]), (second, maps[1])):
+            true = np.where(true <= 9, true, np.inf)[outside]
+            np.testing.assert_allclose(found.numpy()[outside], true, rtol=1e-6)
+        assert not first[image > 0].any() and second[image > 0].isinf().all()
+
+
+def check_weight_map(code):
+    from scipy.ndimage import distance_transform_edt
+
+    mask = cells(1, 40, 40, seed=5)
+    labels = code.components(mask == 1)[0].numpy()
+    maps = np.stack([distance_transform_edt(labels != cell) for cell in np.unique(labels)[1:]])
+    maps.sort(0)
+    for w0, sigma in ((10.0, 2.5), (4.0, 1.5)):
+        added = w0 * np.exp(-((maps[0] + maps[1]) ** 2) / (2 * sigma**2)) * (labels == 0)
+        wanted = code.class_weights(mask)[0].numpy() + added
+        np.testing.assert_allclose(code.weight_map(mask, w0, sigma)[0].numpy(), wanted, atol=w0 * np.exp(-8), rtol=1e-5)
+
+
+def check_class_weights(code):
+    mask = cells(1, 32, 32)
+    weights = code.class_weights(mask)
+    assert float(weights.mean()) == pytest.approx(1, rel=1e-5)
+    assert float(weights[mask == 1].sum()) == pytest.approx(float(weights[mask == 0].sum()), rel=1e-5)
+    assert len(weights.unique()) == 2
+
+
+def check_weighted_loss(code):
+    logits, masks, weights = noise(2, 3, 4, 5), torch.arange(40).view(2, 4, 5) % 3, noise(2, 4, 5, seed=2).exp()
+    total = 0.0
+    for n in range(2):
+        for y in range(4):
+            for x in range(5):
+                total -= weights[n, y, x] * logits[n, :, y, x].log_softmax(0)[masks[n, y, x]]
+    found = code.weighted_cross_entropy(logits, masks.to(torch.uint8), weights)
+    assert torch.allclose(found, total / weights.sum(), rtol=1e-5)
+
+
+def check_deform(code):
+    from scipy.ndimage import map_coordinates
+
+    field = code.displacements(2, (30, 40), 4.0, torch.Generator().manual_seed(0))
+    images = noise(2, 1, 30, 40)
+    y, x = np.mgrid[:30, :40]
+    for mode, order in (("bilinear", 1), ("nearest", 0)):
+        bent = code.deform(images, field, mode)
+        for image, found, (dx, dy) in zip(images, bent, field.numpy(), strict=True):
+            wanted = map_coordinates(image[0].numpy(), [y + dy, x + dx], order=order, mode="mirror")
+            assert np.isclose(found[0].numpy(), wanted, atol=1e-3).mean() > 0.995  # rounding decides between neighbours
+    still = torch.zeros(2, 2, 30, 40)
+    assert torch.allclose(code.deform(images, still), images, atol=1e-4)
+
+
+def check_displacements(code):
+    drawn = 10 * torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(7))
+    field = code.displacements(4, (33, 33), 10.0, torch.Generator().manual_seed(7))
+    assert torch.allclose(field[..., ::16, ::16], drawn, atol=1e-4)
+    assert not code.displacements(1, (33, 33), 0.0, torch.Generator()).any()
+    straight = F.interpolate(drawn, size=(33, 33), mode="bilinear", align_corners=True)
+    assert (field - straight).abs().max() > 0.5
+    spread = code.displacements(500, (3, 3), 10.0, torch.Generator().manual_seed(0)).std()
+    assert abs(float(spread) - 10) < 0.5
+
+
+def check_same_field(code):
+    """Image, weights and mask move alike, through flips, turns and deformation."""
+    masks = cells(2, 64, 64, seed=2)
+    images = masks[:, None].float()
+    for seed in range(6):
+        targets = {"masks": masks, "weights": masks.float()}
+        moved, after = code.Deform(3.0)(images, targets, torch.Generator().manual_seed(seed))
+        assert torch.allclose(moved[:, 0], after["weights"], atol=1e-5)
+        assert after["masks"].dtype == torch.uint8 and set(after["masks"].unique().tolist()) <= {0, 1}
+        assert float(((moved[:, 0] > 0.5) == (after["masks"] == 1)).float().mean()) > 0.97
+        rigid, same = code.Deform(0.0)(images, targets, torch.Generator().manual_seed(seed))
+        assert torch.equal(rigid[:, 0], same["masks"].float())
+        assert torch.equal(rigid.sum(), images.sum())
+    seen = {code.Deform(0.0)(images, targets, torch.Generator().manual_seed(s))[0].numpy().tobytes() for s in range(60)}
+    assert len(seen) == 8
+
+
+def check_rand(code):
+    """Every pair of pixels, one by one; each pixel of found membrane is a cell of its own."""
+    true = code.components(cells(1, 9, 9, seed=8) == 1)[0]
+    found = code.components(cells(1, 9, 9, seed=9) == 1)[0]
+    a, b = true[true > 0], found[true > 0].clone()
+    b[b == 0] = -torch.arange(1, int((b == 0).sum()) + 1)
+    same_true, same_found = a[:, None] == a, b[:, None] == b
+    both = float((same_true & same_found).sum())
+    precision, recall = both / float(same_found.sum()), both / float(same_true.sum())
+    wanted = 1 - 2 * precision * recall / (precision + recall)
+    assert code.rand_error(code.overlaps(found, true)) == pytest.approx(wanted, abs=1e-9)
+    assert code.rand_error(code.overlaps(true, true)) == 0
+
+
+def check_cells(code):
+    true = torch.zeros(1, 30, 40, dtype=torch.bool)
+    true[0, 1:9, 1:9] = true[0, 1:9, 10:18] = true[0, 11:19, 1:9] = true[0, 21:29, 1:9] = true[0, 28, 30:33] = True
+    numbered = code.components(true)[0]
+
+    def facts(found):
+        counts = code.overlaps(code.components(found)[0], numbered)
+        return code.missing_walls(counts), code.cells_apart(counts)
+
+    assert facts(true) == (0, 4)  # the fifth cell is too small to count
+    hole = true.clone()
+    hole[0, 4, 9] = True
+    assert facts(hole) == (1, 2)
+    split = true.clone()
+    split[0, 25] = False  # into halves of 32 and 24 of 64 pixels: nobody holds more than half
+    assert facts(split) == (0, 3)
+    assert facts(torch.ones_like(true)) == (3, 0)
+    assert facts(torch.zeros_like(true)) == (0, 0)
+
+
+def check_few_slices(code):
+    data = toy_slices(10)
+    few = code.with_weights(data, "plain", count=5)
+    kinds = few.train.images.flatten(1).unique(dim=0)
+    assert len(few.train) == 10 and len(kinds) == 5
+    assert torch.equal(few.train.images[:5], data.train.images[::2])
+    assert torch.equal(few.train.targets["masks"][:5], data.train.targets[::2])
+    assert (few.train.targets["weights"] == 1).all()
+
+
+def check_evaluation(code):
+    """A network that sees the truth is perfect at any threshold."""
+    data = toy_slices(2)
+    data = code.with_weights(data, "plain")
+    truth = data.test.targets["masks"]
+    scores = code.cell_scores(truth * 0.8 + 0.05, truth, 0.5)
+    assert scores == {"pixel": 0.0, "rand": 0.0, "missing": 0.0, "apart": 1.0}
+    assert code.cell_scores(truth * 0.8 + 0.05, truth, 0.9)["apart"] == 0
+
+
+def check_animal_network(code):
+    torch.manual_seed(0)
+    backbone = code.Backbone().eval()
+    model, bare = (code.AnimalUNet(backbone, skips=skips).eval() for skips in (True, False))
+    x = noise(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert model(x).shape == bare(x).shape == (1, 6, 64, 64)
+        maps = model.encode(x)
+        assert all(torch.equal(a, b) for a, b in zip(maps[1:], backbone.features(x), strict=True))
+        assert [m.shape[-1] for m in maps] == [32, 16, 8, 4, 2]
+        zeroed = [*(torch.zeros_like(m) for m in maps[:-1]), maps[-1]]
+        for network, differs in ((model, True), (bare, False)):
+            before = network(x)
+            network.encode = lambda images: zeroed
+            assert (not torch.allclose(before, network(x), atol=1e-6)) == differs
+            del network.encode
+    assert inspect.count_parameters(bare) > inspect.count_parameters(model)
+
+
+def check_band(code):
+    """Every pixel against all of its neighbourhood."""
+    masks = cells(2, 20, 22, seed=4) * 3
+    masks[0, 5:8, 5:9] = 255
+    band = code.near_boundary(masks, 2)
+    for n in range(2):
+        for y in range(20):
+            for x in range(22):
+                around = masks[n, max(y - 2, 0) : y + 3, max(x - 2, 0) : x + 3]
+                assert bool(band[n, y, x]) == (len(around[around != 255].unique()) > 1)
+    assert not code.near_boundary(torch.full((1, 9, 9), 255, dtype=torch.uint8)).any()
+
+
+def check_iou(code):
+    from torchmetrics.functional.classification import multiclass_jaccard_index
+
+    generator = torch.Generator().manual_seed(0)
+    truth, said = (torch.randint(6, (2, 40, 40), generator=generator).to(torch.uint8) for _ in range(2))
+    said = torch.where(torch.rand(truth.shape, generator=generator) < 0.6, truth, said)
+    truth[:, :6] = 255
+    scores = code.animal_scores(said, truth)
+    wanted = multiclass_jaccard_index(said.long(), truth.long(), 6, ignore_index=255)
+    assert scores["iou"] == pytest.approx(float(wanted), abs=1e-6)
+    square = torch.zeros(1, 30, 30, dtype=torch.uint8)
+    square[:, 10:20, 10:20] = 1
+    inner = square.clone()
+    inner[:, 14:16, 14:16] = 0  # a hole far from the boundary
+    found = code.animal_scores(inner, square, 2)
+    assert found["band"] == 1 and found["iou"] < 1
+
+
+def check_mask_loss(code):
+    masks = torch.randint(6, (2, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    masks[:, :3] = 255
+    logits = noise(2, 6, 8, 8)
+    found = code.mask_loss(lambda images: logits, None, masks)
+    known = masks != 255
+    losses = -logits.log_softmax(1).gather(1, masks.masked_fill(~known, 0).long()[:, None])[:, 0]
+    assert torch.allclose(found, losses[known].mean(), rtol=1e-5)
+
+
+def toy_slices(count):
+    images = (255 * torch.rand(count + 2, 1, 48, 48, generator=torch.Generator().manual_seed(0))).to(torch.uint8)
+    masks = torch.ones(count + 2, 48, 48, dtype=torch.uint8)
+    masks[:, ::12] = masks[..., ::12] = 0
+    return Dataset(
+        Split(images[:count], masks[:count]), Split(images[count:], masks[count:]), ("membrane", "cell"),
+        Provenance("toy", False, "seed 0"),
+    )  # fmt: skip
+
+
+CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_chapter(name):
+    for library in ("scipy", "torchmetrics"):  # oracles, not among what a reader installs
+        if any(used.startswith(library) for used in CHECKS[name].__code__.co_names):
+            pytest.importorskip(library)
+    CHECKS[name](UNET)
+
+
+# ------------------------------------------------------------------------------------------------------ mutants
+
+MUTANTS = {
+    "the crop takes the corner": (
+        "x[..., top : top + height, left : left + width]",
+        "x[..., :height, :width]",
+        "forward",
+    ),
+    "the skip comes second": ("torch.cat([crop(skip, x), x], 1)", "torch.cat([x, crop(skip, x)], 1)", "forward"),
+    "one ReLU less": ("channels, 3),\n        nn.ReLU(inplace=True),\n    )", "channels, 3),\n    )", "forward"),
+    "a border of eight less": ("return 6 * 2**depth - 4", "return 6 * 2**depth - 8", "sizes"),
+    "any size goes": ("or (side - smallest) % step", "", "sizes"),
+    "the up-convolution keeps its channels": ("made = after if skips else 2 * after", "made = after", "no_skips"),
+    "no dropout": ("x = self.dropout(x)", "pass", "dropout"),
+    "steps of a whole tile": ("stride = tile - 4 if stride is None", "stride = tile if stride is None", "stride"),
+    "the offset is forgotten": (
+        "logits[..., offset : offset + sides[0], offset : offset + sides[1]]",
+        "logits[..., : sides[0], : sides[1]]",
+        "tiles",
+    ),
+    "zeros instead of a mirror": ('offset=0, mode="reflect"', 'offset=0, mode="constant"', "mirror"),
+    "cells meet at corners": ("for axis in (1, 2):\n        size", "for axis in (1,):\n        size", "components"),
+    "one round of joining": ("a, b = a[differ], b[differ]", "a, b = a[:0], b[:0]", "components"),
+    "the second nearest may be the nearest": (" & (met != known)", "", "distances"),
+    "a walk in rows": ("in sorted((j * j", "in list((j * j", "distances"),
+    "distances are squared": ("second[todo[other]] = squared**0.5", "second[todo[other]] = squared", "distances"),
+    "the difference of the distances": ("-((d1 + d2) ** 2)", "-((d1 - d2) ** 2)", "weight_map"),
+    "half the exponent": ("/ (2 * sigma**2)", "/ (sigma**2)", "weight_map"),
+    "class weights swapped": (
+        "torch.where(masks == 1, 0.5 / share, 0.5 / (1 - share))",
+        "torch.where(masks == 0, 0.5 / share, 0.5 / (1 - share))",
+        "class_weights",
+    ),
+    "the loss is not divided by the weights": (
+        "(weights * losses).sum() / weights.sum()",
+        "(weights * losses).mean()",
+        "weighted_loss",
+    ),
+    "x and y swapped": ("where = torch.stack([x, y])", "where = torch.stack([y, x])", "deform"),
+    "zeros outside of the field": ('padding_mode="reflection"', 'padding_mode="zeros"', "deform"),
+    "straight between the nodes": ('size=size, mode="bicubic"', 'size=size, mode="bilinear"', "displacements"),
+    "a grid of four": ("generator, nodes=3)", "generator, nodes=4)", "displacements"),
+    "the mask is blended": ('deform(masks, field, "nearest")', "deform(masks, field)", "same_field"),
+    "the mask stays": (
+        'deform(smooth, field), deform(masks, field, "nearest")',
+        "deform(smooth, field), masks",
+        "same_field",
+    ),
+    "no flip": ("maps.flip(-1) if flip % 2 else maps", "maps", "same_field"),
+    "found membrane is one cell": ("lonely = n[:, 0].sum()", "lonely = n[:, 0].square().sum()", "rand"),
+    "membrane counts": ("inside = true > 0\n    _, rows", "inside = true >= 0\n    _, rows", "rand"),
+    "half is enough": ("torch.where(2 * most > counts.sum(1), holder, -1)", "holder", "cells"),
+    "small cells count": ("counts = counts[counts.sum(1) >= SMALLEST]", "pass", "cells"),
+    "guests do not matter": ("(guests == 1).sum()", "(guests >= 1).sum()", "cells"),
+    "the first slices": ("torch.arange(count) * len(masks) // count", "torch.arange(count)", "few_slices"),
+    "the skips are forgotten": (
+        "merge(torch.cat([skip, x], 1) if self.skips else x)",
+        "merge(torch.cat([0 * skip, x], 1) if self.skips else x)",
+        "animal_network",
+    ),
+    "unknown is a class in the band": (
+        "torch.where(known, masks.int(), -1)",
+        "masks.int()",
+        "band",
+    ),
+    "half the band": (
+        "known, side = masks != 255, 2 * radius + 1",
+        "known, side, radius = masks != 255, 2 * (radius // 2) + 1, radius // 2",
+        "band",
+    ),
+    "the band is the rest": (
+        "masked_fill(~near_boundary(masks), 255)",
+        "masked_fill(near_boundary(masks), 255)",
+        "iou",
+    ),
+    "unknown pixels teach": ("ignore_index=255", "ignore_index=-100", "mask_loss"),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_is_noticed(name):
+    pytest.importorskip("scipy")
+    old, new, check = MUTANTS[name]
+    source = UNET.__source__
+    assert source.count(old) == 1, f"the chapter has {old!r} {source.count(old)} times; mend this mutant."
+    mutant = types.ModuleType("mutant")
+    exec(compile(source.replace(old, new), "mutant", "exec"), mutant.__dict__)
+    with pytest.raises((AssertionError, RuntimeError, ValueError, IndexError)):
+        CHECKS[check](mutant)
+
+
+# ------------------------------------------------------------------------------------------------------ errors
+
+
+def test_sizes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="512 px does not fit 4 levels: use 188, 204, 220"):
+        UNET.UNet(width=1)(torch.zeros(1, 1, 512, 512))
+
+
+def test_arms_of_the_study_cost_the_same():
+    with_skips, without = (UNET.cell_network(skips) for skips in (True, False))
+    assert inspect.count_macs(with_skips, (1, 348, 348)) < inspect.count_macs(without, (1, 348, 348))
+    data = toy_slices(10)
+    sizes = {len(UNET.with_weights(data, arm["weights"], arm.get("count")).train) for arm in UNET.ARMS.values()}
+    assert sizes == {10}
