@@ -1,0 +1,1698 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # FCN: a classifier that answers at every pixel
+#
+# | | |
+# |:--|:--|
+# | Paper | J. Long, E. Shelhamer and T. Darrell, *Fully Convolutional Networks for Semantic Segmentation*, CVPR 2015 {cite}`long2015fcn` |
+# | Claim | A classifier is a segmentation network in disguise: turn its fully connected layers into convolutions, enlarge the scores to the size of the photograph, and train pixels to pixels. Scores of earlier layers, added on the way up, make the edges finer. |
+# | You need | [Chapter 1](01_vgg): VGG-16, receptive fields, dense evaluation. [Chapter 2](02_resnet): the blocks of our small backbone. |
+# | Time | About an hour to read. The last cell prints how long the computations took. |
+#
+# **You will be able to**
+#
+# - turn any classifier into a network that scores every pixel, to the parameter, and say what that saves;
+# - compute where each unit of a network sits in the photograph, and derive the crops and the padding of 100 pixels that others copy;
+# - enlarge scores with a transposed convolution, and know where it differs from interpolation;
+# - measure a segmentation with four scores, and say what its stride alone costs.
+#
+# **Before you read on, guess.** VGG-16 decides once per 32 pixels. Suppose that it decided perfectly: every square of 32x32 pixels
+# of a photograph gets the class that it really has most of, and nothing finer. How much of the score that this field uses (1 is
+# perfect) is left? Write a number down. A section below measures it, and the paper measured it, too.
+
+# %% [markdown]
+# ## Setup
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+# Only on Colab, which starts without the course: fetch it. Everywhere else this cell does nothing.
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("helpers") is None:
+    repository = "https://github.com/cnn-papers/cnn-papers"
+    subprocess.run(["git", "clone", "-q", "--depth=1", repository, "course"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", "course"], check=True
+    )
+    sys.path.insert(0, "course")
+
+# %% tags=["model"]
+import copy
+import time
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from helpers import cam, inspect, metrics, plot, train
+from helpers.backbone import BACKBONE, CLASSES, Backbone
+from helpers.chapters import chapter
+from helpers.course import headline
+from helpers.data import Split, voc_animals
+from helpers.exercise import attempt, verify
+from helpers.interactive import Explorable
+from helpers.parity import relative_difference
+from helpers.settings import pick
+from helpers.study import Study
+from helpers.table import Table
+
+vgg = chapter("01_vgg")
+VGG, CONFIGS, fully_convolutional = vgg.VGG, vgg.CONFIGS, vgg.fully_convolutional
+
+# %% [markdown]
+# The photographs are the animals of PASCAL VOC {cite}`everingham2010voc` at 128x128 pixels: cats, cows, dogs, horses and sheep.
+# Each has a **mask** that gives every pixel its class, partly from a later and larger annotation {cite}`hariharan2011sbd`. A few photographs
+# have none, and we leave them out.
+
+
+# %% tags=["model"]
+def with_masks(data):
+    """The images of `voc_animals` that have a mask; targets are the masks, uint8 (N, H, W), 255 is void."""
+
+    def keep(split):
+        known = split.targets["has_mask"]
+        return Split(split.images[known], split.targets["masks"][known])
+
+    return replace(data, train=keep(data.train), test=keep(data.test))
+
+
+# %%
+started = time.perf_counter()
+train.set_seed(0)
+data = with_masks(
+    voc_animals(size=128, train=pick(full=None, quick=64), test=pick(full=None, quick=48))
+)
+names = ("background", *data.classes)
+masks = data.test.targets
+
+# %% [markdown]
+# ## The problem: a name for the photograph, and no place
+#
+# The course has a small network that names objects (`helpers.backbone`, the **backbone** of this and the next chapters): ResNet
+# blocks, trained on CIFAR-10 and on animals cut out of VOC's training photographs. It takes a picture and says *cat*. It does not
+# say where.
+#
+# The obvious way to find out: cut a window out of the photograph, ask for its name, move on. Systems before this paper did
+# that, one window for each pixel. Let us do it with windows of 64x64 pixels, but only at every eighth pixel.
+
+
+# %%
+def windows(images, size, stride):
+    """All size x size windows of images (N, C, H, W), row by row: (N rows columns, C, size, size)."""
+    cut = images.unfold(2, size, stride).unfold(3, size, stride)  # (N, C, rows, columns, ...)
+    return cut.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+
+
+shares = torch.stack([(masks == label).float().mean((1, 2)) for label in range(6)], 1)
+largest = shares[:, 1:].argmax(1)  # the animal with most pixels
+fixed = torch.stack(
+    [torch.where(largest == label, shares[:, 1 + label], 0).argsort()[-3] for label in range(5)]
+)
+photos = data.normalize(data.test.images[fixed])
+
+namer = BACKBONE.load().eval()
+begin = time.perf_counter()
+with torch.inference_mode():
+    named = namer(windows(photos, 64, 8)).softmax(1)  # 9x9 windows of each photograph
+seconds = (time.perf_counter() - begin) / len(photos)
+ours = [CLASSES.index(name) for name in data.classes]
+where = torch.stack([named.view(5, 81, -1)[i, :, ours[i]] for i in range(5)]).view(5, 9, 9)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw(fig):
+    for column, axes in enumerate(fig.subplots(2, 5).T):
+        for ax in axes:
+            ax.imshow(data.test.images[fixed[column]].permute(1, 2, 0))
+            ax.set_axis_off()
+        spread = (28, 100, 100, 28)  # the centres of the windows go from 32 to 96
+        axes[1].imshow(where[column], cmap="inferno", alpha=0.65, extent=spread, vmin=0, vmax=1)
+        axes[1].set(xlim=(-0.5, 127.5), ylim=(127.5, -0.5))
+        axes[0].set_title(data.classes[column], fontsize=9, loc="center", pad=3)
+
+
+plot.show(
+    draw,
+    alt="Five validation photographs, a cat, a cow, a dog, a horse and a sheep, and below each the same photograph with a coarse grid of 9x9 squares over "
+    "its middle: the probability of its animal, window by window.",
+    caption="Below: the probability (dark 0, yellow 1) that a window of 64x64 pixels shows the animal, drawn at the centre of the window. "
+    f"Near the border there is no room for a window. Data: {data.provenance}.",
+    height=3.0,
+)
+
+# %%
+hours = seconds / 81 * 65**2 * len(data.test) / 3600
+Table(
+    [
+        {
+            "windows of 64x64": "every eighth pixel",
+            "per photograph": 81,
+            "seconds per photograph": seconds,
+            "hours for all validation photographs": seconds * len(data.test) / 3600,
+        },
+        {
+            "windows of 64x64": "every pixel",
+            "per photograph": 65**2,
+            "seconds per photograph": seconds / 81 * 65**2,
+            "hours for all validation photographs": hours,
+        },
+    ],
+    decimals=2,
+)
+
+# %% [markdown]
+# The first row was measured, the second follows from it. Three things are wrong with this:
+#
+# - **It is slow.** Neighbouring windows share nearly all of their pixels, and everything about them is computed again.
+# - **It is coarse.** The name of a window is not the class of its middle pixel. An animal is smeared to the width of a window.
+# - **It is not trained for the task.** The network learned names of pictures. Nobody told it where an animal ends.
+#
+# The paper repairs the first with an observation, the second with a small addition, and the third by training the whole.
+
+# %% [markdown]
+# ## The idea: three steps from names to pixels
+#
+# **1. Convolutionalise.** A fully connected layer on a map of 7x7 positions *is* a convolution with a 7x7 kernel, at the one position
+# where it fits. On a larger map it fits at many positions, and each answers for its own window. Many texts say that the fully connected
+# layers become 1x1 convolutions. That is true for the second and the third; the first becomes **7x7**.
+#
+# **2. Enlarge.** The scores come out once per 32 pixels. A transposed convolution (the paper says *deconvolution*) brings them to the size of the photograph,
+# so that there is a loss at every pixel, and its gradient goes all the way back.
+#
+# **3. Skip.** Earlier layers know less about *what*, and more about *where*: their stride is 16 and 8. They get scores of their own, which are
+# added on the way up:
+#
+# $$ \mathbf{s}_{32} = S_5 c_5, \qquad \mathbf{s}_{16} = U_2\, \mathbf{s}_{32} + S_4 c_4, \qquad \mathbf{s}_8 = U_2\, \mathbf{s}_{16} + S_3 c_3, $$ (eq-fcn-skip)
+#
+# and the scores of the pixels are $U_{32}\, \mathbf{s}_{32}$ (the network **FCN-32s**), $U_{16}\, \mathbf{s}_{16}$ (**FCN-16s**) or $U_8\, \mathbf{s}_8$ (**FCN-8s**).
+# The paper calls this hierarchy of features the *deep jet*.
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw_grid(ax, left, bottom, side, cells, colour):
+    for i in range(cells + 1):
+        at = i * side / cells
+        ax.plot([left + at] * 2, [bottom, bottom + side], color=colour, linewidth=0.8)
+        ax.plot([left, left + side], [bottom + at] * 2, color=colour, linewidth=0.8)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw(fig):
+    ax = fig.subplots()
+    arrow = dict(arrowstyle="-|>", color="#444444", shrinkA=0, shrinkB=0)
+    stages = (
+        ("photograph", 16),
+        ("$c_3$\nstride 8", 8),
+        ("$c_4$\nstride 16", 4),
+        ("$c_5$\nstride 32", 2),
+    )
+    for i, (name, cells) in enumerate(stages):
+        draw_grid(ax, 1.7 * i, 4.0, 1, cells, "C0")
+        ax.text(1.7 * i + 0.5, 5.1, name, ha="center", va="bottom", fontsize=9)
+        if i:
+            ax.annotate("", (1.7 * i - 0.08, 4.5), (1.7 * i - 0.62, 4.5), arrowprops=arrow)
+    rows = (
+        (2.6, 3, 2, "32s", "$U_{32}$"),
+        (1.3, 2, 4, "16s", "$U_{16}$"),
+        (0.0, 1, 8, "8s", "$U_8$"),
+    )
+    for bottom, stage, cells, name, enlarge in rows:
+        x = 1.7 * stage
+        draw_grid(ax, x, bottom, 1, cells, "C1")
+        ax.annotate("", (x + 0.5, bottom + 1.04), (x + 0.5, 3.95), arrowprops=arrow)
+        ax.text(x + 0.56, 3.78, f"$S_{stage + 2}$", fontsize=9, va="center")
+        if stage < 3:
+            ax.annotate(
+                "", (x + 1.08, bottom + 0.6), (x + 1.7, bottom + 1.75), arrowprops=arrow
+            )
+            ax.text(x + 1.42, bottom + 0.85, "+ $U_2$", fontsize=9, va="center")
+        draw_grid(ax, 7.4, bottom, 1, 16, "C2")
+        ax.annotate("", (7.32, bottom + 0.35), (x + 1.08, bottom + 0.35), arrowprops=arrow)
+        ax.text(6.9, bottom + 0.52, enlarge, fontsize=9, va="center")
+        ax.text(8.55, bottom + 0.5, f"FCN-{name}", fontsize=9, va="center")
+    ax.set(xlim=(-0.1, 9.6), ylim=(-0.1, 5.95))
+    ax.set_axis_off()
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+plot.show(
+    draw,
+    alt="Diagram. Blue grids in a row: the photograph and the feature maps c3, c4 and c5, coarser and coarser. Below c5 an orange grid of scores, enlarged 32 times to "
+    "FCN-32s. Below c4 another: its own scores plus those of c5 enlarged twice; enlarged 16 times it is FCN-16s. Below c3 the third: its own scores plus the "
+    "second's enlarged twice; enlarged 8 times it is FCN-8s.",
+    caption="Feature maps (blue), scores per class (orange), scores per pixel (green). The finer networks take everything over from the coarser ones.",
+    height=4.0,
+)
+
+# %% [markdown]
+# | symbol | meaning | shape | in the code |
+# |:--|:--|:--|:--|
+# | $c_3, c_4, c_5$ | feature maps of stride 8, 16 and 32: in the paper pool3, pool4 and the last hidden layer (conv7) | `(N, C, H/8, W/8)`, ... | `c3`, `c4`, `c5` |
+# | $S_l$ | scores of map $l$: a 1x1 convolution to one channel per class | `(classes, C, 1, 1)` | `score3`, `score4`, `score5` |
+# | $U_f$ | bilinear enlargement by $f$ | | `upsample(scores, f)`, `Deconvolution` |
+# | $\mathbf{s}_{32}, \mathbf{s}_{16}, \mathbf{s}_8$ | scores at that stride | `(N, classes, H/32, W/32)`, ... | `scores` |
+# | $f$ | factor of an enlargement | number | `factor` |
+# | $(a, b)$ | grid of a map: its unit $i$ sits at pixel $a i + b$ | numbers | `Grid(step, start)` |
+# | $n_{ij}$ | number of pixels of class $i$ that are called class $j$ | `(classes, classes)` | `counts` |
+# | $t_i$ | number of pixels of class $i$: $\sum_j n_{ij}$ | `(classes,)` | `known` |
+# | $w$ | width of the boundary band in pixels | number | `width` |
+
+# %% [markdown]
+# ## The smallest piece by hand
+#
+# ### A fully connected layer that moves
+#
+# One channel, a layer with one output on a 2x2 map. Its four weights, arranged as a 2x2 kernel, on a 4x4 map:
+
+# %% tags=["nbval-check-output"]
+# fmt: off
+x = torch.tensor([[1., 2., 0., 1.],
+                  [0., 1., 3., 1.],
+                  [2., 0., 1., 0.],
+                  [1., 1., 0., 2.]])
+# fmt: on
+connected = nn.Linear(4, 1)
+connected.weight.data = torch.tensor([[1.0, -1.0, 2.0, 0.5]])
+connected.bias.data = torch.tensor([0.25])
+
+answers = torch.zeros(3, 3)
+for row in range(3):
+    for column in range(3):
+        window = x[row : row + 2, column : column + 2]
+        answers[row, column] = connected(window.flatten()).item()
+kernel = connected.weight.view(1, 1, 2, 2)
+convolved = F.conv2d(x[None, None], kernel, connected.bias)[0, 0]
+print(answers)
+print("one convolution gives all nine:", torch.allclose(answers, convolved))
+
+# %% [markdown]
+# ### Enlarging as a convolution backwards
+#
+# A convolution with stride 2 reads a window for each output. Run it backwards: each *input* **writes** a window, two pixels further for
+# the next input, and where windows overlap, the values are added. The window that makes this an interpolation falls off linearly from its middle. In one
+# dimension and for factor 2, that is ¼, ¾, ¾, ¼:
+
+# %% tags=["nbval-check-output"]
+line = torch.tensor([4.0, 8.0, 0.0])
+stamp = torch.tensor([0.25, 0.75, 0.75, 0.25])
+written = torch.zeros(8)
+for position, value in enumerate(line):
+    written[2 * position : 2 * position + 4] += value * stamp
+print("written:      ", written.tolist())
+print("without ends: ", written[1:-1].tolist())
+interpolated = F.interpolate(line[None, None], scale_factor=2, mode="linear")[0, 0]
+print("interpolated: ", interpolated.tolist())
+
+# %% [markdown]
+# Inside, both agree: 5 is three quarters of 4 and one quarter of 8. At the two ends they do not. Interpolation repeats the last value
+# beyond the border (4 stays 4); the transposed convolution finds nothing there and adds nothing (3). So in two dimensions it darkens the rim of a map, at factor 2 by a
+# quarter at an edge and more in a corner. Here is the rule for any factor, and a layer that starts with it.
+
+
+# %% tags=["model"]
+def bilinear_kernel(factor):
+    """Weights (2 factor, 2 factor) with which a transposed convolution of stride `factor` interpolates."""
+    position = torch.arange(2 * factor) - (factor - 0.5)  # distance from the middle
+    line = 1 - position.abs() / factor
+    return torch.outer(line, line)
+
+
+class Deconvolution(nn.ConvTranspose2d):
+    """Enlarges scores (N, classes, h, w) by a factor; bilinear at first, each class from itself (section 3.3).
+
+    Without padding, as in the paper: the output has side factor (h + 1) and is cropped later.
+    """
+
+    def __init__(self, classes, factor, padding=0):
+        super().__init__(classes, classes, 2 * factor, factor, padding, bias=False)
+        with torch.no_grad():
+            self.weight.zero_()
+            self.weight[range(classes), range(classes)] = bilinear_kernel(factor)
+
+
+# %% tags=["nbval-check-output"]
+print(bilinear_kernel(2))
+scores = torch.randn(1, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+rows = []
+for factor in (2, 8, 16, 32):
+    with torch.no_grad():
+        ours = Deconvolution(3, factor, padding=factor // 2)(scores)
+    theirs = F.interpolate(scores, scale_factor=factor, mode="bilinear")
+    off, rim = (ours - theirs).abs(), factor // 2
+    rows.append(
+        {
+            "factor": factor,
+            "kernel": f"{2 * factor}x{2 * factor}",
+            "equal to interpolation inside": bool(off[..., rim:-rim, rim:-rim].max() < 1e-5),
+            "equal at the rim": bool(off.max() < 1e-5),
+            "width of the rim": rim,
+        }
+    )
+Table(rows)
+
+# %% [markdown]
+# ## The network of the paper
+#
+# ### Where does a unit sit?
+#
+# Before scores of different layers can be added, they have to lie on top of each other. Unit $i$ of a map sits at pixel $a i + b$ of
+# the photograph: the middle of what it sees. Each layer changes the two numbers in its own way. A convolution or pooling with kernel $k$,
+# stride $s$ and padding $p$ gives
+#
+# $$ a' = a\, s, \qquad b' = b + a \left( \tfrac{k - 1}{2} - p \right), $$ (eq-fcn-grid)
+#
+# and an enlargement by $f$, which is such a layer backwards with $k = 2f$ and $s = f$, gives $a' = a / f$ and $b' = b - a' (f - \tfrac{1}{2})$.
+# Follow the two numbers through VGG-16, and where two maps meet, their difference is the number of rows to cut off.
+
+
+# %% tags=["model"]
+@dataclass(frozen=True)
+class Grid:
+    """Unit i of a map sits at pixel step i + start of the image."""
+
+    step: float = 1.0
+    start: float = 0.0
+
+    def convolved(self, kernel, stride=1, padding=0):
+        """The grid after a convolution or pooling."""
+        return Grid(self.step * stride, self.start + self.step * ((kernel - 1) / 2 - padding))
+
+    def enlarged(self, factor):
+        """The grid after a Deconvolution without padding."""
+        return Grid(self.step / factor, self.start - self.step / factor * (factor - 0.5))
+
+
+def vgg_grids(padding=100):
+    """The grids of VGG-16's poolings and of conv6, the first fully connected layer as a 7x7 convolution."""
+    grid, grids = Grid().convolved(3, padding=padding), {}  # conv1_1
+    for stage in range(1, 6):  # all other 3x3 convolutions have padding 1, which keeps the grid
+        grid = grids[f"pool{stage}"] = grid.convolved(2, stride=2)
+    return grids | {"conv6": grid.convolved(7)}
+
+
+def crop_offsets(stride, padding=100):
+    """How many rows and columns to cut off at the top and left: of each skip's scores, and of the result ("pixels")."""
+    grids, offsets = vgg_grids(padding), {}
+    grid = grids["conv6"]
+    for skip in {32: (), 16: ("pool4",), 8: ("pool4", "pool3")}[stride]:
+        grid = grid.enlarged(2)
+        offsets[skip] = round((grid.start - grids[skip].start) / grid.step)
+    return offsets | {"pixels": round(-grid.enlarged(stride).start)}
+
+
+# %% tags=["nbval-check-output"]
+print({name: (grid.step, grid.start) for name, grid in vgg_grids().items()})
+for stride in (32, 16, 8):
+    print(f"FCN-{stride}s:", crop_offsets(stride))
+
+# %% [markdown]
+# The authors' released networks cut off 19 rows for FCN-32s, and 5, 9 and 31 for FCN-8s. These numbers are copied from program to program, as if they were magic.
+# They are two lines of arithmetic.
+#
+# **Why a padding of 100?** The first convolution of the paper's network pads the photograph with 100 pixels of zeros on every side. The last hidden layer does not
+# pad, and its 7x7 kernel eats three units of stride 32 at each side. With an ordinary padding of 1, the middle of its first unit would lie at
+# pixel 111.5, and there would be no scores for the rim of the photograph, and none at all for a small one. Padding moves the grid outwards, and
+# the crop cuts off what is too much. The authors explain that it keeps the network aligned for photographs of any size. Exercise 2 asks how much
+# would have been enough.
+#
+# ### The whole class
+#
+# It takes a VGG-16 of chapter 1, its layers as convolutions (also chapter 1), and leaves out the last one with its 1000 names. Two details
+# matter, and many copies miss them. Caffe, in which the paper was written, rounds the size of a pooled map **up**; PyTorch rounds down unless told otherwise, and then the
+# scores end before the photograph does. And all new scores **start at zero**, so that each finer network starts with what the coarser one knew.
+
+
+# %% tags=["model"]
+def zero_scores(channels, classes):
+    """A 1x1 convolution to one score per class that starts at zero (sections 4.2 and 4.3)."""
+    layer = nn.Conv2d(channels, classes, 1)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def cropped(scores, offset, like):
+    """The part of scores (N, C, h, w) from `offset` on that is as large as the map `like`."""
+    height, width = like.shape[2:]
+    return scores[..., offset : offset + height, offset : offset + width]
+
+
+# %% tags=["model"]
+class FCN(nn.Module):
+    """The paper's network: images (N, 3, H, W) of any size to scores (N, classes, H, W).
+
+    vgg16: a network of chapter 1 with five poolings; its layers are copied. stride: 32, 16 or 8.
+    """
+
+    def __init__(self, vgg16, classes=21, stride=8, padding=100):
+        super().__init__()
+        layers = list(fully_convolutional(copy.deepcopy(vgg16)))[:-1]
+        layers[0].padding = (padding, padding)
+        pools = [i for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
+        for i in pools:
+            layers[i].ceil_mode = True  # as Caffe does
+        self.to_pool3 = nn.Sequential(*layers[: pools[2] + 1])
+        self.to_pool4 = nn.Sequential(*layers[pools[2] + 1 : pools[3] + 1])
+        self.to_conv7 = nn.Sequential(*layers[pools[3] + 1 :])
+        c3, c4, c7 = (
+            [m.out_channels for m in part if isinstance(m, nn.Conv2d)][-1]
+            for part in (self.to_pool3, self.to_pool4, self.to_conv7)
+        )
+        self.stride, self.offsets = stride, crop_offsets(stride, padding)
+        self.score = zero_scores(c7, classes)
+        if stride <= 16:
+            self.score_pool4, self.up2 = zero_scores(c4, classes), Deconvolution(classes, 2)
+        if stride == 8:
+            self.score_pool3, self.up4 = zero_scores(c3, classes), Deconvolution(classes, 2)
+        self.up = Deconvolution(classes, stride)
+
+    def forward(self, images):
+        pool3 = self.to_pool3(images)
+        pool4 = self.to_pool4(pool3)
+        scores = self.score(self.to_conv7(pool4))
+        if self.stride <= 16:
+            scores = self.up2(scores)
+            scores = scores + cropped(self.score_pool4(pool4), self.offsets["pool4"], scores)
+        if self.stride == 8:
+            scores = self.up4(scores)
+            scores = scores + cropped(self.score_pool3(pool3), self.offsets["pool3"], scores)
+        return cropped(self.up(scores), self.offsets["pixels"], images)
+
+
+# %% [markdown]
+# The probe: a photograph of 500x500 pixels, on the `meta` device.
+
+# %% tags=["nbval-check-output"]
+with torch.device("meta"):
+    fcn = FCN(VGG(CONFIGS["D"]), stride=8)
+    photograph = torch.empty(1, 3, 500, 500)
+    pool3 = fcn.to_pool3(photograph)
+    pool4 = fcn.to_pool4(pool3)
+    conv7 = fcn.to_conv7(pool4)
+    scores = fcn(photograph)
+for name, tensor in {"pool3": pool3, "pool4": pool4, "conv7": conv7, "scores": scores}.items():
+    print(f"{name:7}", tuple(tensor.shape))
+sizes = {(1, 1), (97, 33), (224, 224), (375, 500)}
+with torch.device("meta"):
+    same = all(
+        FCN(VGG(CONFIGS["D"], hidden=8), stride=stride)(torch.empty(1, 3, *size)).shape[2:]
+        == size
+        for stride in (32, 16, 8)
+        for size in sizes
+    )
+print("as many scores as pixels at every size tried:", same)
+
+# %% [markdown]
+# ### The small one
+#
+# Our small network is the same design on the backbone. Its first unit sits at pixel 0 in every map, because all of its layers pad by half of
+# their kernel: unit $i$ of stride 32 is at pixel $32 i$, and no crop is needed. But this is *not* the grid that `F.interpolate` assumes by default,
+# where the first unit of stride 32 sits in the middle of a 32x32 square, at 15.5. So we tell it where the units are. Enlargements are fixed, as in the
+# authors' later code; they saw no difference to learned ones.
+
+
+# %% tags=["model"]
+def upsample(scores, factor):
+    """Bilinear enlargement, (N, C, h, w) to (N, C, factor h, factor w), in which unit i stays at pixel factor i."""
+    height, width = (factor * side + 1 for side in scores.shape[2:])
+    padded = F.pad(scores, (0, 1, 0, 1), mode="replicate")  # one more unit at the far ends
+    large = F.interpolate(padded, (height, width), mode="bilinear", align_corners=True)
+    return large[..., :-1, :-1]
+
+
+class SmallFCN(nn.Module):
+    """The paper's design on the course's backbone: images (N, 3, H, W) to scores (N, classes, H, W).
+
+    stride: 32 scores C5 alone, 16 adds C4, 8 adds C3. H and W are multiples of 32.
+    """
+
+    def __init__(self, backbone, stride=8, classes=6):
+        super().__init__()
+        if stride not in (32, 16, 8):
+            raise ValueError(f"stride {stride} is none of 32, 16, 8.")
+        self.backbone, self.stride = backbone, stride
+        self.score5 = zero_scores(256, classes)
+        self.score4 = zero_scores(128, classes) if stride <= 16 else None
+        self.score3 = zero_scores(64, classes) if stride == 8 else None
+
+    def forward(self, images):
+        _, c3, c4, c5 = self.backbone.features(images)
+        scores = self.score5(c5)  # (N, classes, H/32, W/32)
+        if self.score4 is not None:
+            scores = upsample(scores, 2) + self.score4(c4)  # H/16
+        if self.score3 is not None:
+            scores = upsample(scores, 2) + self.score3(c3)  # H/8
+        return upsample(scores, self.stride)
+
+
+# %% tags=["nbval-check-output"]
+scores = torch.randn(1, 6, 4, 4, generator=torch.Generator().manual_seed(0))
+large = upsample(scores, 32)
+print("shape:", tuple(SmallFCN(Backbone())(torch.zeros(1, 3, 128, 160)).shape))
+print("unit i stays at pixel 32 i:", torch.allclose(large[..., ::32, ::32], scores))
+print("twice, then 16 times, is 32 times:", torch.allclose(upsample(upsample(scores, 2), 16), large, atol=1e-6))  # fmt: skip
+
+# %% [markdown]
+# The last line is more than tidiness. It means that an FCN-16s whose new scores are zero gives *exactly* the answers of the FCN-32s that it was made from.
+
+# %% [markdown]
+# ## Checks: are these the paper's networks?
+#
+# **Parameters and multiply-adds.** The paper's Table 1 has one line for FCN-32s: 134 million parameters, a receptive field of 404 pixels, a stride of 32. Here is every
+# variant to the parameter. The learnable enlargements connect every class with every class; the one for 32 has 64 · 64 · 21² weights, more than all
+# score layers together, and nearly all of them start at zero.
+
+# %% tags=["nbval-check-output"]
+rows = []
+for stride in (32, 16, 8):
+    with torch.device("meta"):
+        fcn = FCN(VGG(CONFIGS["D"]), stride=stride)
+    enlarging = sum(
+        inspect.count_parameters(m) for m in fcn.modules() if isinstance(m, Deconvolution)
+    )
+    rows.append(
+        {
+            "network": f"FCN-{stride}s",
+            "parameters without enlargements": inspect.count_parameters(fcn) - enlarging,
+            "enlargements": enlarging,
+            "all": inspect.count_parameters(fcn),
+            "giga multiply-adds, 500x500": inspect.count_macs(fcn, (3, 500, 500)) / 1e9,
+        }
+    )
+with torch.device("meta"):
+    whole = VGG(CONFIGS["D"])
+seen, jump = vgg.receptive_field(CONFIGS["D"])[-1][1:]
+Table(rows, decimals=1)
+
+# %% tags=["nbval-check-output"]
+scored, named = rows[0]["parameters without enlargements"], inspect.count_parameters(whole)
+last = inspect.count_parameters(whole.classifier[-1])
+print(f"VGG-16 {named:,}, without its 1000 names {named - last:,}, with 21 scores {scored:,}")
+print("receptive field of conv6 and conv7:", seen + 6 * jump)
+fc6 = 7 * 7 * 512 * 4096 + 4096
+print(f"of these in the 7x7 convolution: {fc6:,}, {100 * fc6 / scored:.0f} %")
+
+# %% [markdown]
+# The skips of FCN-8s cost 16,170 parameters, one in eight thousand, and hardly any arithmetic. What costs is the 7x7 convolution: three quarters of all parameters.
+#
+# **Not the paper's network.** torchvision has `fcn_resnet50`. It is a ResNet-50 whose last strides were replaced by dilation, so its stride is 8 without any skip, and it enlarges by interpolation:
+
+# %% tags=["nbval-check-output"]
+import torchvision
+
+with torch.device("meta"):
+    for extra in (False, True):
+        reference = torchvision.models.segmentation.fcn_resnet50(
+            weights_backbone=None, aux_loss=extra
+        )
+        count = inspect.count_parameters(reference)
+        print(f"fcn_resnet50{', with its second output' if extra else ''}: {count:,}")
+
+# %% [markdown]
+# **Equality.** On a photograph of 224x224 with ordinary padding, conv7 has one position, and there it must be the classifier's last hidden layer. With
+# the same weights, in a VGG-16 with a sixteenth of its channels:
+
+# %% tags=["nbval-check-output"]
+train.set_seed(0)
+thin = [entry if entry == "M" else entry // 16 for entry in CONFIGS["D"]]
+classifier = VGG(thin, hidden=64, classes=10)
+hidden = nn.Sequential(classifier.features, nn.Flatten(), *classifier.classifier[:-1])
+fcn = FCN(classifier, classes=6, stride=32, padding=1)
+conv7 = nn.Sequential(fcn.to_pool3, fcn.to_pool4, fcn.to_conv7, nn.Flatten())
+pictures = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+print("relative difference below 1e-12:", relative_difference(conv7, hidden, pictures) < 1e-12)
+
+
+# %% [markdown]
+# **A finer network starts where the coarser one stands.** Its new scores are zero. The paper says that the network then starts with *unmodified predictions*. For our
+# small network that is exact. For the paper's it is nearly so: enlarging by 2 and then by 16 is not quite enlarging by 32, because the units of the one do not lie
+# on the units of the other.
+
+
+# %% tags=["nbval-check-output"]
+def transferred(coarse, fine):
+    """`fine` with all that `coarse` has; its new scores stay zero, its enlargements bilinear."""
+    known = {k: v for k, v in coarse.state_dict().items() if not k.startswith("up")}
+    fine.load_state_dict(known, strict=False)
+    return fine.eval()
+
+
+pictures = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+pairs = {
+    "small": [SmallFCN(Backbone(), stride) for stride in (32, 16)],
+    "paper": [FCN(classifier, classes=6, stride=stride) for stride in (32, 16)],
+}
+for name, (coarse, fine) in pairs.items():
+    nn.init.normal_((coarse.score5 if name == "small" else coarse.score).weight)
+    with torch.inference_mode():
+        a, b = coarse.eval()(pictures), transferred(coarse, fine)(pictures)
+    off = float((a - b).abs().max() / a.abs().max())
+    print(f"{name}: exactly unmodified: {off < 1e-5}")
+
+# %% [markdown]
+# ## Whole photographs or patches
+#
+# ### The same answers, computed once
+#
+# Back to the windows. Is a dense network really the same as a classifier on every window? With one condition: nothing may be padded. A window is padded with
+# zeros at its border; in the photograph there are neighbours. So here is a VGG without padding. Its patches have 52x52 pixels, its stride is 8, and a
+# photograph of 124x124 gives 10x10 answers, as many as in the paper's example with AlexNet.
+
+
+# %% tags=["model"]
+def patch_classifier(classes=6):
+    """A VGG without padding: patches (N, 3, 52, 52) to logits (N, classes). Its stride is 8."""
+    config = [16, 16, "M", 32, 32, "M", 64, 64, "M"]
+    model = VGG(config, classes=classes, hidden=64, size=24)  # 24 / 8 = 3 positions at the end
+    for layer in model.features:
+        if isinstance(layer, nn.Conv2d):
+            layer.padding = (0, 0)
+    return model.eval()
+
+
+# %% tags=["nbval-check-output"]
+train.set_seed(0)
+patchwise = patch_classifier().double()
+dense = fully_convolutional(patchwise)
+photograph = data.normalize(data.test.images[fixed[:1], :, :124, :124]).double()
+patches = windows(photograph, 52, 8)  # (100, 3, 52, 52)
+
+
+def patch_by_patch(images):
+    return patchwise(windows(images, 52, 8)).T.reshape(1, 6, 10, 10)
+
+
+both = torch.cat([photograph, photograph.flip(-1)])
+with torch.inference_mode():
+    answers = [model(image[None]) for model in (dense, patch_by_patch) for image in both]
+off = max(float((a - b).abs().max()) for a, b in zip(answers[:2], answers[2:], strict=True))
+print("answers:", tuple(answers[0].shape))
+print("equal at all 100 positions:", off < 1e-12 * float(answers[0].abs().max()))
+macs = {
+    "one photograph": inspect.count_macs(dense, (3, 124, 124)),
+    "100 patches": 100 * inspect.count_macs(patchwise, (3, 52, 52)),
+}
+print({name: f"{count / 1e6:,.1f} million multiply-adds" for name, count in macs.items()})
+
+# %%
+patchwise, dense = patchwise.float(), dense.float()
+photograph, patches = photograph.float(), patches.float()
+
+
+@torch.inference_mode()
+def milliseconds(run):
+    """The median over some repetitions."""
+    repeats, times = pick(full=20, quick=3), []
+    for _ in range(repeats + 1):
+        begin = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - begin)
+    return 1000 * sorted(times[1:])[repeats // 2]
+
+
+took = {
+    "the photograph at once": milliseconds(lambda: dense(photograph)),
+    "100 patches as one batch": milliseconds(lambda: patchwise(patches)),
+    "100 patches one by one": milliseconds(
+        lambda: [patchwise(patch[None]) for patch in patches]
+    ),
+}
+base = took["the photograph at once"]
+Table(
+    [
+        {"way": way, "milliseconds": value, "ratio": value / base, "paper, AlexNet on a GPU": theirs}
+        for (way, value), theirs in zip(took.items(), ("1", "5", "25"), strict=True)
+    ],
+    decimals=1,
+)  # fmt: skip
+
+# %% [markdown]
+# The paper's example is 22 ms for a photograph of 500x500, against 1.2 ms for a patch in a batch and 5.4 ms for a patch alone (section 3.1). Our ratios need not be theirs: they depend on
+# how much the patches overlap.
+#
+# ### The same training
+#
+# What holds for the answers holds for the gradient. The loss of a photograph is the sum of the losses at its positions, so one step on a whole photograph *is* one step on
+# a batch of all of its patches. Patchwise training, the paper says, is nothing but **sampling the loss**: choose some positions, ignore the others.
+
+# %% tags=["nbval-check-output"]
+patchwise, dense = patchwise.double(), dense.double()
+photograph, patches = photograph.double(), patches.double()
+labels = torch.randint(6, (100,), generator=torch.Generator().manual_seed(0))
+chosen = torch.rand(100, generator=torch.Generator().manual_seed(1)) < 0.3
+
+
+def gradient(loss):
+    return torch.autograd.grad(loss, patchwise.features[0].weight)[0]
+
+
+def loss_map():
+    return F.cross_entropy(
+        dense(photograph), labels.view(1, 10, 10), reduction="none"
+    ).flatten()
+
+
+whole = gradient(loss_map().mean())
+in_patches = gradient(F.cross_entropy(patchwise(patches), labels))
+print("gradient of the photograph = of all patches:", torch.allclose(whole, in_patches))
+some = gradient(loss_map()[chosen].mean())
+in_patches = gradient(F.cross_entropy(patchwise(patches[chosen]), labels[chosen]))
+print(f"sampled at {int(chosen.sum())} positions = of these patches:", torch.allclose(some, in_patches))  # fmt: skip
+
+# %% [markdown]
+# So why did others sample? To see more different photographs in a batch, and to balance the classes. The paper tried it and found that sampling does not converge in fewer steps, and takes longer
+# (section 4.3). It also found balancing unnecessary, with three quarters of the pixels background.
+#
+# ### An answer for every pixel: shift and stitch
+#
+# The dense network answers at every eighth pixel. For all of them, shift the photograph by 0 to 7 pixels in both directions, run it 64 times, and interleave the answers. The same answers come out
+# of *one* pass if every stride is set to 1 and every later window is spread out by what the strides have been: a kernel that took neighbours takes every second, fourth, eighth unit instead. This is the
+# *à trous* algorithm (with holes), today called **dilation**.
+
+
+# %% tags=["model"]
+def rarefied(layers):
+    """The same layers (a Sequential) with strides 1, their windows spread out instead: an answer per pixel (section 3.2)."""
+    layers, spread = copy.deepcopy(layers), 1
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            stride, layer.stride, layer.dilation = layer.stride[0], (1, 1), (spread, spread)
+            spread *= stride
+        elif isinstance(layer, nn.MaxPool2d):
+            stride, layer.stride, layer.dilation = layer.stride, 1, spread
+            spread *= stride
+    return layers
+
+
+# %% tags=["nbval-check-output"]
+with torch.inference_mode():
+    every = rarefied(dense)(photograph)
+    print("answers:", tuple(every.shape))
+    for y, x in ((0, 0), (3, 50), (72, 41)):
+        patch = photograph[..., y : y + 52, x : x + 52]
+        print(f"at ({y}, {x}) equal to the patch's:", torch.allclose(every[..., y, x], patchwise(patch)))  # fmt: skip
+plain, holes = (inspect.count_macs(model, (3, 124, 124)) for model in (dense, rarefied(dense)))
+print(f"multiply-adds: {plain / 1e6:,.1f} million become {holes / 1e6:,.1f} million")
+
+# %% [markdown]
+# The authors tried the trick and dropped it. The answers become denser, and the filters do not see anything finer than before; the skips gained more for less (sections 3.2 and 4.2). The descendants of this
+# paper came back to it: dilation keeps a map large *before* training, not after (see the end of this chapter). Exercise 3 closes the circle.
+
+# %% [markdown]
+# ## Four scores
+#
+# How good is a segmentation? Let $n_{ij}$ be the number of pixels of class $i$ that are called $j$, and $t_i = \sum_j n_{ij}$ the number of pixels of class $i$. The paper reports four measures (section 5):
+#
+# $$ \text{pixel accuracy} = \frac{\sum_i n_{ii}}{\sum_i t_i}, \qquad \text{mean accuracy} = \frac{1}{M} \sum_i \frac{n_{ii}}{t_i}, $$ (eq-fcn-accuracy)
+#
+# $$ \text{mean IoU} = \frac{1}{M} \sum_i \frac{n_{ii}}{t_i + \sum_j n_{ji} - n_{ii}}, \qquad
+# \text{frequency-weighted IoU} = \frac{1}{\sum_k t_k} \sum_i \frac{t_i\, n_{ii}}{t_i + \sum_j n_{ji} - n_{ii}}. $$ (eq-fcn-iou)
+#
+# The fraction in the last two is **intersection over union**: the pixels that are class $i$ *and* called so, over those that are class $i$ *or* called so. $M$ counts the classes, background included.
+# Void pixels are left out of everything. The counts are summed over all photographs first.
+
+
+# %% tags=["model"]
+def segmentation_scores(counts):
+    """The four measures of the paper's section 5 from a confusion matrix (classes, classes)."""
+    counts = counts.double()
+    known, hits = counts.sum(1), counts.diagonal()
+    union = metrics.iou(counts)
+    return {
+        "pixel_accuracy": float(hits.sum() / known.sum()),
+        "mean_accuracy": float((hits / known).nanmean()),
+        "mean_iou": float(union.nanmean()),
+        "weighted_iou": float((known / known.sum() * union.nan_to_num()).sum()),
+    }
+
+
+# %% [markdown]
+# Against a loop over pixels, on a truth with some void and a guess of which class 4 occurs nowhere:
+
+# %% tags=["nbval-check-output"]
+generator = torch.Generator().manual_seed(0)
+truth = torch.randint(4, (2, 8, 8), generator=generator).to(torch.uint8)
+guess = torch.randint(4, (2, 8, 8), generator=generator).to(torch.uint8)
+truth[:, :2] = 255
+counts = torch.zeros(5, 5, dtype=torch.float64)
+for t, g in zip(truth.flatten().tolist(), guess.flatten().tolist(), strict=True):
+    if t != 255:
+        counts[t, g] += 1
+print("same counts:", torch.equal(counts, metrics.pixel_confusion(guess, truth, 5).double()))
+by_hand = sum(float(counts[c, c] / (counts[c].sum() + counts[:, c].sum() - counts[c, c])) for c in range(4)) / 4  # fmt: skip
+found = segmentation_scores(counts)["mean_iou"]
+print("mean IoU of the four classes that occur:", abs(found - by_hand) < 1e-12)
+print("IoU of the class that does not:", float(metrics.iou(counts)[4]))
+
+# %% [markdown]
+# **Beware of absent classes.** A class that is neither in the truth nor in the guess has an IoU of 0/0. We leave it out, and so does `torchmetrics.JaccardIndex` with `average="macro"`; a test of this course finds
+# both equal. But ask torchmetrics for each class (`average=None`) and it says 0, so an average of your own comes out too low. And a class that is only *guessed* has an honest 0, which counts. The authors met this too: their own
+# repository warns that its scores on SIFT Flow, three of whose classes are missing in the test set, are not quite right.
+#
+# What do the four say about a network that calls everything background?
+
+# %%
+MEASURES = ("pixel_accuracy", "mean_accuracy", "mean_iou", "weighted_iou")
+everywhere = torch.zeros_like(masks)
+nothing = segmentation_scores(metrics.pixel_confusion(everywhere, masks, 6))
+Table([{"guess": "background everywhere"} | {name.replace("_", " "): 100 * value for name, value in nothing.items()}], decimals=1)  # fmt: skip
+
+# %% [markdown]
+# Pixel accuracy finds this quite good. Mean IoU does not: five classes with 0 and one with the share of the background. That is why it is the score to look at, and the row to compare with.
+
+# %% [markdown]
+# ## The data, and what a stride costs
+#
+# Photographs, their masks, and the void around some animals (white):
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+several = torch.cat([fixed, (fixed + 1) % len(masks)])[:8]
+plot.masks(
+    data.test.images[several],
+    {"truth": masks[several]},
+    data.classes,
+    alt="Eight validation photographs, and below each its mask: the animals in the colour of their class on black, with a thin white line of void around some.",
+    caption=f"Photographs and masks; black is background, white is void. Data: {data.provenance}.",
+)
+
+# %% tags=["nbval-check-output"]
+batch = data.normalize(data.train.images[:500])
+print("images:", tuple(batch.shape[1:]), "masks:", tuple(data.train.targets.shape[1:]))
+print("mean of each channel within 0.1 of 0:", bool((batch.mean((0, 2, 3)).abs() < 0.1).all()))
+print("standard deviation within 0.1 of 1:", bool(((batch.std((0, 2, 3)) - 1).abs() < 0.1).all()))  # fmt: skip
+print("labels:", sorted(set(data.train.targets[:500].unique().tolist())))
+
+# %% [markdown]
+# ### The ceiling of a stride
+#
+# Now to the guess at the top. Take the true masks, keep one decision per square of $f \times f$ pixels, and enlarge again. What is left of the truth? We do it in two ways: each square keeps the class that it has most of; or it
+# keeps the *share* of each class, and the shares are enlarged bilinearly before the largest wins, which is closer to what a network can do.
+
+
+# %% tags=["model"]
+def through_stride(masks, factor, smooth=True, classes=6):
+    """Masks (N, H, W) at one decision per factor x factor pixels, enlarged again; void is no class."""
+    kept = []
+    for part in masks.split(100):
+        share = torch.stack([part == label for label in range(classes)], 1).float()
+        share = F.avg_pool2d(share, factor)
+        mode = "bilinear" if smooth else "nearest"
+        kept.append(F.interpolate(share, scale_factor=factor, mode=mode).argmax(1))
+    return torch.cat(kept).to(torch.uint8)
+
+
+# %%
+PAPER_CEILING = {4: 98.5, 8: 96.4, 16: 92.8, 32: 86.1}  # appendix A, PASCAL 2011 validation
+ceilings = {
+    factor: [
+        segmentation_scores(
+            metrics.pixel_confusion(through_stride(masks, factor, smooth), masks, 6)
+        )["mean_iou"]
+        for smooth in (False, True)
+    ]
+    for factor in (2, 4, 8, 16, 32)
+}
+Table(
+    [
+        {
+            "stride": factor,
+            "decisions per photograph": (128 // factor) ** 2,
+            "mean IoU in %, whole squares": 100 * squares,
+            "bilinear": 100 * smooth,
+            "paper (appendix A, about 500 px)": str(PAPER_CEILING.get(factor, "")),
+        }
+        for factor, (squares, smooth) in ceilings.items()
+    ],
+    decimals=1,
+)
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+shown = fixed[[0, 2, 3, 4]]
+plot.masks(
+    data.test.images[shown],
+    {"truth": masks[shown]}
+    | {f"stride {factor}": through_stride(masks[shown], factor) for factor in (8, 16, 32)},
+    data.classes,
+    alt="Four photographs, their true masks, and the masks that are left after keeping the shares of each square of 8, 16 and 32 pixels: the outlines get rounder, legs and ears disappear.",
+    caption=f"The truth through strides of 8, 16 and 32, enlarged bilinearly. Nothing was learned here. Data: {data.provenance}.",
+    inches=1.3,
+)
+
+# %% [markdown]
+# The paper draws the conclusion: *mean IoU is not a good measure of fine-scale accuracy*. A perfect decision per 32 pixels gives 86.1 % of a photograph of 500 pixels, far more than any network of its time reached, legs and ears or no.
+#
+# Our photographs have 128 pixels. What counts is the stride beside the size of the photograph: 32 of 128 is a quarter, 8 of 128 is what 32 is of 500, about. So the ceiling of stride 32 is far lower here, and
+# there is much more for the skips to win. Keep that in mind for the results.
+#
+# These numbers are a guide, not a law. A network may give scores that are no shares, and place an edge between two units where it likes.
+#
+# ### The boundary band
+#
+# If fine strides help, then at edges. So we also measure the mean IoU in a **band**: the pixels that have another class within $w$ pixels, $w$ to the sides and up and down.
+
+
+# %% tags=["model"]
+def grown(regions, width):
+    """Regions bool (N, C, H, W), larger by `width` pixels to the sides and up and down."""
+    for axis in (2, 3):
+        others = regions.shape[axis] - 1
+        for _ in range(width):
+            larger = regions.clone()
+            larger.narrow(axis, 1, others).logical_or_(regions.narrow(axis, 0, others))
+            larger.narrow(axis, 0, others).logical_or_(regions.narrow(axis, 1, others))
+            regions = larger
+    return regions
+
+
+def boundary_band(masks, width, classes=6):
+    """True for pixels that have another class within `width` pixels, (N, H, W); void is no class."""
+    bands = []
+    for part in masks.split(100):
+        present = torch.stack([part == label for label in range(classes)], 1)
+        bands.append(grown(present, width).sum(1) > 1)
+    return torch.cat(bands)
+
+
+BANDS = (1, 2, 4, 8, 16)  # widths in pixels
+
+
+def score_masks(predicted, masks, classes=6):
+    """The four measures, and the mean IoU within and outside bands around the true boundaries."""
+    scores = segmentation_scores(metrics.pixel_confusion(predicted, masks, classes))
+    for width in BANDS:
+        band = boundary_band(masks, width, classes)
+        for name, region in (("band", band), ("outside", ~band)):
+            counts = metrics.pixel_confusion(
+                predicted, masks.masked_fill(~region, 255), classes
+            )
+            scores[f"{name}_{width}"] = float(metrics.iou(counts).nanmean())
+    return scores
+
+
+# %% tags=["nbval-check-output"]
+square = torch.zeros(1, 7, 7, dtype=torch.uint8)
+square[0, 2:5, 2:5] = 1
+print(boundary_band(square, 1)[0].int())
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+one = int(fixed[2])
+
+
+def draw(fig):
+    for ax, width in zip(fig.subplots(1, 4), BANDS[1:], strict=True):
+        band = boundary_band(masks[one : one + 1], width)[0] & (masks[one] != 255)
+        ax.imshow(data.test.images[one].permute(1, 2, 0))
+        magenta = torch.where(band, 0.0, torch.nan)
+        ax.imshow(magenta, cmap="spring", vmin=0, vmax=1, alpha=0.8)
+        share = 100 * float(band.float().mean())
+        ax.set_title(
+            f"w = {width}: {share:.0f} % of the pixels", fontsize=8, loc="center", pad=3
+        )
+        ax.set_axis_off()
+
+
+plot.show(
+    draw,
+    alt="A photograph of an animal four times, with bands of 2, 4, 8 and 16 pixels around the outline of the animal coloured.",
+    caption=f"The boundary band at four widths. Data: {data.provenance}.",
+    height=2.0,
+)
+
+# %% [markdown]
+# ## Where we differ from the paper
+#
+# | | paper | here | why, and what it costs |
+# |:--|:--|:--|:--|
+# | network | VGG-16, 134 M parameters | the course's backbone, 1.2 M, for all that is trained; the paper's own is counted and checked | minutes on a laptop |
+# | start | VGG-16 trained on ImageNet's 1.28 M photographs | the backbone trained on CIFAR-10 and on animals cut out of VOC's training photographs | weaker features; the paper calls training from scratch not feasible, we measure what it costs |
+# | photographs | some 500x375 pixels, 20 classes and background | 128x128 (96x96 in the study), five animals and background | a coarse stride costs more here |
+# | training images | 8,498 with the masks of SBD | 2,860 with masks of VOC and SBD | |
+# | alignment | padding 100, crops | units on multiples of the stride, no crop | the same idea for other paddings |
+# | enlargement | bilinear and fixed at the end, learned in between | bilinear and fixed | the authors' later code fixes all and reports no significant difference |
+# | order | FCN-32s for three days; then 16s and 8s for about one day each, 16s at a hundredth of the learning rate | the same order in minutes; all at once in the study | at once is what the authors later released, too |
+# | optimiser | SGD, momentum 0.9, 20 photographs a step, learning rate 1e-4 for VGG-16, fixed | SGD with Nesterov momentum, 32 photographs a step, one cycle with peak 0.05 | a short training needs larger steps, and batch normalisation bears them |
+# | augmentation | none in the end; mirroring and shifts by up to 32 pixels gave no noticeable improvement | mirroring and random zoom | an eighth of their photographs, and weaker features |
+# | new scores, class weights | zero, none | zero, none | |
+#
+# On training all at once: a skip's features can be much larger than the last layer's. The authors' at-once network multiplies pool4 by 0.01 and pool3 by 0.0001 before scoring them. With batch normalisation all
+# maps are of similar size, and we leave that out.
+#
+# ## Training
+#
+# The loss is the cross-entropy of a pixel, averaged over the pixels that are not void. Can the network learn a few photographs by heart?
+
+
+# %% tags=["model"]
+LEARNING_RATE = 0.05
+
+
+def pixel_loss(model, images, masks):
+    """Cross-entropy per pixel, averaged over all pixels that are not void."""
+    return F.cross_entropy(model(images).float(), masks.long(), ignore_index=255)
+
+
+def predict_masks(model, data, images):
+    """The highest-scoring class of every pixel, uint8 (N, H, W), for uint8 images (N, 3, H, W)."""
+    return torch.cat(
+        [
+            train.predict(model, data, some).argmax(1).to(torch.uint8)
+            for some in images.split(100)
+        ]
+    )
+
+
+def evaluate_masks(model, data):
+    """`score_masks` of the model on the validation photographs."""
+    return score_masks(predict_masks(model, data, data.test.images), data.test.targets)
+
+
+def train_masks(model, data, epochs, lr=LEARNING_RATE, seed=0, label="training"):
+    """The recipe of this chapter; returns the history."""
+    return train.fit(
+        model, data, epochs=epochs, batch_size=32, lr=lr, weight_decay=5e-4,
+        augment=train.AugmentScene(zoom=(0.6, 1.1)), loss=pixel_loss, evaluate=evaluate_masks,
+        eval_every=epochs, seed=seed, label=label,
+    )  # fmt: skip
+
+
+# %%
+train.set_seed(0)
+learned = train.overfit(
+    SmallFCN(BACKBONE.load(), 8), data, images=8, steps=40, lr=LEARNING_RATE, loss=pixel_loss
+)
+print("8 photographs learned by heart, loss below 0.4:", learned < 0.4)
+
+# %% [markdown]
+# It does not get to zero, and it cannot: the edges of the masks are finer than a stride of 8.
+#
+# ### From 32s to 16s to 8s
+#
+# Now as in the paper: train FCN-32s; make an FCN-16s from it, whose new scores are zero, and train that with a lower learning rate; the same again for FCN-8s. Once from the trained backbone, and once
+# **from nothing**: the same networks, the same plan, the same batches, but random first weights.
+
+
+# %%
+PLAN = {32: (pick(full=3, quick=1), LEARNING_RATE), 16: (1, LEARNING_RATE / 4), 8: (1, LEARNING_RATE / 4)}  # fmt: skip
+
+
+def in_stages(backbone, label):
+    """FCN-32s, 16s and 8s, each made from the one before; the networks and their histories."""
+    networks, histories, network = {}, {}, None
+    for stride, (epochs, lr) in PLAN.items():
+        finer = SmallFCN(copy.deepcopy(backbone), stride)
+        network = finer if network is None else transferred(network, finer)
+        label_now = f"FCN-{stride}s, {label}"
+        histories[stride] = train_masks(network, data, epochs, lr, label=label_now)
+        networks[stride] = copy.deepcopy(network)
+    return networks, histories
+
+
+trained, histories = {}, {}
+for label, backbone in {"pretrained": BACKBONE.load(), "from nothing": Backbone()}.items():
+    trained[label], histories[label] = in_stages(backbone, label)
+guesses = {
+    (label, stride): predict_masks(network, data, data.test.images)
+    for label, networks in trained.items()
+    for stride, network in networks.items()
+}
+
+# %%
+rows = [{"network": "background everywhere", "epochs": "0"} | nothing]
+for label, stages in histories.items():
+    epochs = 0
+    for stride, history in stages.items():
+        epochs += PLAN[stride][0]
+        scores = {name: history.last(name) for name in MEASURES}
+        rows.append({"network": f"FCN-{stride}s, {label}", "epochs": str(epochs)} | scores)
+rows += [
+    {"network": f"truth through stride {factor}", "epochs": ""}
+    | segmentation_scores(metrics.pixel_confusion(through_stride(masks, factor), masks, 6))
+    for factor in (32, 16, 8)
+]
+Table(
+    [
+        {
+            name.replace("_", " "): 100 * value if isinstance(value, float) else value
+            for name, value in row.items()
+        }
+        for row in rows
+    ],
+    decimals=1,
+)
+
+# %% [markdown]
+# All scores in %, on the validation photographs. Read the table from both ends. The first row is what a network gets for saying nothing; the last three are what a stride leaves of the truth. Then compare the two halves between them: what does it cost to start from nothing? A row further
+# down within a half has trained longer, so it does not tell which stride is better; that is the study's business. How far a network stays below its ceiling tells how much of its error is *not* the stride: it is a wrong name, or an animal that was not found.
+#
+# ### What the three networks say
+#
+# Eight photographs: the two on which FCN-8s is best, the two around the middle, and so on down to its worst. A photograph's score is the mean IoU over the classes that are in its truth or in the guess.
+
+
+# %%
+def photograph_scores(predicted, masks):
+    """The mean IoU of each photograph over the classes that it has or is said to have, (N,)."""
+    return torch.stack(
+        [
+            metrics.iou(metrics.pixel_confusion(p[None], t[None], 6)).nanmean()
+            for p, t in zip(predicted, masks, strict=True)
+        ]
+    )
+
+
+each = photograph_scores(guesses["pretrained", 8], masks)
+ranks = each.argsort(descending=True)
+n = len(ranks)
+picked = ranks[[2, 5, n // 4, n // 4 + 1, n // 2, n // 2 + 1, 3 * n // 4, n - 3]]
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+plot.masks(
+    data.test.images[picked],
+    {"truth": masks[picked]}
+    | {f"{stride}s": guesses["pretrained", stride][picked] for stride in (32, 16, 8)}
+    | {"8s from\nnothing": guesses["from nothing", 8][picked]},
+    data.classes,
+    titles=[f"{100 * float(each[i]):.0f} %" for i in picked],
+    alt="Eight validation photographs from well to badly segmented, and below each the true mask and the masks that FCN-32s, 16s and 8s and the FCN-8s from nothing predict.",
+    caption="Above each photograph the score of FCN-8s on it. From left to right: among its best, at a quarter, the middle and three quarters of the ranking, and one of its worst. "
+    f"Data: {data.provenance}.",
+)
+
+# %% [markdown]
+# Compare the outlines of 32s and 8s, and look whether a finer stride ever changes the *name* of an animal. Where one animal has patches of several colours, remember that every pixel decides for itself: nothing tells neighbours to agree.
+
+# %% [markdown]
+# ## Results: the paper beside ours
+#
+# In the chain above each finer network has trained longer than the one before. To compare strides, training has to be equal. So a study trained five arms with three seeds each, all at once, from the same start, on the same photographs in the same
+# batches, for the same number of steps, at 96x96 pixels. The last arm trains the score layer alone and leaves the backbone's weights as they are, the paper's *FCN-32s-fixed*.
+
+
+# %% tags=["model"]
+ARMS = {
+    "32s": {"stride": 32},
+    "16s": {"stride": 16},
+    "8s": {"stride": 8},
+    "8s from nothing": {"stride": 8, "pretrained": False},
+    "32s, scores only": {"stride": 32, "scores_only": True},
+}
+
+
+def small_photographs():
+    """The photographs with masks at 96x96 pixels."""
+    return with_masks(voc_animals(size=96))
+
+
+def train_arm(data, *, seed, stride, pretrained=True, scores_only=False, epochs=4):
+    """One training of the study."""
+    train.set_seed(seed)
+    backbone = BACKBONE.load() if pretrained else Backbone()
+    backbone.requires_grad_(not scores_only)
+    history = train_masks(SmallFCN(backbone, stride), data, epochs, seed=seed)
+    return {
+        name: value for name, value in history.rows[-1].items() if name not in ("epoch", "lr")
+    }
+
+
+STUDY = Study("12_fcn", run=train_arm, arms=ARMS, data=small_photographs)
+
+# %% tags=["nbval-check-output"]
+built = {arm: SmallFCN(Backbone(), config["stride"]) for arm, config in ARMS.items()}
+for arm in ("32s", "16s", "8s"):
+    model = built[arm]
+    macs = inspect.count_macs(model, (3, 96, 96))
+    print(f"{arm:4} {inspect.count_parameters(model):,} parameters, {macs:,} multiply-adds")
+
+# %% [markdown]
+# The skips cost a thousandth of the parameters and less of the arithmetic. So this comparison is at equal cost, very nearly.
+
+# %%
+PAPER = {  # Table 2: pixel accuracy and mean IoU in % on a part of PASCAL VOC 2011's validation photographs
+    "32s": ("89.1", "59.4"),
+    "16s": ("90.0", "62.4"),
+    "8s": ("90.3", "62.7"),
+    "32s, scores only": ("83.0", "45.4"),
+}
+Table(
+    {
+        "network": arm,
+        "paper: pixel accuracy": PAPER.get(arm, ("", ""))[0],
+        "paper: mean IoU": PAPER.get(arm, ("", ""))[1],
+        "ours: pixel accuracy": STUDY.text(arm, "pixel_accuracy", 100, 1),
+        "ours: mean IoU": STUDY.text(arm, "mean_iou", 100, 1),
+        "in a band of 2 px": STUDY.text(arm, "band_2", 100, 1),
+        "outside a band of 8 px": STUDY.text(arm, "outside_8", 100, 1),
+    }
+    for arm in ARMS
+)
+
+# %% [markdown]
+# All in %, ours with mean and standard deviation over three seeds. The two sides are **not comparable**: other classes, other photographs at other sizes, other networks, and a training of minutes against days. Compare the rows of a column.
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+plot.study(
+    STUDY,
+    list(ARMS),
+    "mean_iou",
+    "mean IoU on the validation photographs, %",
+    scale=100,
+    alt="Dot plot of the mean IoU of the five arms of the study, three dots and a mean each.",
+    caption="Strides, starting from nothing, and training the scores alone, all at equal numbers of steps.",
+)
+
+# %% [markdown]
+# The paper's other results, all from its tables:
+#
+# | data | network | mean IoU in % | | source |
+# |:--|:--|--:|:--|:--|
+# | VOC 2012, test | FCN-8s | 62.2 | 51.6 for the best system before, which took about 50 s a photograph; FCN-8s takes some 175 ms | Table 3 |
+# | VOC 2011, validation | FCN-AlexNet, VGG16, GoogLeNet, all at stride 32 | 39.8, 56.0, 42.5 | without SBD's masks; good at ImageNet does not mean good at this | Table 1 |
+# | NYUDv2, 40 classes of indoor scenes with depth | FCN-16s, colour and depth | 34.0 | 29.2 for FCN-32s from colour alone; depth as a fourth input channel: 30.5 | Table 4 |
+# | SIFT Flow, 33 classes | FCN-16s | 39.5 | and the geometry of the scene from the same network, 94.3 % of the pixels | Table 5 |
+#
+# The networks that the authors released later, trained one photograph at a time with high momentum, reach 63.6, 65.0 and 65.5 on VOC's validation part, and 67.2 on the test set of 2012. Do not mix them up with Table 2.
+
+# %% [markdown]
+# ## The paper's claim in miniature
+#
+# Finer strides are better. Each row is a difference of two arms, seed by seed: at equal start, photographs, batches and steps. "Seen" means that the 95 % interval of the mean lies above zero; three seeds make wide intervals.
+
+# %%
+CLAIMS = [
+    ("16s is better than 32s", "32s", "16s"),
+    ("8s is better than 16s", "16s", "8s"),
+    ("8s is better than 32s", "32s", "8s"),
+    ("training all layers is better than the scores alone", "32s, scores only", "32s"),
+    ("a trained backbone is better than none", "8s from nothing", "8s"),
+]
+STUDY.claims(CLAIMS, "mean_iou", "mean IoU, points", 100)
+
+# %% [markdown]
+# And the first three near an edge and far from one:
+
+# %%
+STUDY.claims(CLAIMS[:3], "band_2", "mean IoU within 2 px of a boundary, points", 100)
+
+# %%
+STUDY.claims(CLAIMS[:3], "outside_8", "mean IoU beyond 8 px, points", 100)
+
+# %% [markdown]
+# **From 32s to 16s** the gain is large and clear, in every measure. **From 16s to 8s** it is small: not clear in mean IoU, but clear in the narrow band. That is the paper's own picture, 59.4, 62.4, 62.7, and its reason to stop at 8s: diminishing returns.
+#
+# *Where* the gain lies is a surprise. We expected it at the boundaries, and there it is. But beyond 8 pixels from any boundary the step from 32s to 16s gains as much and more. At 96 pixels FCN-32s has nine positions for a photograph. A network that coarse does not only draw a coarse outline; it has few places to be right in. And C4 is not just finer, it is also a second opinion on the name. Only the last step, from 16s to 8s, is clear at the boundary and not clear away from it.
+#
+# **Start and depth of training.** From nothing, the same network reaches little more than half of the score, after the same steps. Training the scores alone gives no more than that: features that name a picture are not yet features that say where. The paper reports that training the last layer alone yields 70 % of the full performance; here it is about two thirds, with weaker features and a far shorter training.
+#
+# The study was measured once. To be sure that its code still runs, each arm trains here for a moment on 32 photographs, and the result is thrown away.
+
+# %% tags=["nbval-check-output"]
+few = with_masks(voc_animals(size=64, train=40, test=10))
+print("all arms of the study run:", len(STUDY.rehearse(few)) == len(ARMS))
+
+# %% [markdown]
+# ## Look inside
+#
+# ### Failures first: which class is called what?
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+best_guess = guesses["pretrained", 8]
+counts = metrics.pixel_confusion(best_guess, masks, 6)
+plot.confusion(
+    counts,
+    names,
+    alt="Confusion matrix of pixels for background and five animals, in percent of each true class.",
+    caption=f"Of 100 pixels of each true class (row), how many FCN-8s calls what. Data: {data.provenance}.",
+)
+
+# %% [markdown]
+# Two kinds of failure have their own place here. The first column is what the network leaves to the background: animals that it did not find, or edges drawn too narrow. Entries between two animals are wrong names, and they show which animals look alike to it. In the first row, what is called an animal and is none.
+#
+# ### Where is the evidence?
+#
+# Grad-CAM {cite}`selvaraju2017gradcam` asks a classifier for the score of a class. Here every pixel has a score, so we have to say which we mean. In words: the scores of class $c$, summed over the pixels that the network itself calls $c$. As a formula,
+#
+# $$ y^c = \sum_{(i, j) \in P_c} s^c_{ij}, \qquad P_c = \{(i, j) : \arg\max_k s^k_{ij} = c\}. $$ (eq-fcn-cam)
+#
+# Below, the photographs that FCN-8s gets most wrong. First row: the evidence for the animal that it mainly sees there; second row: for the animal that is really there, summed over the pixels of its true mask, since the network may call none of them so.
+
+
+# %%
+def called(classes):
+    """The target of {eq}`eq-fcn-cam` for one class per image: scores (N, classes, H, W) to (N,)."""
+
+    def target(scores):
+        own = scores[torch.arange(len(scores)), classes]
+        return (own * (scores.argmax(1) == classes[:, None, None])).sum((1, 2))
+
+    return target
+
+
+def within(regions, classes):
+    """The scores of one class per image, summed over a region (N, H, W) of each."""
+    return lambda scores: (scores[torch.arange(len(scores)), classes] * regions).sum((1, 2))
+
+
+def animal_in(some):
+    """The animal with most pixels in each mask (N, H, W), as a class from 1 to 5."""
+    return torch.stack([(some == label).sum((1, 2)) for label in range(1, 6)], 1).argmax(1) + 1
+
+
+def evidence(network, index, target, layer="backbone.layer3"):
+    photographs = data.normalize(data.test.images[index])
+    return cam.grad_cam(network, layer, photographs, target, size=(128, 128))
+
+
+network = trained["pretrained"][8]
+seen, true = animal_in(best_guess), animal_in(masks)
+sure = ((best_guess > 0).sum((1, 2)) > 800) & (seen != true)
+failures = ranks[sure[ranks]].flip(0)[:7]
+failures = torch.cat([failures, ranks.flip(0)[: 7 - len(failures)]])
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+of_truth = within(masks[failures] == true[failures][:, None, None], true[failures])
+plot.cams(
+    data.test.images[failures],
+    None,
+    titles=[f"{names[seen[i]]}\nis {names[true[i]]}" for i in failures],
+    rows_of_maps={
+        "for what\nit sees": evidence(network, failures, called(seen[failures])),
+        "for what\nis there": evidence(network, failures, of_truth),
+    },
+    alt="Seven photographs in which the network names the wrong animal, and below each two heat maps: the evidence for the animal that it sees and for the one that is there. Seen: "
+    + ", ".join(names[seen[i]] for i in failures)
+    + ". True: "
+    + ", ".join(names[true[i]] for i in failures)
+    + ".",
+    caption="Photographs with an animal of the wrong name: above each the name of most of the network's animal pixels, and the true one. Grad-CAM at the end of stage 3 (8x8 positions); each map is scaled to its own range. "
+    f"Data: {data.provenance}.",
+)
+
+# %% [markdown]
+# Now photographs that went well, and what changes with the start. The target is {eq}`eq-fcn-cam`, for the true animal.
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+good = torch.stack([next(i for i in ranks if true[i] == label and seen[i] == label) if bool(((true == label) & (seen == label)).any()) else fixed[label - 1] for label in range(1, 6)])  # fmt: skip
+scratch = trained["from nothing"][8]
+plot.cams(
+    data.test.images[good],
+    None,
+    titles=[names[true[i]] for i in good],
+    rows_of_maps={
+        "pretrained\n16x16": evidence(network, good, called(true[good]), "backbone.layer2"),
+        "pretrained\n8x8": evidence(network, good, called(true[good])),
+        "from nothing\n8x8": evidence(scratch, good, called(true[good])),
+    },
+    alt="Five photographs, one of each animal, and below each three heat maps of the evidence for its class: from stage 2 and stage 3 of the network with the trained backbone, and from stage 3 of the one from nothing.",
+    caption="The evidence for the animal, for each animal on the photograph that FCN-8s does best. A black map: the network calls no pixel so, or nothing speaks for it. Each map is scaled to its own range. "
+    f"Data: {data.provenance}.",
+    inches=1.25,
+)
+
+# %% [markdown]
+# Each row answers a different question about the same pixels. Compare the two stages of the same network: which map follows edges, and which covers parts? Then compare the two starts. Evidence may well lie beside the animal: a unit of the coarse maps sees most of the photograph, so a pixel's name can rest on a head that is elsewhere, or on grass.
+#
+# ### Three streams, one sum
+#
+# The score of a pixel is a sum, and enlargement is linear. So it can be taken apart exactly: by {eq}`eq-fcn-skip` the FCN-8s says $U_{32} S_5 c_5 + U_{16} S_4 c_4 + U_8 S_3 c_3$. What does each stream say about the animal, relative to the background?
+
+
+# %%
+@torch.inference_mode()
+def streams(network, images):
+    """What C5, C4 and C3 add to the scores of an FCN-8s, each (N, classes, H, W)."""
+    _, c3, c4, c5 = network.backbone.features(images)
+    parts = network.score5(c5), network.score4(c4), network.score3(c3)
+    return [upsample(part, factor) for part, factor in zip(parts, (32, 16, 8), strict=True)]
+
+
+photographs = data.normalize(data.test.images[good])
+parts = streams(network.eval(), photographs)
+with torch.inference_mode():
+    exact = torch.allclose(sum(parts), network(photographs), atol=1e-4)
+print("the three streams add up to the scores:", exact)
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+margins = [p[range(5), true[good]] - p[:, 0] for p in (*parts, sum(parts))]
+
+
+def draw(fig):
+    titles = ("C5, stride 32", "C4, stride 16", "C3, stride 8", "sum")
+    axes = fig.subplots(5, 5)
+    limit = float(torch.stack(margins[:1]).abs().max())
+    for row, line in enumerate(axes):
+        line[0].imshow(data.test.images[good[row]].permute(1, 2, 0))
+        for ax, margin in zip(line[1:], margins, strict=True):
+            drawn = ax.imshow(margin[row], cmap="RdBu_r", vmin=-limit, vmax=limit)
+            ax.contour(masks[good[row]] == true[good[row]], levels=[0.5], colors="black", linewidths=0.8)  # fmt: skip
+        for ax in line:
+            ax.set_axis_off()
+    for ax, title in zip(axes[0, 1:], titles, strict=True):
+        ax.set_title(title, fontsize=9, loc="center", pad=3)
+    fig.colorbar(
+        drawn, ax=axes, shrink=0.5, label="score of the animal less that of the background"
+    )
+
+
+plot.show(
+    draw,
+    alt="Five photographs and for each four maps in red and blue with the true outline: what stride 32, stride 16 and stride 8 add to the score of the animal over the background, and the sum.",
+    caption="What each stream says: red speaks for the animal, blue for the background, the black line is the true outline. "
+    f"Data: {data.provenance}.",
+    width=6.6,
+    height=6.0,
+)
+
+# %% [markdown]
+# This is what the paper means by *what and where*. Look for two things: which stream carries the decision between animal and background at the scale of the whole animal, and which one changes sign along the black line. A stream of stride 8 sees too little to name an animal; it can only correct what the coarse ones say.
+#
+# ## Play: where do strides differ?
+#
+# Choose a network and the width of a boundary band. In the middle, only the pixels of the band are judged: green where the guess is right, red where it is wrong. On the right, the mean IoU within the band over all validation photographs.
+#
+# Start with the narrowest band and go through the networks. Then widen the band, and watch the curves approach each other.
+
+
+# %%
+play, WIDTHS = int(good[2]), BANDS[1:]  # within 1 px most is void
+shown_networks = {
+    "32s": ("pretrained", 32),
+    "16s": ("pretrained", 16),
+    "8s": ("pretrained", 8),
+    "8s from nothing": ("from nothing", 8),
+}
+curves = {
+    name: [100 * histories[label][stride].last(f"band_{w}") for w in WIDTHS]
+    for name, (label, stride) in shown_networks.items()
+}
+bands = {w: boundary_band(masks[play : play + 1], w)[0] & (masks[play] != 255) for w in WIDTHS}
+faded = 0.6 + 0.4 * data.test.images[play].float().mean(0, keepdim=True).expand(3, -1, -1) / 255
+GREEN, RED = torch.tensor([0.0, 0.62, 0.45]), torch.tensor([0.84, 0.15, 0.10])
+
+
+def judged(name, width):
+    """The photograph in light grey; in the band, green where the guess is right and red where it is wrong, (H, W, 3)."""
+    right = guesses[shown_networks[name]][play] == masks[play]
+    colours = torch.where(right[..., None], GREEN, RED)
+    return torch.where(bands[width][..., None], colours, faded.permute(1, 2, 0)), right
+
+
+# %%
+def draw_band(fig, name, width):
+    left, middle, chart = fig.subplots(1, 3, width_ratios=(1, 1, 1.25))
+    left.imshow(data.test.images[play].permute(1, 2, 0))
+    guess = guesses[shown_networks[name]][play]
+    for label in guess.unique().tolist():
+        if label:
+            colour = plot.MASK_COLOURS[label]
+            left.contour(guess == label, levels=[0.5], colors=colour, linewidths=1.5)
+    left.set_title("its guess", fontsize=9, loc="center")
+    picture, right = judged(name, width)
+    middle.imshow(picture)
+    share = 100 * float(right[bands[width]].float().mean())
+    middle.set_title(f"{share:.0f} % right", fontsize=9, loc="center")
+    for other, curve in curves.items():
+        chosen = other == name
+        chart.plot(WIDTHS, curve, color="C0" if chosen else "#bbbbbb", linewidth=2 if chosen else 1, zorder=2 + chosen)  # fmt: skip
+    chart.plot(width, curves[name][WIDTHS.index(width)], "o", color="C1", zorder=5)
+    chart.set_xscale("log", base=2)
+    chart.set_xticks(WIDTHS, WIDTHS)
+    chart.set(xlabel="width of the band, px", ylim=(0, None))
+    chart.set_title("mean IoU in the band, %", fontsize=9)
+    for ax in (left, middle):
+        ax.set_axis_off()
+
+
+# %%
+Explorable(
+    draw_band,
+    (tuple(shown_networks)[:3], WIDTHS),
+    ("network", "width of the band"),
+    alt=lambda name, width: (
+        f"FCN-{name} on a photograph of a {names[true[play]]}: within {width} px of the true boundaries "
+        f"{100 * float(judged(name, width)[1][bands[width]].float().mean()):.0f} % of the pixels are right on it; "
+        f"over all validation photographs the mean IoU there is {curves[name][WIDTHS.index(width)]:.1f} %."
+    ),
+    caption="Left: the outline of the guess. Middle: the pixels of the band, green if right and red if wrong. Right: the mean IoU within the band on all validation photographs, the chosen network in blue.",
+    key="fcn-band",
+    size=(5.2, 1.8),
+)
+
+# %% [markdown]
+# Follow a curve to the left, towards the narrow bands, where the truth itself is a matter of a pixel. In the study every arm scores lower, the narrower the band. A photograph's own percentage in the middle can be high while the curve on the right is low, because the share of right pixels is ruled by the background, and mean IoU counts every class alike.
+#
+# ## When to use it today, and what came after
+#
+# The idea has won so completely that it has no name any more: every segmentation network is fully convolutional, or applies the same layers to all patches. As it stands, FCN-8s is a fine first baseline where a trained classifier is at hand: its head is three 1x1 convolutions.
+# Its weakness is what you saw: fine detail comes late and as a linear correction.
+#
+# - **U-Net** {cite}`ronneberger2015unet` (chapter 11) came half a year later. It concatenates features where FCN adds scores, at every stride down to 1, and convolves after each step up.
+# - **Dilation instead of strides.** DeepLab {cite}`chen2015deeplab` and Yu and Koltun {cite}`yu2016dilated` take the last strides out and spread the kernels, as `rarefied` does, and *train* that. torchvision's `fcn_resnet50` is of this kind.
+# - **Context.** DeepLab's later versions look at one map with several dilations side by side {cite}`chen2018deeplabv3plus`; the fourth, v3+, has a skip again.
+# - **Feature pyramids** {cite}`lin2017fpn` (chapter 13) use the same way up, with features instead of scores, for detection.
+# - **Mask R-CNN** {cite}`he2017maskrcnn` runs a small FCN in every detected box: which of two touching sheep a pixel belongs to is a question that a class per pixel can't answer.
+# - **Transformers** for segmentation {cite}`xie2021segformer` keep the shape: features of coarse and fine maps, brought to one size and scored.
+
+# %% [markdown]
+# ## Exercises
+#
+# **1. (quick)** A unit of pool5 of VGG-16 sees 212 pixels, and the stride there is 32. How many does a unit of conv6 see, whose kernel is 7x7? What did many people think who read that the fully connected layers become 1x1 convolutions?
+#
+# <details><summary>Answer</summary>
+#
+# 212 + 6 · 32 = 404. With a 1x1 kernel it would be 212, and the weights of fc6 would not fit: 7 · 7 · 512 numbers per output against 512.
+#
+# </details>
+#
+# **2. (quick)** Why 100 pixels of padding? Use `crop_offsets(stride, padding)` to find the smallest padding for which no offset is negative, for each of the three networks. Then say which network asks for most, and why.
+#
+# <details><summary>Answer</summary>
+#
+# 81 for 32s, 73 for 16s and 69 for 8s. A negative offset means that the enlarged scores begin inside the photograph. One more pixel of padding moves every grid outwards by one pixel, so the smallest padding is 100 less the offset:
+# 100 - 19, 100 - 27, 100 - 31. What differs is how far beyond the middle of the first unit the enlargements write: 31.5 pixels for 32s in one step, 24 + 15.5 for 16s, 24 + 12 + 7.5 for 8s. The shortest reach needs most padding. That is for photographs. A single pixel as input needs more: pool5 must have seven positions for the 7x7 kernel, and the smallest padding for that is 97. So 100 is a round number with hardly any room, if any size is to go in.
+#
+# </details>
+#
+# **3. (code)** Write `shift_and_stitch(layers, images, stride)`: run a dense network `stride` · `stride` times on photographs that begin `y` pixels further down and `x` further to the right, and interleave its answers so that answer $(i, j)$ belongs to the
+# window that begins at pixel $(i, j)$. It must give what `rarefied` gives. The photographs have a side for which every shift gives a map; cut all maps to the size of the smallest.
+
+
+# %%
+def check_stitch(shift_and_stitch):
+    train.set_seed(0)
+    layers = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3, stride=2), nn.ReLU(), nn.Conv2d(4, 2, 2)
+    ).double()  # fmt: skip
+    images = torch.randn(2, 3, 31, 31, dtype=torch.float64)
+    with torch.inference_mode():
+        found, expected = shift_and_stitch(layers, images, 4), rarefied(layers)(images)
+    side = min(found.shape[-1], expected.shape[-1])
+    assert found.shape[:2] == (2, 2), f"two images, two channels: not {tuple(found.shape)}."
+    assert side >= 16, f"16 answers in each direction are possible, not {side}."
+    found, expected = found[..., :side, :side], expected[..., :side, :side]
+    assert torch.allclose(found[..., ::4, ::4], expected[..., ::4, ::4]), (
+        "the pass without a shift gives every fourth answer, beginning at (0, 0)."
+    )
+    assert torch.allclose(found, expected), "check in which order rows and columns interleave."
+
+
+def shift_and_stitch(layers, images, stride):
+    raise NotImplementedError
+
+
+attempt(check_stitch, shift_and_stitch)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-cell", "nbval-check-output"]
+def stitch_solution(layers, images, stride):
+    maps = [[layers(images[..., y:, x:]) for x in range(stride)] for y in range(stride)]
+    side = min(part.shape[-1] for line in maps for part in line)
+    n, channels = maps[0][0].shape[:2]
+    stitched = torch.zeros(n, channels, stride * side, stride * side, dtype=images.dtype)
+    for y, line in enumerate(maps):
+        for x, part in enumerate(line):
+            stitched[..., y::stride, x::stride] = part[..., :side, :side]
+    return stitched
+
+
+verify(check_stitch, stitch_solution)
+
+# %% [markdown]
+# **4. (code)** The authors stopped at FCN-8s because the gain from pool3 was small already. Go on: write `FCN4s`, a `SmallFCN` with a fourth stream from C2 (32 channels, stride 4), with a `score2` that starts at zero. Before any training it must say exactly what the FCN-8s says that it is made from.
+
+
+# %%
+def check_four(FCN4s):
+    train.set_seed(0)
+    eight = SmallFCN(Backbone(), 8).eval()
+    for layer in (eight.score5, eight.score4, eight.score3):
+        nn.init.normal_(layer.weight)
+    four = transferred(eight, FCN4s(eight.backbone))
+    images = torch.randn(2, 3, 64, 96)
+    more = inspect.count_parameters(four) - inspect.count_parameters(eight)
+    assert more == 6 * 33, f"six scores from 32 channels are 198 parameters more, not {more}."
+    with torch.inference_mode():
+        assert torch.allclose(four(images), eight(images), atol=1e-4), (
+            "it must start as the FCN-8s."
+        )
+        nn.init.ones_(four.score2.weight)
+        added = four(images) - eight(images)
+        expected = upsample(four.backbone.features(images)[0].sum(1, keepdim=True), 4)
+    assert torch.allclose(added, expected.expand_as(added), atol=1e-3), (
+        "C2's scores are added at stride 4 and enlarged 4 times."
+    )
+
+
+class FCN4s(SmallFCN):
+    def __init__(self, backbone):
+        raise NotImplementedError
+
+
+attempt(check_four, FCN4s)
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-cell", "nbval-check-output"]
+class FourSolution(SmallFCN):
+    def __init__(self, backbone):
+        super().__init__(backbone, stride=8)
+        self.score2 = zero_scores(32, 6)
+
+    def forward(self, images):
+        c2, c3, c4, c5 = self.backbone.features(images)
+        scores = upsample(self.score5(c5), 2) + self.score4(c4)
+        scores = upsample(scores, 2) + self.score3(c3)
+        return upsample(upsample(scores, 2) + self.score2(c2), 4)
+
+
+verify(check_four, FourSolution)
+
+# %% [markdown]
+# **5. (open)** Does alignment matter? Replace `upsample` by `F.interpolate(scores, scale_factor=factor, mode="bilinear")`, which puts the first unit of stride 32 at pixel 15.5 instead of 0, and train both versions of FCN-8s with three seeds. The layers behind the last stride could learn to make up for the
+# shift. Do they, in a training this short? Compare the mean IoU in the narrow bands, too. Then train FCN4s of exercise 4. Is its gain as small as the authors expected of a finer stride?
+
+# %% [markdown]
+# ## Recap
+#
+# - A fully connected layer is a convolution with the kernel of its whole map: 7x7 for fc6, 1x1 for the two others. Nothing is learned anew, and any size of photograph goes in.
+# - Dense answers equal those of all windows, exactly where nothing is padded; and a step on a photograph is a step on all of its windows.
+# - Enlarging is a convolution backwards. With a bilinear kernel it is interpolation, except at the rim.
+# - Every unit sits at a pixel $a i + b$. The crops 5, 9, 19, 27 and 31 and the padding of 100 follow.
+# - Mean IoU rewards large regions. What a stride costs can be computed without any network, and what it costs lies at the boundaries.
+# - New scores start at zero, so a finer network starts as the coarser one.
+#
+# **Three questions.** Why does FCN-8s have fewer parameters than FCN-32s, with its learnable enlargements counted? A network reaches a pixel accuracy of 75 %: what do you ask next? Two networks have the same mean IoU, one of stride 32 and one of stride 8: how can that be, and where do you look?
+
+# %%
+reached = 100 * histories["pretrained"][8].last("mean_iou")
+headline(f"FCN-8s, mean IoU {reached:.1f} %", data.provenance)
+
+# %%
+print(f"This chapter's computations took {(time.perf_counter() - started) / 60:.1f} minutes.")

@@ -1,0 +1,469 @@
+"""Chapter 12: counts, grids and crops, deconvolution, dense and patch-wise answers, scores; then mutants."""
+
+import types
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchmetrics
+from torch import nn
+
+from helpers import inspect, metrics, train
+from helpers.backbone import Backbone
+from helpers.chapters import chapter
+from helpers.data import Dataset, Provenance, Split
+from helpers.parity import relative_difference
+
+FCN = chapter("12_fcn")
+CONFIG = FCN.CONFIGS["D"]
+THIN = [entry if entry == "M" else entry // 32 for entry in CONFIG]
+
+# parameters without and with the learnable enlargements
+COUNTS = {32: (134_346_581, 136_152_917), 16: (134_357_354, 134_815_994), 8: (134_362_751, 134_489_759)}
+# what the authors' released networks cut off
+CROPS = {32: {"pixels": 19}, 16: {"pool4": 5, "pixels": 27}, 8: {"pool4": 5, "pool3": 9, "pixels": 31}}
+
+
+def features(*shape, seed=1):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def random_masks(n=3, side=16, classes=6, seed=0, void=True):
+    masks = torch.randint(classes, (n, side, side), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
+    if void:
+        masks[:, :2] = 255
+    return masks
+
+
+def thin_vgg(code, hidden=16, classes=10):
+    torch.manual_seed(0)
+    return code.VGG(THIN, hidden=hidden, classes=classes)
+
+
+def awakened(model):
+    """Scores that start at zero get random weights, so that equalities mean something."""
+    for name, parameter in model.named_parameters():
+        if "score" in name:
+            nn.init.normal_(parameter)
+    return model.eval()
+
+
+# ------------------------------------------------------------------ checks of the code, each a function of a module
+
+
+def check_counts(code):
+    with torch.device("meta"):
+        for stride, (bare, whole) in COUNTS.items():
+            model = code.FCN(code.VGG(CONFIG), stride=stride)
+            enlarging = sum(inspect.count_parameters(m) for m in model.modules() if isinstance(m, nn.ConvTranspose2d))
+            assert inspect.count_parameters(model) == whole and whole - enlarging == bare
+
+
+def check_crops(code):
+    for stride, offsets in CROPS.items():
+        assert code.crop_offsets(stride) == offsets
+
+
+def check_grid(code):
+    """A unit of conv7 sees 404 pixels around the pixel that its grid says."""
+    model = code.FCN(thin_vgg(code), stride=32)
+    layers = [*model.to_pool3, *model.to_pool4, *model.to_conv7]
+    for i, layer in enumerate(layers):
+        if isinstance(layer, nn.MaxPool2d):
+            layers[i] = nn.AvgPool2d(2)  # so that every pixel that is seen has a gradient
+        elif isinstance(layer, nn.Conv2d):
+            nn.init.ones_(layer.weight.data)
+            nn.init.zeros_(layer.bias.data)
+            layer.weight.data /= layer.weight[0].numel()
+        elif isinstance(layer, nn.Dropout):
+            layers[i] = nn.Identity()
+    image = torch.ones(1, 3, 448, 448, dtype=torch.float64, requires_grad=True)
+    maps = nn.Sequential(*layers).double()(image)
+    (gradient,) = torch.autograd.grad(maps[0, 0, 7, 7], image)
+    rows = gradient[0, 0].abs().sum(1).nonzero().flatten()
+    grid = code.vgg_grids()["conv6"]
+    assert grid.step == 32 and (rows[0] + rows[-1]) / 2 == 7 * grid.step + grid.start
+    assert rows[-1] - rows[0] + 1 == 404
+
+
+def check_sizes(code):
+    """As many scores as pixels at any size, and for photographs with the smallest padding of exercise 2, too."""
+    large = ((224, 224), (375, 500))
+    every = ((1, 1), (97, 33), *large)
+    cases = [(stride, 100, every) for stride in (32, 16, 8)]
+    cases += [(32, 97, every), (32, 81, large), (16, 73, large), (8, 69, large)]
+    with torch.device("meta"):
+        for stride, padding, sizes in cases:
+            model = code.FCN(code.VGG(THIN, hidden=8), stride=stride, padding=padding)
+            for size in sizes:
+                assert model(torch.empty(1, 3, *size)).shape[2:] == size
+        with pytest.raises(RuntimeError):
+            code.FCN(code.VGG(THIN, hidden=8), stride=32, padding=96)(torch.empty(1, 3, 1, 1))
+
+
+def check_skips(code):
+    """The finer networks add the scores of pool4 and pool3 where they lie on top of each other."""
+    model = awakened(code.FCN(thin_vgg(code), classes=3, stride=8)).double()
+    image = features(1, 3, 64, 96).double()
+    with torch.inference_mode():
+        pool3 = model.to_pool3(image)
+        pool4 = model.to_pool4(pool3)
+        scores = F.conv_transpose2d(model.score(model.to_conv7(pool4)), model.up2.weight, stride=2)
+        h, w = scores.shape[2:]
+        scores = scores + model.score_pool4(pool4)[..., 5 : 5 + h, 5 : 5 + w]
+        scores = F.conv_transpose2d(scores, model.up4.weight, stride=2)
+        h, w = scores.shape[2:]
+        scores = scores + model.score_pool3(pool3)[..., 9 : 9 + h, 9 : 9 + w]
+        expected = F.conv_transpose2d(scores, model.up.weight, stride=8)[..., 31 : 31 + 64, 31 : 31 + 96]
+        assert torch.allclose(model(image), expected)
+        assert expected.std() > 1e-3
+
+
+def check_convolutions(code):
+    """conv6 and conv7 at their one position are the classifier's hidden layers."""
+    classifier = thin_vgg(code)
+    hidden = nn.Sequential(classifier.features, nn.Flatten(), *classifier.classifier[:-1])
+    model = code.FCN(classifier, stride=32, padding=1)
+    conv7 = nn.Sequential(model.to_pool3, model.to_pool4, model.to_conv7, nn.Flatten())
+    assert relative_difference(conv7, hidden, features(2, 3, 224, 224)) < 1e-12
+    kernels = [m.kernel_size[0] for m in model.to_conv7 if isinstance(m, nn.Conv2d)]
+    assert kernels == [3, 3, 3, 7, 1]
+    assert classifier.features[0].padding == (1, 1) and not classifier.features[4].ceil_mode  # its own layers stay
+
+
+def check_zero_start(code):
+    for model in (code.FCN(thin_vgg(code), stride=8), code.SmallFCN(Backbone(), 8)):
+        scores = [layer for name, layer in model.named_modules() if name.startswith("score")]
+        assert len(scores) == 3
+        assert all(not layer.weight.any() and not layer.bias.any() for layer in scores)
+
+
+def check_kernel(code):
+    """Interpolation inside, not at the rim; weights of 1 in all per output, and no class from another one."""
+    x = features(1, 3, 5, 6)
+    for factor in (2, 8, 16, 32):
+        kernel = code.bilinear_kernel(factor)
+        assert kernel.shape == (2 * factor, 2 * factor) and torch.allclose(kernel.sum(), torch.tensor(factor**2.0))
+        with torch.no_grad():
+            ours = code.Deconvolution(3, factor, padding=factor // 2)(x)
+        theirs = F.interpolate(x, scale_factor=factor, mode="bilinear")
+        off, rim = (ours - theirs).abs(), factor // 2
+        assert ours.shape == theirs.shape
+        assert off[..., rim:-rim, rim:-rim].max() < 1e-5 and off.max() > 0.1
+        assert code.Deconvolution(3, factor)(x).shape[2:] == (factor * 6, factor * 7)
+
+
+def check_upsample(code):
+    x = features(2, 3, 4, 5)
+    for factor in (2, 8, 32):
+        large = code.upsample(x, factor)
+        assert large.shape == (2, 3, 4 * factor, 5 * factor)
+        assert torch.allclose(large[..., ::factor, ::factor], x, atol=1e-6)
+        middle = large[..., factor // 2, ::factor]
+        assert torch.allclose(middle, (x[..., 0, :] + x[..., 1, :]) / 2, atol=1e-6)
+        assert torch.allclose(large[..., -1, 0], x[..., -1, 0], atol=1e-6)  # repeated beyond the last unit
+    assert torch.allclose(code.upsample(code.upsample(x, 2), 16), code.upsample(x, 32), atol=1e-5)
+
+
+def check_small(code):
+    """The sum of its streams; finer networks start as the coarser ones."""
+    torch.manual_seed(0)
+    eight = awakened(code.SmallFCN(Backbone(), 8))
+    images = features(2, 3, 64, 96)
+    with torch.inference_mode():
+        _, c3, c4, c5 = eight.backbone.features(images)
+        parts = (eight.score5(c5), 32), (eight.score4(c4), 16), (eight.score3(c3), 8)
+        expected = sum(code.upsample(part, factor) for part, factor in parts)
+        assert torch.allclose(eight(images), expected, atol=1e-4)
+    for coarse, fine in ((32, 16), (16, 8)):
+        first, second = awakened(code.SmallFCN(Backbone(), coarse)), code.SmallFCN(Backbone(), fine).eval()
+        second.load_state_dict(first.state_dict(), strict=False)
+        with torch.inference_mode():
+            assert torch.allclose(first(images), second(images), atol=1e-4)
+            assert first(images).std() > 1e-3
+    assert not code.SmallFCN(Backbone(), 16).score3 and not code.SmallFCN(Backbone(), 32).score4
+
+
+def check_dense(code):
+    """Dense answers are those of every window; rarefied, of the windows at every pixel, and so is shift-and-stitch."""
+    torch.manual_seed(0)
+    patchwise = code.patch_classifier().double()
+    dense = code.fully_convolutional(patchwise)
+    image = features(1, 3, 76, 84).double()
+    with torch.inference_mode():
+        coarse, fine = dense(image), code.rarefied(dense)(image)
+        assert coarse.shape == (1, 6, 4, 5) and fine.shape == (1, 6, 25, 33)
+        for i, j in ((0, 0), (3, 4), (2, 1)):
+            patch = image[..., 8 * i : 8 * i + 52, 8 * j : 8 * j + 52]
+            assert torch.allclose(coarse[..., i, j], patchwise(patch))
+        for y, x in ((0, 0), (3, 7), (24, 32)):
+            assert torch.allclose(fine[..., y, x], patchwise(image[..., y : y + 52, x : x + 52]))
+        for y, x in ((0, 0), (5, 3)):  # one shift of shift-and-stitch
+            shifted = dense(image[..., y:, x:])
+            h, w = shifted.shape[2:]
+            assert torch.allclose(shifted, fine[..., y::8, x::8][..., :h, :w])
+    assert coarse.std() > 1e-3
+    assert all(m.padding == (0, 0) and m.stride == (1, 1) for m in dense if isinstance(m, nn.Conv2d))
+
+
+def check_rarefied(code):
+    """Strided convolutions spread what comes after them, too; the network given stays as it is."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(2, 3, 3, stride=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 2, 2))
+    x = features(1, 2, 20, 20)
+    fine = code.rarefied(layers)(x)
+    assert torch.allclose(fine[..., ::4, ::4], layers(x)[..., : fine.shape[2], : fine.shape[3]], atol=1e-6)
+    assert layers[0].stride == (2, 2) and layers[3].dilation == (1, 1)
+
+
+def check_scores(code):
+    """The paper's four measures, pixel by pixel, and torchmetrics'."""
+    truth, guess = random_masks(seed=0), random_masks(seed=1, void=False)
+    n = [[0] * 6 for _ in range(6)]
+    for t, g in zip(truth.flatten().tolist(), guess.flatten().tolist(), strict=True):
+        if t != 255:
+            n[t][g] += 1
+    t = [sum(row) for row in n]
+    union = [t[i] + sum(row[i] for row in n) - n[i][i] for i in range(6)]
+    expected = {
+        "pixel_accuracy": sum(n[i][i] for i in range(6)) / sum(t),
+        "mean_accuracy": sum(n[i][i] / t[i] for i in range(6)) / 6,
+        "mean_iou": sum(n[i][i] / union[i] for i in range(6)) / 6,
+        "weighted_iou": sum(t[i] * n[i][i] / union[i] for i in range(6)) / sum(t),
+    }
+    found = code.segmentation_scores(metrics.pixel_confusion(guess, truth, 6))
+    assert found == pytest.approx(expected)
+    for average, name in (("macro", "mean_iou"), ("weighted", "weighted_iou")):
+        theirs = torchmetrics.JaccardIndex("multiclass", num_classes=6, ignore_index=255, average=average)
+        assert float(theirs(guess.long(), truth.long())) == pytest.approx(found[name], abs=1e-6)
+
+
+def check_absent(code):
+    """A class that neither is nor is said is left out; one that is only said counts as 0."""
+    truth, guess = random_masks(classes=3, seed=0), random_masks(classes=3, seed=1, void=False)
+    counts = metrics.pixel_confusion(guess, truth, 6)
+    three = code.segmentation_scores(counts[:3, :3])
+    assert code.segmentation_scores(counts) == pytest.approx(three)
+    theirs = torchmetrics.JaccardIndex("multiclass", num_classes=6, ignore_index=255)
+    assert float(theirs(guess.long(), truth.long())) == pytest.approx(three["mean_iou"], abs=1e-6)
+    each = torchmetrics.JaccardIndex("multiclass", num_classes=6, ignore_index=255, average=None)
+    assert float(each(guess.long(), truth.long()).mean()) == pytest.approx(three["mean_iou"] / 2, abs=1e-6)
+    guess[0, 5, 5] = 4
+    found = code.segmentation_scores(metrics.pixel_confusion(guess, truth, 6))
+    assert found["mean_iou"] < 0.8 * three["mean_iou"]
+    theirs = torchmetrics.JaccardIndex("multiclass", num_classes=6, ignore_index=255)
+    assert float(theirs(guess.long(), truth.long())) == pytest.approx(found["mean_iou"], abs=1e-6)
+
+
+def check_band(code):
+    """Against a loop: another class within the square of side 2 w + 1; void is no class."""
+    masks = torch.zeros(1, 12, 12, dtype=torch.uint8)
+    masks[0, 4:8, 3:6] = 2
+    masks[0, 6, 5] = 255
+    masks[0, 11, 11] = 255
+    for width in (1, 2, 4):
+        found = code.boundary_band(masks, width)
+        for y in range(12):
+            for x in range(12):
+                part = masks[0, max(0, y - width) : y + width + 1, max(0, x - width) : x + width + 1]
+                assert bool(found[0, y, x]) == (len(set(part.flatten().tolist()) - {255}) > 1)
+
+
+def check_band_scores(code):
+    truth = torch.zeros(2, 16, 16, dtype=torch.uint8)
+    truth[:, 4:12, 4:12] = 1
+    guess = truth.clone()
+    guess[:, 4:12, 4] = 0  # wrong within one pixel of the boundary only
+    scores = code.score_masks(guess, truth)
+    assert scores["outside_1"] == 1 and scores["band_1"] < scores["band_4"] < 1
+    band = code.boundary_band(truth, 1)
+    expected = metrics.iou(metrics.pixel_confusion(guess, truth.masked_fill(~band, 255), 6)).nanmean()
+    assert scores["band_1"] == pytest.approx(float(expected))
+
+
+def check_ceiling(code):
+    masks = torch.zeros(1, 32, 32, dtype=torch.uint8)
+    masks[0, 8:24, 8:24] = 3
+    masks[0, 0, 0] = 255
+    assert torch.equal(code.through_stride(masks, 8, smooth=False)[0, 1:], masks[0, 1:])
+    masks[0, 8, 8:24] = 0  # one row of 8 less
+    kept = code.through_stride(masks, 8, smooth=False)
+    assert (kept[0, 8, 8:24] == 3).all()
+    smooth = code.through_stride(masks, 8)
+    assert smooth.shape == masks.shape and smooth.dtype == torch.uint8 and smooth[0, 16, 16] == 3
+    assert not torch.equal(smooth, kept)
+
+
+def dataset(n=6, side=32):
+    images = torch.randint(256, (n, 3, side, side), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    masks = random_masks(n, side)
+    known = torch.arange(n) != 2
+    split = Split(images, {"masks": masks, "has_mask": known})
+    return Dataset(split, split, ("a",), Provenance("noise", False, "for tests"))
+
+
+def check_masks_only(code):
+    whole = dataset()
+    data = code.with_masks(whole)
+    assert len(data.train) == len(data.test) == 5
+    assert torch.equal(data.train.targets[2], whole.train.targets["masks"][3])
+
+
+def check_loss(code):
+    """The mean over pixels that are not void, and no gradient from void."""
+    scores = features(2, 6, 8, 8).requires_grad_()
+    masks = random_masks(2, 8)
+    loss = code.pixel_loss(lambda images: scores, None, masks)
+    logs = scores.log_softmax(1)
+    every = [-logs[i, int(masks[i, y, x]), y, x] for i in range(2) for y in range(2, 8) for x in range(8)]
+    assert float(loss) == pytest.approx(float(torch.stack(every).mean()), rel=1e-5)
+    (gradient,) = torch.autograd.grad(loss, scores)
+    assert not gradient[:, :, :2].any() and gradient[:, :, 2:].any()
+
+
+def check_prediction(code):
+    data = code.with_masks(dataset())
+    model = awakened(code.SmallFCN(Backbone(), 32))
+    with torch.inference_mode():
+        expected = model(data.normalize(data.test.images)).argmax(1)
+    found = code.predict_masks(model, data, data.test.images)
+    assert found.dtype == torch.uint8 and torch.equal(found.long(), expected)
+
+
+def check_arm(code):
+    """The arm that trains the scores alone leaves the backbone's weights; the others do not. Same seed, same result."""
+    data = code.with_masks(dataset(12))
+    given, kept = [], code.SmallFCN
+
+    class Spy(kept):
+        def __init__(self, backbone, stride):
+            given.append((backbone, {k: v.clone() for k, v in backbone.named_parameters()}))
+            super().__init__(backbone, stride)
+
+    code.SmallFCN = Spy
+    try:
+        for settings, moves in ({"scores_only": True, "pretrained": False}, False), ({"pretrained": False}, True):
+            results = [code.train_arm(data, seed=1, stride=32, epochs=1, **settings) for _ in range(2)]
+            backbone, before = given[-1]
+            same = all(
+                torch.equal(value, before[name]) for name, value in backbone.named_parameters() if "fc" not in name
+            )
+            assert same != moves
+            assert results[0]["mean_iou"] == results[1]["mean_iou"] and "epoch" not in results[0]
+    finally:
+        code.SmallFCN = kept
+
+
+CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_chapter(name):
+    CHECKS[name](FCN)
+
+
+# ------------------------------------------------------------------------------------------------------ mutants
+
+MUTANTS = {
+    "a kernel that is too narrow": ("position.abs() / factor", "position.abs() / (factor - 0.5)", "kernel"),
+    "every class from every other": ("self.weight[range(classes), range(classes)] =", "self.weight[:] =", "kernel"),
+    "a bias in the enlargement": ("padding, bias=False)", "padding)", "counts"),
+    "the grid forgets the padding": ("((kernel - 1) / 2 - padding)", "(kernel - 1) / 2", "crops"),
+    "the grid moves by its new step": ("self.start + self.step *", "self.start + self.step * stride *", "crops"),
+    "an enlargement by half a pixel less": (
+        "(factor - 0.5))\n\n\ndef vgg_grids",
+        "factor)\n\n\ndef vgg_grids",
+        "crops",
+    ),
+    "pools round down": ("ceil_mode = True", "ceil_mode = False", "sizes"),
+    "the vgg itself is changed": (
+        "fully_convolutional(copy.deepcopy(vgg16))",
+        "fully_convolutional(vgg16)",
+        "convolutions",
+    ),
+    "the 1000 names stay": ("(copy.deepcopy(vgg16)))[:-1]", "(copy.deepcopy(vgg16)))", "counts"),
+    "pool4 is cropped as pool3": ('self.offsets["pool4"]', 'self.offsets.get("pool3", 5)', "skips"),
+    "random new scores": ("    nn.init.zeros_(layer.weight)\n", "", "zero_start"),
+    "half-pixel enlargement": (
+        'mode="bilinear", align_corners=True',
+        'mode="bilinear", align_corners=False',
+        "upsample",
+    ),
+    "zeros beyond the last unit": ('(0, 1, 0, 1), mode="replicate"', "(0, 1, 0, 1)", "upsample"),
+    "the streams are averaged": (
+        "scores = upsample(scores, 2) + self.score3(c3)",
+        "scores = (upsample(scores, 2) + self.score3(c3)) / 2",
+        "small",
+    ),
+    "16s scores C3, too": ("if stride == 8 else None", "if stride <= 16 else None", "small"),
+    "patches are padded": ("layer.padding = (0, 0)", "layer.padding = (1, 1)", "dense"),
+    "holes only after poolings": (
+        "layer.stride[0], (1, 1), (spread, spread)\n            spread *= stride",
+        "layer.stride[0], (1, 1), (spread, spread)",
+        "rarefied",
+    ),
+    "poolings without holes": ("layer.stride, 1, spread", "layer.stride, 1, 1", "dense"),
+    "an absent class counts as 0": ("float(union.nanmean())", "float(union.nan_to_num().mean())", "absent"),
+    "accuracy of all classes alike": ("hits.sum() / known.sum()", "(hits / known).mean()", "scores"),
+    "weights from the guesses": ("known / known.sum() * union", "counts.sum(0) / known.sum() * union", "scores"),
+    "a band to one side only": (
+        "larger.narrow(axis, 0, others).logical_or_(regions.narrow(axis, 1, others))",
+        "pass",
+        "band",
+    ),
+    "void is a class": (
+        "for label in range(classes)], 1)\n        bands",
+        "for label in (*range(classes), 255)], 1)\n        bands",
+        "band",
+    ),
+    "band and outside swapped": (
+        '(("band", band), ("outside", ~band))',
+        '(("band", ~band), ("outside", band))',
+        "band_scores",
+    ),
+    "always bilinear": ('"bilinear" if smooth else "nearest"', '"bilinear"', "ceiling"),
+    "images without masks stay": ("split.images[known]", "split.images", "masks_only"),
+    "void is background": ("masks.long(), ignore_index=255", "masks.long() % 255", "loss"),
+    "the lowest score wins": (
+        "train.predict(model, data, some).argmax(1)",
+        "train.predict(model, data, some).argmin(1)",
+        "prediction",
+    ),
+    "the backbone trains in every arm": ("backbone.requires_grad_(not scores_only)", "pass", "arm"),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_is_noticed(name):
+    old, new, check = MUTANTS[name]
+    source = FCN.__source__
+    assert source.count(old) == 1, f"the chapter has {old!r} {source.count(old)} times; mend this mutant."
+    mutant = types.ModuleType("mutant")
+    exec(compile(source.replace(old, new), "mutant", "exec"), mutant.__dict__)
+    with pytest.raises((AssertionError, RuntimeError)):
+        CHECKS[check](mutant)
+
+
+# ------------------------------------------------------------------------------------------------------ errors
+
+
+def test_unknown_strides_are_refused():
+    with pytest.raises(ValueError, match="none of 32, 16, 8"):
+        FCN.SmallFCN(Backbone(), 4)
+
+
+def test_arms_of_the_study_cost_nearly_the_same():
+    models = [FCN.SmallFCN(Backbone(), FCN.ARMS[arm]["stride"]) for arm in ("32s", "16s", "8s")]
+    for count in (inspect.count_parameters, lambda model: inspect.count_macs(model, (3, 96, 96))):
+        assert 1 < count(models[2]) / count(models[0]) < 1.005
+    assert [inspect.count_parameters(model) for model in models] == [1_231_026, 1_231_800, 1_232_190]
+
+
+def test_one_batch_is_learned():
+    torch.manual_seed(0)
+    data = FCN.with_masks(dataset(4))
+    squares = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    squares[:, :16] = torch.tensor([1, 2, 3], dtype=torch.uint8)[:, None, None]
+    data.train.targets[:] = squares
+    loss = train.overfit(FCN.SmallFCN(Backbone(), 8), data, images=3, steps=25, loss=FCN.pixel_loss)
+    assert loss < 0.3
