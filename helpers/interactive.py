@@ -172,7 +172,7 @@ def _render(draw, values, size):
         canvas.draw()  # not savefig: a tight box would give each frame another size, and the page would jump
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     # drawings are smaller without loss, photographs with it
-    return min((_webp(image, lossless=True), _webp(image, quality=85)), key=len)
+    return min((_webp(image, lossless=True), _webp(image, quality=75)), key=len)
 
 
 def _webp(image, **options):

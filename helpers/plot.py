@@ -30,7 +30,7 @@ def figure(width=7.0, height=3.0):
 
 
 def webp(fig):
-    """The figure as WebP bytes at twice the screen's resolution; lossless unless that is large."""
+    """The figure as WebP bytes at twice the screen's resolution; lossless for drawings, which that makes small."""
     png = io.BytesIO()
     fig.savefig(png, format="png", dpi=2 * SCREEN_DPI)
     from PIL import Image
@@ -38,9 +38,9 @@ def webp(fig):
     picture = Image.open(png).convert("RGB")
     small = io.BytesIO()
     picture.save(small, "webp", lossless=True, method=4)
-    if small.tell() > 120_000:  # photographs
+    if small.tell() > 40_000:  # photographs
         small = io.BytesIO()
-        picture.save(small, "webp", quality=85, method=4)
+        picture.save(small, "webp", quality=75, method=4)
     return small.getvalue()
 
 
