@@ -1064,8 +1064,8 @@ plot.show(
 )
 
 # %% [markdown]
-# Per second, the EfficientNets get through half as many multiply-adds as the ResNets, or fewer, and VGG-16 through the most of all. So
-# EfficientNet-B3 has less than half the multiply-adds of ResNet-50 and takes about as long. Against ResNet-152, B1 is still several times as
+# Per second, the EfficientNets get through about half as many multiply-adds as the ResNets, or fewer, and VGG-16 through the most of all. So
+# EfficientNet-B3 has less than half the multiply-adds of ResNet-50 and takes most of its time. Against ResNet-152, B1 is still several times as
 # fast, but by far not as many times as the count promises.
 #
 # The paper's own measurement says the same, if one reads it twice. On one core of a Xeon E5-2690, EfficientNet-B1 takes
@@ -1701,7 +1701,7 @@ plot.show(
 # %% [markdown]
 # This is what the paper's intuition is about, and here it shows. A unit of the network scaled by resolution uses about half the share
 # of its image that the base network's units use: the window stayed, the image grew. Depth widens the share a little, width leaves it as
-# it was, and compound scaling brings it almost exactly back to that of the base. In accuracy the network with the small window
+# it was, and compound scaling brings it nearly back to that of the base. In accuracy the network with the small window
 # pays no price yet. In images this small, with one object each, a window on the middle seems to be enough.
 
 # %% [markdown]

@@ -906,9 +906,9 @@ Table(
 )
 
 # %% [markdown]
-# That is the second answer, and it depends. In the large network the convolutions take so long that the units hardly
-# matter; the difference may drown in what else the machine does. In the small network, where a layer takes little time,
-# it grows by far more than the multiply-adds do: there, starting a handful of small operations in every block is what costs.
+# That is the second answer, and it depends. In the large network the extra time varies with the machine and with what else it does:
+# in two runs of this page we have seen nothing and a good quarter, for less than a tenth of a percent more multiply-adds. In the small
+# network, where a layer takes little time, it is always there: what costs is starting a handful of small operations in every block.
 # The paper measured 209 ms instead of 190 for a training step on 8 GPUs, 10 % more, and 167 ms instead of 164 for an
 # image on a CPU (section 4).
 #
@@ -1324,7 +1324,7 @@ plot.show(
 
 # %% [markdown]
 # The gates stay around one half; hardly any is near 0 or 1. But they vary from image to image, and the more, the deeper:
-# the spread over images in the last block is about twice that in the first. And the share of the variance that goes with
+# the spread over images in the last block is more than twice that in the first. And the share of the variance that goes with
 # the class rises from about a tenth at the start to about two fifths in the last stage. So early gates react to
 # something that the classes share, late gates to what is in the image. Even there, the larger part of the variance is
 # within the classes.
@@ -1450,7 +1450,7 @@ Table(
 )
 
 # %% [markdown]
-# - **Average.** Without any reaction to the image, the network loses a few points, and nothing in stage 1. So most of what
+# - **Average.** Without any reaction to the image, the network loses a few points, and next to nothing in stage 1. So most of what
 #   it does with its gates is a fixed scale for each channel, which the layer before could have had without a unit.
 # - **Any image.** The gates of a stranger are worse than the average: a wrong reaction is worse than none.
 # - **Same class.** In stage 3 the accuracy is *higher* than with its own gates. Do not rejoice: we chose the other image
