@@ -15,6 +15,7 @@
 # | Claim | Keep everything else fixed and use 3x3 filters only: the deeper network recognises images better. |
 # | You need | Convolution, ReLU, cross-entropy and backpropagation. No earlier chapter. |
 # | Time | About an hour to read. The last cell prints how long the computations took. |
+# | Words, letters | [Glossary](../pages/glossary.md), [notation](../pages/notation.md) |
 #
 # **You will be able to**
 #

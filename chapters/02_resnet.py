@@ -15,6 +15,7 @@
 # | Claim | Let layers learn what to add to their input instead of what to replace it with: then networks of a hundred layers train, and the deeper one is the better one. |
 # | You need | [Chapter 1](01_vgg): stacks of 3x3 convolutions, He's initialisation, the training loop. |
 # | Time | About an hour to read. The last cell prints how long the computations took. |
+# | Words, letters | [Glossary](../pages/glossary.md), [notation](../pages/notation.md) |
 #
 # **You will be able to**
 #

@@ -15,6 +15,7 @@
 # | Claim | Let every layer read the maps of all layers before it, side by side and not summed: then each layer can be very narrow, and a network of few parameters is as accurate as a large one. |
 # | You need | [Chapter 2](02_resnet): residual blocks, the CIFAR ResNets, gradients in deep networks. |
 # | Time | About an hour to read. The last cell prints how long the computations took. |
+# | Words, letters | [Glossary](../pages/glossary.md), [notation](../pages/notation.md) |
 #
 # **You will be able to**
 #

@@ -15,6 +15,7 @@
 # | Claim | Whoever can afford a larger network should make it deeper and wider and feed it larger images, all three in fixed proportions. Growing one of them alone soon stops paying. |
 # | You need | [Chapter 1](01_vgg): receptive field, multiply-adds. [Chapter 2](02_resnet): residual blocks and the bottleneck. |
 # | Time | About an hour to read. The last cell prints how long the computations took. |
+# | Words, letters | [Glossary](../pages/glossary.md), [notation](../pages/notation.md) |
 #
 # **You will be able to**
 #

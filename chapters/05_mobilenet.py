@@ -15,6 +15,7 @@
 # | Claim | Split each 3x3 convolution into one that filters every channel by itself and one that combines channels. It costs a ninth to an eighth, and accuracy hardly suffers. Two numbers, for width and for resolution, then fit the network to any budget. |
 # | You need | [Chapter 1](01_vgg): convolution, multiply-adds, the training loop. [Chapter 2](02_resnet): batch normalisation in a block. |
 # | Time | About an hour to read. The last cell prints how long the computations took. |
+# | Words, letters | [Glossary](../pages/glossary.md), [notation](../pages/notation.md) |
 #
 # **You will be able to**
 #

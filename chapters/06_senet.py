@@ -15,6 +15,7 @@
 # | Claim | Let every block look at the whole image for a moment, and turn its channels up or down: then a network is more accurate for almost no multiply-adds. |
 # | You need | [Chapter 2](02_resnet): residual blocks, and the ResNets that get the gates here. |
 # | Time | About an hour to read. The last cell prints how long the computations took. |
+# | Words, letters | [Glossary](../pages/glossary.md), [notation](../pages/notation.md) |
 #
 # Tables, figures and sections of the paper are numbered as in its longer version on arXiv, which has two more
 # authors, S. Albanie and E. Wu.

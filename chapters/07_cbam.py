@@ -15,6 +15,7 @@
 # | Claim | Multiply a feature map first by a weight for every channel, then by a weight for every position: for almost no parameters, networks of all kinds become more accurate. |
 # | You need | [Chapter 2](02_resnet): residual blocks. [Chapter 6](06_senet): squeeze-and-excitation, which is half of this chapter's module. |
 # | Time | About an hour to read. The last cell prints how long the computations took. |
+# | Words, letters | [Glossary](../pages/glossary.md), [notation](../pages/notation.md) |
 #
 # **You will be able to**
 #

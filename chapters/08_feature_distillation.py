@@ -15,6 +15,7 @@
 # | Claim | A small network learns better when it also imitates the maps of a large one, taken before the ReLU, with the useless part of what is negative cut away. |
 # | You need | [Chapter 2](02_resnet): residual blocks and batch normalisation. |
 # | Time | About an hour to read. The last cell prints how long the computations took. |
+# | Words, letters | [Glossary](../pages/glossary.md), [notation](../pages/notation.md) |
 #
 # **You will be able to**
 #

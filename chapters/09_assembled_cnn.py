@@ -15,6 +15,7 @@
 # | Claim | Techniques that each help a little still help when they are put together: ResNet-50 gains about six points of accuracy, its error on corrupted images falls by a third, and it keeps more than half of its speed. |
 # | You need | [Chapter 2](02_resnet): residual blocks and where their stride is. [Chapter 6](06_senet): gates on channels. From [chapter 8](08_feature_distillation) only soft targets. |
 # | Time | About an hour and a half to read. The last cell prints how long the computations took. |
+# | Words, letters | [Glossary](../pages/glossary.md), [notation](../pages/notation.md) |
 #
 # **You will be able to**
 #

@@ -15,6 +15,7 @@
 # | Claim | Do not shrink a photograph for a network. Cut it into 8x8 blocks, turn each into 64 frequencies per colour, and keep the few that matter: at the same number of input values, or half of it, the network is more accurate. |
 # | You need | [Chapter 2](02_resnet): ResNet-50 and its blocks. [Chapter 6](06_senet) has a gate per channel, but you can read this chapter without it. |
 # | Time | About an hour to read. The last cell prints how long the computations took. |
+# | Words, letters | [Glossary](../pages/glossary.md), [notation](../pages/notation.md) |
 #
 # **You will be able to**
 #
