@@ -53,8 +53,8 @@ class Backbone(nn.Module):
         return self.fc(self.features(images)[-1].mean((2, 3)))
 
 
-def _cut_out(split, view):
-    """The animals of a VOC split as images uint8 (animals, 3, SIDE, SIDE), and their classes in CLASSES."""
+def _cut_out(split, view, side=SIDE):
+    """The animals of a VOC split as images uint8 (animals, 3, side, side), and their classes in CLASSES."""
     boxes, labels = split.targets["boxes"], split.targets["labels"]
     image, place = (labels >= 0).nonzero(as_tuple=True)
     boxes = boxes[image, place]
@@ -65,36 +65,38 @@ def _cut_out(split, view):
         here = (image >= start) & (image < start + 200)
         regions = torch.cat([image[here, None] - start, boxes[here]], 1)
         photographs = split.images[start : start + 200].float()
-        pictures.append(roi_align(photographs, regions, SIDE, aligned=True).round().to(torch.uint8))
+        pictures.append(roi_align(photographs, regions, side, aligned=True).round().to(torch.uint8))
     to_ours = torch.tensor([CLASSES.index(name) for name in VOC_ANIMALS])
     return torch.cat(pictures), to_ours[labels[image, place]]
 
 
-def named_pictures():
-    """CIFAR-10, enlarged to 64 px, and the animals of VOC, cut out in four sizes; the test split in one. A Dataset."""
+def named_pictures(side=SIDE):
+    """CIFAR-10 at `side` px, and the animals of VOC, cut out in four sizes; the test split in one. A Dataset."""
     cifar, voc = cifar10(), voc_animals(size=224)
 
-    def enlarged(images):
+    def resized(images):
+        if images.shape[-1] == side:
+            return images
         parts = [
-            F.interpolate(part.float(), SIDE, mode="bicubic", antialias=True).clamp(0, 255).round().to(torch.uint8)
+            F.interpolate(part.float(), side, mode="bicubic", antialias=True).clamp(0, 255).round().to(torch.uint8)
             for part in images.split(5_000)
         ]
         return torch.cat(parts)
 
-    cuts = [_cut_out(voc.train, view) for view in VIEWS]
+    cuts = [_cut_out(voc.train, view, side) for view in VIEWS]
     training = Split(
-        torch.cat([enlarged(cifar.train.images), *(images for images, _ in cuts)]),
+        torch.cat([resized(cifar.train.images), *(images for images, _ in cuts)]),
         torch.cat([cifar.train.targets, *(labels for _, labels in cuts)]),
     )
-    images, labels = _cut_out(voc.test, 1.3)
+    images, labels = _cut_out(voc.test, 1.3, side)
     test = Split(
-        torch.cat([enlarged(cifar.test.images), images]),
+        torch.cat([resized(cifar.test.images), images]),
         torch.cat([cifar.test.targets, labels]),
     )
     provenance = Provenance(
         f"{cifar.provenance.name} and {voc.provenance.name}",
         cifar.provenance.real and voc.provenance.real,
-        f"{len(training):,} + {len(test):,} pictures at {SIDE} px",
+        f"{len(training):,} + {len(test):,} pictures at {side} px",
     )
     return Dataset(training, test, CLASSES, provenance)
 

@@ -446,7 +446,7 @@ def main(argv=None):
             name = script.stem
             messages += [f"{name}: {message}" for message in study.stale(name) + weights.stale(name)]
         if not arguments.names:
-            messages += weights.stale(weights.SHARED)
+            messages += [message for name in weights.SHARED for message in weights.stale(name)]
         print("\n".join(messages) or f"{len(scripts)} chapter(s): script and notebook agree, outputs are fresh.")
         return bool(messages)
     except (Trouble, ValueError) as trouble:

@@ -194,6 +194,16 @@ def voc_animals(size=128, train=None, test=None):
     return Dataset(*splits, VOC_ANIMALS, Provenance(TITLES["voc2012"], True, detail))
 
 
+def with_masks(data):
+    """The images of `voc_animals` that have a mask; targets are the masks alone, uint8 (N, H, W), 255 is void."""
+
+    def keep(split):
+        known = split.targets["has_mask"]
+        return Split(split.images[known], split.targets["masks"][known])
+
+    return replace(data, train=keep(data.train), test=keep(data.test))
+
+
 def largest_animal(data):
     """The images of `voc_animals` with one label each, int64 (N,): the class of the animal with the largest box."""
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 
 def accuracy(logits, labels):
@@ -38,6 +39,21 @@ def iou(counts):
     counts = counts.double()
     hits = counts.diagonal()
     return hits / (counts.sum(0) + counts.sum(1) - hits)
+
+
+def through_stride(masks, factor, classes, smooth=True):
+    """What is left of true masks uint8 (N, H, W) if there is one decision for factor x factor pixels; void is no class.
+
+    The share of each class in a cell is enlarged again, bilinearly or as blocks if not `smooth`, and the largest wins.
+    A segmentation of that stride cannot do much better than this.
+    """
+    kept = []
+    for part in masks.split(100):
+        share = torch.stack([part == label for label in range(classes)], 1).float()
+        share = F.avg_pool2d(share, factor)
+        mode = "bilinear" if smooth else "nearest"
+        kept.append(F.interpolate(share, scale_factor=factor, mode=mode).argmax(1))
+    return torch.cat(kept).to(torch.uint8)
 
 
 # The 97.5 % point of Student's t for 1, 2, … degrees of freedom, from the standard table.

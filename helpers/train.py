@@ -181,6 +181,14 @@ class CrossEntropy:
         return F.cross_entropy(model(images).float(), targets, label_smoothing=self.label_smoothing)
 
 
+def pixel_cross_entropy(model, images, masks):
+    """Cross-entropy of logits (N, classes, H, W) over the pixels of masks uint8 (N, H, W) that are not void (255).
+
+    A loss for `fit`.
+    """
+    return F.cross_entropy(model(images).float(), masks.long(), ignore_index=255)
+
+
 def _take(targets, index):
     """Rows `index` of a tensor, or of each tensor in a dict."""
     if isinstance(targets, dict):
@@ -508,6 +516,12 @@ def predict(model, data, images, batch_size=500):
         outputs.append(model(batch).float().cpu())
     model.train(was_training)
     return torch.cat(outputs)
+
+
+def predict_masks(model, data, images):
+    """The class with the highest logit at every pixel, uint8 (N, H, W), for uint8 images (N, C, H, W)."""
+    parts = [predict(model, data, part).argmax(1).to(torch.uint8) for part in images.split(100)]
+    return torch.cat(parts)
 
 
 def evaluate(model, data):

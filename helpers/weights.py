@@ -1,11 +1,12 @@
 """Trained weights that chapters start from, kept in `weights/` with how they were made.
 
 A chapter defines `TEACHER = Weights(...)` in a cell tagged `model`. `./course weights NAME` trains it on the real data;
-the chapter, and later ones, only load it. The network that several chapters share is defined in `helpers.backbone`, and
-its NAME is "backbone". The files are safetensors: they hold numbers, no code.
+the chapter, and later ones, only load it. What several chapters share is defined in `helpers.backbone` and
+`helpers.zoo`; there NAME is "backbone" or "zoo". The files are safetensors: they hold numbers, no code.
 """
 
 import argparse
+import importlib
 import inspect
 import json
 import os
@@ -20,16 +21,16 @@ from safetensors.torch import load_file, save_file
 
 from helpers import chapters, settings, study, train
 
-SHARED = "backbone"  # the one that belongs to no chapter
+SHARED = ("backbone", "zoo")  # modules of helpers whose weights belong to no single chapter
 FOLDER = settings.ROOT / "weights"
-MAX_BYTES = 3_000_000
+MAX_BYTES = 3_200_000
 
 
 @dataclass(frozen=True)
 class Weights:
     """A network that was trained once.
 
-    chapter: the chapter that defines it, such as "08_feature_distillation", or "backbone". name: what it is, such as
+    chapter: the chapter that defines it, such as "08_feature_distillation", or one of SHARED. name: what it is, such as
         "teacher".
     build: a function without arguments that gives the untrained network.
     train: a function of (model, data) that trains it in place and returns a dict of numbers, such as its accuracy.
@@ -57,7 +58,7 @@ class Weights:
     def make(self):
         """Train it and write the file, whole or not at all. Floats are stored with 16 bits.
 
-        Raises ValueError on the stand-in, whose weights nobody wants, and when the file would exceed 3 MB.
+        Raises ValueError on the stand-in, whose weights nobody wants, and when the file would exceed MAX_BYTES.
         """
         data = self.data()
         if not data.provenance.real:
@@ -111,15 +112,13 @@ class Weights:
 
 
 def _module(name):
-    if name == SHARED:
-        from helpers import backbone
-
-        return backbone
+    if name in SHARED:
+        return importlib.import_module(f"helpers.{name}")
     return chapters.chapter(name)
 
 
 def weights(name):
-    """The weights that a chapter, or "backbone", defines, as a list."""
+    """The weights that a chapter, or one of SHARED, defines, as a list."""
     found = vars(_module(name)).values()
     return [value for value in found if isinstance(value, Weights) and value.chapter == name]
 
@@ -139,7 +138,9 @@ def stale(chapter_name):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="course weights", description="Train the weights that a chapter starts from.")
-    parser.add_argument("chapter", help=f'a chapter\'s name, or "{SHARED}" for the network that several chapters share')
+    parser.add_argument(
+        "chapter", help=f"a chapter's name, or one of {', '.join(SHARED)} for what several chapters share"
+    )
     parser.add_argument("--restart", action="store_true", help="train again what is there already")
     options = parser.parse_args(arguments)
     try:

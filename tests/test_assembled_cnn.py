@@ -1,7 +1,6 @@
 """Chapter 9: counts, timm's and torchvision's answers, what each technique does; then mutants of the chapter's code."""
 
 import math
-import types
 
 import numpy as np
 import pytest
@@ -12,10 +11,10 @@ import torchvision
 from timm.layers import BlurPool2d
 from torch import nn
 from torchvision.transforms import functional
+from toys import chapter_tests, dataset_of, generator, noise, on_meta, random_images
 
 from helpers import inspect
 from helpers.chapters import chapter
-from helpers.data import Dataset, Provenance, Split
 from helpers.parity import copy_in_order, relative_difference
 
 CNN = chapter("09_assembled_cnn")
@@ -23,28 +22,15 @@ RESNET = chapter("02_resnet")
 ALL = {"d": True, "attention": "SK", "blur": True}
 
 
-def on_meta(build, *arguments, **settings):
-    with torch.device("meta"):
-        return build(*arguments, **settings)
-
-
-def features(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 def pictures(n=6, side=16, seed=2):
     """Random images of 256 grey levels in [0, 1], smooth enough to have structure."""
-    rough = torch.rand(n, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+    rough = torch.rand(n, 3, 6, 6, generator=generator(seed))
     smooth = F.interpolate(rough, size=(side, side), mode="bilinear")
     return (255 * smooth).round() / 255
 
 
 def small_data(n=256):
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (n, 3, 16, 16), generator=generator).to(torch.uint8)
-    labels = torch.randint(10, (n,), generator=generator)
-    split = Split(images, labels)
-    return Dataset(split, split, tuple("abcdefghij"), Provenance("noise", False, "of a test"))
+    return dataset_of(random_images(n, 16), torch.randint(10, (n,), generator=generator(1)))
 
 
 # ------------------------------------------------------------------ checks of the code, each a function of a module
@@ -65,7 +51,7 @@ def check_resnet_d(code):
     torch.manual_seed(0)
     ours = RESNET.shake_batch_norms(code.AssembledResNet(50, 10, d=True))
     theirs = on_meta(timm.create_model, "resnet50d", num_classes=10)
-    assert relative_difference(ours, copy_in_order(ours, theirs), features(2, 3, 64, 64)) < 1e-12
+    assert relative_difference(ours, copy_in_order(ours, theirs), noise(2, 3, 64, 64)) < 1e-12
     # 112 and 56 pixels divide evenly, 4-pixel maps of 64x64 images too; timm rounds odd sizes up
 
 
@@ -75,11 +61,11 @@ def check_plain_equals_chapter_2(code):
     ours = RESNET.shake_batch_norms(code.AssembledCifarResNet(8, 4))
     theirs = RESNET.CifarResNet(8, 4, option="B")
     theirs.load_state_dict(ours.state_dict())
-    assert relative_difference(ours, theirs, features(2, 3, 16, 16)) == 0
+    assert relative_difference(ours, theirs, noise(2, 3, 16, 16)) == 0
     deep = RESNET.shake_batch_norms(code.AssembledBottleneck(8, 4, 2))
     other = RESNET.Bottleneck(8, 4, 2, placement="v1.5")
     other.load_state_dict(deep.state_dict())
-    assert relative_difference(deep, other, features(2, 8, 8, 8)) == 0
+    assert relative_difference(deep, other, noise(2, 8, 8, 8)) == 0
 
 
 def check_same_start(code):
@@ -95,7 +81,7 @@ def check_same_start(code):
 def check_averaged_shortcut(code):
     torch.manual_seed(0)
     path = code.averaged_shortcut(4, 6, 2)
-    x = features(2, 4, 8, 8)
+    x = noise(2, 4, 8, 8)
     expected = path[2](F.conv2d(F.avg_pool2d(x, 2), path[1].weight))
     assert torch.allclose(path(x), expected, atol=1e-6)
     block = code.AssembledBottleneck(8, 2, d=True)
@@ -103,7 +89,7 @@ def check_averaged_shortcut(code):
 
 
 def check_blur_pool(code):
-    x = features(2, 5, 12, 16)
+    x = noise(2, 5, 12, 16)
     for size in (3, 5):
         for stride in (1, 2):
             ours, theirs = code.BlurPool(5, stride, size), BlurPool2d(5, size, stride)
@@ -116,7 +102,7 @@ def check_blur_pool(code):
 def check_blurred_block(code):
     """Stride-1 convolution, BN, ReLU, then the blur with the stride."""
     torch.manual_seed(0)
-    block, x = code.AssembledBasicBlock(4, 6, 2, blur=True).eval(), features(2, 4, 8, 8)
+    block, x = code.AssembledBasicBlock(4, 6, 2, blur=True).eval(), noise(2, 4, 8, 8)
     RESNET.shake_batch_norms(block)
     inner = F.relu(block.bn1(F.conv2d(x, block.conv1.weight, padding=1)))
     inner = BlurPool2d(6, 3, 2)(inner)
@@ -128,7 +114,7 @@ def check_selective_kernel(code):
     torch.manual_seed(0)
     unit = code.SelectiveKernel(4, 6, 2).eval()
     RESNET.shake_batch_norms(unit)
-    x = features(2, 4, 8, 8)
+    x = noise(2, 4, 8, 8)
     branches = F.relu(unit.bn(F.conv2d(x, unit.conv.weight, stride=2, padding=1)))
     first, second = branches[:, :6], branches[:, 6:]
     z = F.relu(unit.bn1(unit.fc1((first + second).mean((2, 3), keepdim=True))))
@@ -140,7 +126,7 @@ def check_selective_kernel(code):
 
 
 def check_big_little(code):
-    x = features(2, 8, 16, 16)
+    x = noise(2, 8, 16, 16)
     for stride in (1, 2):
         stage = code.BigLittle(8, 4, 4, stride, **ALL).eval()
         assert stage(x).shape == (2, 16, 16 // stride, 16 // stride)
@@ -164,7 +150,7 @@ def check_big_little_shapes(code):
 
 def check_dropblock(code):
     """Torchvision's, number for number, after the same seed."""
-    x = features(4, 5, 14, 14)
+    x = noise(4, 5, 14, 14)
     layer = code.DropBlock(0.8, 5)
     torch.manual_seed(3)
     ours = layer(x)
@@ -196,14 +182,14 @@ def check_dropblock_places(code):
     assert isinstance(model.layer1[0].drop, nn.Identity)
     calls = []
     model.layer3[0].drop.register_forward_hook(lambda *_: calls.append(1))
-    model(features(2, 3, 16, 16))
+    model(noise(2, 3, 16, 16))
     assert len(calls) == 3  # after both convolutions and on the projection
 
 
 def check_keep_falls(code):
     torch.manual_seed(0)
     model = code.add_dropblock(code.AssembledCifarResNet(8, 4), {"layer3": 1.0}, size=3)
-    loss, x = code.AssembledLoss(steps=4), features(2, 3, 16, 16)
+    loss, x = code.AssembledLoss(steps=4), noise(2, 3, 16, 16)
     found = []
     for _ in range(5):
         loss(model, x, {"label": torch.eye(10)[:2]})
@@ -216,13 +202,13 @@ def check_smoothing(code):
     targets = code.smooth(labels, 10)
     assert torch.allclose(targets.sum(1), torch.ones(3)) and targets[1, 3] == pytest.approx(0.91)
     assert targets[1, 0] == pytest.approx(0.01)
-    logits = features(3, 10)
+    logits = noise(3, 10)
     theirs = nn.CrossEntropyLoss(label_smoothing=0.1)(logits, labels)
     assert torch.allclose(F.cross_entropy(logits, targets), theirs)
 
 
 def check_mixup(code):
-    x, targets = features(6, 3, 4, 4), {"label": torch.eye(10)[[1, 2, 3, 4, 5, 6]]}
+    x, targets = noise(6, 3, 4, 4), {"label": torch.eye(10)[[1, 2, 3, 4, 5, 6]]}
     share = torch.tensor([1.0, 0.5, 0.25, 0.0, 0.5, 1.0])
     images, mixed = code.mixup(x, targets, share)
     assert images.shape == x.shape and torch.allclose(mixed["label"].sum(1), torch.ones(6))
@@ -329,9 +315,9 @@ def check_policy(code):
     order = ((("Brightness", 1.0, 9), ("AutoContrast", 1.0, None)),)
     y, _ = code.AutoAugment(data, order)(images, None, None)
     assert torch.allclose(data.denormalize(y).amax((2, 3)), torch.ones(256, 3), atol=1e-5)  # the second came second
-    generator = torch.Generator().manual_seed(5)
-    code.in_turn(code.AutoAugment(data), code.Mixup())(images, {"l": torch.eye(256)}, generator)
-    assert torch.equal(generator.get_state(), torch.Generator().manual_seed(5).get_state())  # batches stay paired
+    draws = generator(5)
+    code.in_turn(code.AutoAugment(data), code.Mixup())(images, {"l": torch.eye(256)}, draws)
+    assert torch.equal(draws.get_state(), generator(5).get_state())  # batches stay paired
 
 
 def check_corruptions(code):
@@ -371,8 +357,8 @@ def check_calibration(code):
 def check_distillation(code):
     """Cross-entropy plus KL; at T = 1 its gradient is that of cross-entropy with the teacher's probabilities."""
     torch.manual_seed(0)
-    logits = features(4, 10).requires_grad_()
-    teacher, label = features(4, 10, seed=3).softmax(1), torch.eye(10)[:4]
+    logits = noise(4, 10).requires_grad_()
+    teacher, label = noise(4, 10, seed=3).softmax(1), torch.eye(10)[:4]
     targets = {"label": label, "teacher": teacher}
     loss = code.AssembledLoss(1)(Constant(logits), torch.zeros(4), targets)
     gradient = torch.autograd.grad(loss, logits)[0]
@@ -401,14 +387,6 @@ def check_training(code):
     assert math.isfinite(history.last("train_loss")) and model.layer3[0].drop.keep == pytest.approx(0.9)
     soft = code.with_soft_targets(data, 0.1, teacher)
     assert soft.train.targets["teacher"].shape == (128, 10) and soft.test is data.test
-
-
-CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_chapter(name):
-    CHECKS[name](CNN)
 
 
 # ------------------------------------------------------------------------------------------------------ mutants
@@ -493,16 +471,7 @@ MUTANTS = {
     "other first weights": ("self.load_state_dict(plain, strict=False)", "pass", "same_start"),
 }
 
-
-@pytest.mark.parametrize("name", MUTANTS)
-def test_mutant_is_noticed(name):
-    old, new, check = MUTANTS[name]
-    source = CNN.__source__
-    assert source.count(old) == 1, f"the chapter has {old!r} {source.count(old)} times; mend this mutant."
-    mutant = types.ModuleType("mutant")
-    exec(compile(source.replace(old, new), "mutant", "exec"), mutant.__dict__)
-    with pytest.raises((AssertionError, RuntimeError)):
-        CHECKS[check](mutant)
+test_chapter, test_mutant_is_noticed = chapter_tests(CNN, globals(), MUTANTS)
 
 
 # ------------------------------------------------------------------------------------------------------ errors

@@ -1,7 +1,6 @@
 """Chapter 7: the paper's counts, timm's answers, orders and gates; then mutants of the chapter's code."""
 
 import functools
-import types
 
 import pytest
 import timm
@@ -9,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers.cbam import CbamModule
 from torch import nn
+from toys import chapter_tests, noise, on_meta
 
 from helpers import inspect, parity
 from helpers.chapters import chapter
@@ -22,10 +22,6 @@ IMAGENET = {
     50: (28_089_624, 3_864_362_102, 28_073_576),
     101: (49_330_172, 7_581_366_270, 49_295_628),
 }
-
-
-def features(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
 
 
 def shaken(module, seed=0):
@@ -43,14 +39,13 @@ def shaken(module, seed=0):
 
 def check_counts(code):
     for depth, (parameters, macs, _) in IMAGENET.items():
-        with torch.device("meta"):
-            model = code.cbam_resnet(depth)
+        model = on_meta(code.cbam_resnet, depth)
         assert inspect.count_parameters(model) == parameters
         assert inspect.count_macs(model, (3, 224, 224)) == macs
 
 
 def check_channel_equation(code):
-    x, unit = features(2, 32, 5, 7), shaken(code.ChannelAttention(32, r=8))
+    x, unit = noise(2, 32, 5, 7), shaken(code.ChannelAttention(32, r=8))
 
     def mlp(v):
         hidden = F.relu(F.linear(v, unit.fc1.weight.flatten(1), unit.fc1.bias))
@@ -66,7 +61,7 @@ def check_shared_layers(code):
     """One set of two layers, whatever the gate is told; and both descriptors reach it."""
     units = [code.ChannelAttention(32, pools=pools) for pools in (("avg",), ("max",), ("avg", "max"))]
     assert {inspect.count_parameters(unit) for unit in units} == {2 * 32 * 2 + 2 + 32}
-    x, gates = features(2, 32, 6, 6), []
+    x, gates = noise(2, 32, 6, 6), []
     for unit in units:
         unit.load_state_dict(units[0].state_dict())
         gates.append(torch.logit(unit.gate(x).double()))
@@ -78,13 +73,13 @@ def check_average_is_squeeze(code):
     average = code.ChannelAttention(32, pools=("avg",))
     squeeze = code.SqueezeExcitation(32)
     squeeze.load_state_dict(average.state_dict())
-    x = features(2, 32, 6, 6)
+    x = noise(2, 32, 6, 6)
     assert torch.equal(average(x), squeeze(x))
 
 
 def check_spatial_equation(code):
     for kernel_size in (3, 7):
-        x, unit = features(2, 8, 9, 6), shaken(code.SpatialAttention(kernel_size))
+        x, unit = noise(2, 8, 9, 6), shaken(code.SpatialAttention(kernel_size))
         stacked = torch.stack([x.mean(1), x.amax(1)], 1)
         raw = F.conv2d(stacked, unit.conv.weight, padding=kernel_size // 2)
         bn = unit.bn
@@ -97,11 +92,11 @@ def check_spatial_equation(code):
 
 def check_neutral_start(code):
     unit = code.SpatialAttention()
-    assert bool((unit.gate(features(2, 8, 9, 9)) == 0.5).all())
+    assert bool((unit.gate(noise(2, 8, 9, 9)) == 0.5).all())
 
 
 def check_orders(code):
-    x, first = features(2, 32, 7, 7), shaken(code.CBAM(32))
+    x, first = noise(2, 32, 7, 7), shaken(code.CBAM(32))
     channel, spatial = first.channel, first.spatial
     expected = {
         "channel first": spatial(channel(x)),
@@ -122,12 +117,12 @@ def check_module_parity(code):
     for channels in (16, 32):
         ours, theirs = shaken(code.CBAM(channels)), CbamModule(channels, mlp_bias=True)
         parity.copy_in_order(ours, theirs)
-        assert parity.relative_difference(ours, theirs, features(2, channels, 9, 9)) < 1e-12
+        assert parity.relative_difference(ours, theirs, noise(2, channels, 9, 9)) < 1e-12
 
 
 def check_official_order(code):
     """The authors' code stacks the maximum first: equal once the two input channels of the filter are swapped."""
-    x, unit = features(2, 8, 9, 9), shaken(code.SpatialAttention())
+    x, unit = noise(2, 8, 9, 9), shaken(code.SpatialAttention())
 
     def authors(weight):
         return unit.bn(F.conv2d(torch.stack([x.amax(1), x.mean(1)], 1), weight, padding=3)).sigmoid()
@@ -140,10 +135,9 @@ def check_network_parity(code):
     """All of CBAM-ResNet-50 with the stride where timm has it."""
     ours = shaken(code.cbam_resnet(50, placement="v1.5"))
     layer = functools.partial(CbamModule, mlp_bias=True)
-    with torch.device("meta"):
-        theirs = timm.create_model("resnet50", block_args=dict(attn_layer=layer))
+    theirs = on_meta(timm.create_model, "resnet50", block_args=dict(attn_layer=layer))
     parity.copy_in_order(ours, theirs)
-    assert parity.relative_difference(ours, theirs, features(2, 3, 64, 64)) < 1e-12
+    assert parity.relative_difference(ours, theirs, noise(2, 3, 64, 64)) < 1e-12
 
 
 def check_placement(code):
@@ -153,7 +147,7 @@ def check_placement(code):
     assert len(modules) == 9 and [m.channel.fc1.in_channels for m in modules] == [8] * 3 + [16] * 3 + [32] * 3
     for module in modules:
         nn.init.constant_(module.spatial.bn.bias, -100.0)
-    x = features(2, 8, 6, 6).relu()
+    x = noise(2, 8, 6, 6).relu()
     assert torch.allclose(model.layer1(x), x)
 
 
@@ -200,7 +194,7 @@ def check_gates(code):
     for module in model.modules():
         if isinstance(module, code.SpatialAttention):
             nn.init.ones_(module.bn.weight)
-    x = features(2, 3, 64, 64)
+    x = noise(2, 3, 64, 64)
     spatial = code.gates(model, code.SpatialAttention, x)
     channel = code.gates(model, code.ChannelAttention, x)
     assert [tuple(gate.shape[1:]) for gate in spatial.values()] == [(1, 32, 32), (1, 16, 16), (1, 8, 8)]
@@ -211,14 +205,6 @@ def check_gates(code):
     expected = attention.spatial.gate(attention.channel(branch))
     assert torch.allclose(next(iter(spatial.values())), expected, atol=1e-6)
     assert code.enlarged(expected).shape == (2, 64, 64)
-
-
-CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_chapter(name):
-    CHECKS[name](CBAM)
 
 
 # ------------------------------------------------------------------------------------------------------ mutants
@@ -303,16 +289,7 @@ MUTANTS = {
     "no stride": ("model.conv1.stride = (2, 2)", "pass", "gates"),
 }
 
-
-@pytest.mark.parametrize("name", MUTANTS)
-def test_mutant_is_noticed(name):
-    old, new, check = MUTANTS[name]
-    source = CBAM.__source__
-    assert source.count(old) == 1, f"the chapter has {old!r} {source.count(old)} times; mend this mutant."
-    mutant = types.ModuleType("mutant")
-    exec(compile(source.replace(old, new), "mutant", "exec"), mutant.__dict__)
-    with pytest.raises((AssertionError, RuntimeError, ValueError)):
-        CHECKS[check](mutant)
+test_chapter, test_mutant_is_noticed = chapter_tests(CBAM, globals(), MUTANTS)
 
 
 # ---------------------------------------------------------------------------------------- the reference, and errors
@@ -321,11 +298,9 @@ def test_mutant_is_noticed(name):
 def test_what_the_reference_leaves_out():
     """timm's networks have no biases in the two layers, and that is the whole difference in parameters."""
     for depth, (ours, _, theirs) in IMAGENET.items():
-        with torch.device("meta"):
-            model = timm.create_model(f"resnet{depth}", block_args=dict(attn_layer="cbam"))
-            biases = sum(
-                p.numel() for n, p in CBAM.cbam_resnet(depth).named_parameters() if n.endswith(("fc1.bias", "fc2.bias"))
-            )
+        model = on_meta(timm.create_model, f"resnet{depth}", block_args=dict(attn_layer="cbam"))
+        parameters = on_meta(CBAM.cbam_resnet, depth).named_parameters()
+        biases = sum(p.numel() for n, p in parameters if n.endswith(("fc1.bias", "fc2.bias")))
         assert inspect.count_parameters(model) == theirs == ours - biases
 
 

@@ -378,6 +378,15 @@ def test_images_without_an_animal_are_left_out(voc):
     assert str(dataset.provenance) == "PASCAL VOC 2012 animals, 2 + 1 images at 32 px"
 
 
+def test_with_masks_leaves_out_what_has_none():
+    images = torch.arange(4, dtype=torch.uint8)[:, None, None, None].expand(4, 3, 8, 8)
+    targets = {"masks": images[:, 0], "has_mask": torch.tensor([True, False, True, True])}
+    split = data.Split(images, targets)
+    kept = data.with_masks(data.Dataset(split, split, ("a",), data.Provenance("toy", False, "")))
+    for part in (kept.train, kept.test):
+        assert part.images[:, 0, 0, 0].tolist() == part.targets[:, 0, 0].tolist() == [0, 2, 3]
+
+
 def test_the_first_images_are_balanced_by_their_largest_animal(voc):
     for i in range(3):
         voc.add("train", f"a{i}", thing("cat", (1, 1, 5, 5)), thing("sheep", (1, 1, 30, 30)))

@@ -1,12 +1,11 @@
 """Chapter 3: the paper's counts, torchvision's answers, reuse and memory; then mutants of the chapter's code."""
 
-import types
-
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
+from toys import chapter_tests, noise, on_meta
 
 from helpers import inspect, parity, train
 from helpers.chapters import chapter
@@ -34,19 +33,10 @@ CIFAR = [
 ]
 
 
-def on_meta(build, *arguments, **settings):
-    with torch.device("meta"):
-        return build(*arguments, **settings)
-
-
-def features(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
-
-
 def one_step(model, seed=0):
     """Gradients and running averages after one backward pass."""
     torch.manual_seed(seed)
-    loss = F.cross_entropy(model(features(4, 3, 16, 16)), torch.tensor([0, 1, 2, 3]))
+    loss = F.cross_entropy(model(noise(4, 3, 16, 16)), torch.tensor([0, 1, 2, 3]))
     loss.backward()
     averages = [buffer for name, buffer in model.named_buffers() if "running" in name]
     return [parameter.grad for parameter in model.parameters()], averages
@@ -103,7 +93,7 @@ def check_shapes(code):
 
 def check_layer(code):
     """BN, ReLU, 1x1, BN, ReLU, 3x3 on the concatenation."""
-    layer, sources = code.DenseLayer(7, 3), [features(2, 4, 5, 5), features(2, 3, 5, 5)]
+    layer, sources = code.DenseLayer(7, 3), [noise(2, 4, 5, 5), noise(2, 3, 5, 5)]
     RESNET.shake_batch_norms(layer)
     hidden = F.conv2d(F.relu(layer.norm1(torch.cat(sources, 1))), layer.conv1.weight)
     expected = F.conv2d(F.relu(layer.norm2(hidden)), layer.conv2.weight, padding=1)
@@ -113,7 +103,7 @@ def check_layer(code):
 
 def check_block(code):
     """Every layer reads all maps before it; all of them leave the block, untouched and in order."""
-    block, x = code.DenseBlock(4, 3, 2).eval(), features(2, 4, 6, 6)
+    block, x = code.DenseBlock(4, 3, 2).eval(), noise(2, 4, 6, 6)
     y = block(x)
     assert y.shape == (2, 10, 6, 6) and torch.equal(y[:, :4], x)
     for number, layer in enumerate(block.layers):
@@ -122,13 +112,13 @@ def check_block(code):
 
 
 def check_transition(code):
-    transition, x = RESNET.shake_batch_norms(code.Transition(6, 3)).eval(), features(2, 6, 8, 8)
+    transition, x = RESNET.shake_batch_norms(code.Transition(6, 3)).eval(), noise(2, 6, 8, 8)
     expected = F.avg_pool2d(F.conv2d(F.relu(transition.norm(x)), transition.conv.weight), 2)
     assert torch.allclose(transition(x), expected, atol=1e-6)
 
 
 def check_parity(code):
-    x = features(2, 3, 64, 64)
+    x = noise(2, 3, 64, 64)
     torch.manual_seed(0)
     ours = RESNET.shake_batch_norms(code.densenet("121"))
     theirs = parity.copy_in_order(ours, on_meta(torchvision.models.densenet121))
@@ -142,12 +132,12 @@ def check_dropout(code):
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.register_forward_hook(lambda module, given, made: caught.append(made))
-    model(features(2, 3, 16, 16))
+    model(noise(2, 3, 16, 16))
     assert len(caught) == 2 * 9 + 2  # two in each of nine layers, one in each transition
     assert all(0.05 < float((made == 0).float().mean()) < 0.5 for made in caught)
     plain = code.cifar_densenet(22, 4).eval()
     plain.load_state_dict(model.state_dict())
-    assert torch.equal(model.eval()(features(2, 3, 16, 16)), plain(features(2, 3, 16, 16)))
+    assert torch.equal(model.eval()(noise(2, 3, 16, 16)), plain(noise(2, 3, 16, 16)))
 
 
 def check_memory_efficient(code):
@@ -157,7 +147,7 @@ def check_memory_efficient(code):
     efficient.load_state_dict(plain.state_dict())
     for ours, theirs in zip(one_step(plain), one_step(efficient), strict=True):
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(ours, theirs, strict=True))
-    batch = features(8, 3, 16, 16), torch.zeros(8, dtype=torch.int64)
+    batch = noise(8, 3, 16, 16), torch.zeros(8, dtype=torch.int64)
     peaks = [code.peak_of_a_step(code.cifar_densenet(58, 8, memory_efficient=flag), *batch) for flag in (False, True)]
     assert peaks[1] < 0.7 * peaks[0]
 
@@ -192,13 +182,13 @@ def check_initialisation(code):
 
 
 def check_recoverable(code):
-    a = features(4, 3, 8, 8)
-    mixed = torch.einsum("oc,nchw->nohw", features(5, 3), a) + 2  # five mixtures of three channels
-    noise = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(5))
-    assert code.recoverable(a, torch.cat([noise, a], 1)) > 0.9999
+    a = noise(4, 3, 8, 8)
+    mixed = torch.einsum("oc,nchw->nohw", noise(5, 3), a) + 2  # five mixtures of three channels
+    other = noise(4, 3, 8, 8, seed=5)
+    assert code.recoverable(a, torch.cat([other, a], 1)) > 0.9999
     assert code.recoverable(a, mixed) > 0.9999
-    assert code.recoverable(a, noise) < 0.1
-    half = code.recoverable(a, a + noise)  # signal and noise of equal strength
+    assert code.recoverable(a, other) < 0.1
+    half = code.recoverable(a, a + other)  # signal and noise of equal strength
     assert 0.4 < half < 0.6
 
 
@@ -211,7 +201,7 @@ def check_readers(code):
     for _, reader, weight, sources in found:
         assert len(sources) == reader and sources[-1].stop == weight.shape[1] and sources[0].start == 0
     _, reader, weight, sources = found[3]  # block 1, layer 4
-    layer, maps = model.features.block1.layers[3], [features(2, n, 6, 6) for n in (16, 8, 8, 8)]
+    layer, maps = model.features.block1.layers[3], [noise(2, n, 6, 6) for n in (16, 8, 8, 8)]
     separate = [F.conv2d(F.relu(layer.norm1(torch.cat(maps, 1)))[:, s], weight[:, s]) for s in sources]
     assert torch.allclose(sum(separate), layer.read(*maps), atol=1e-4)
     with torch.no_grad():
@@ -228,12 +218,17 @@ def check_mean_weights(code):
     assert values[3, 7, 6] == pytest.approx(float(model.classifier.weight.detach()[:, -8:].abs().mean()))
 
 
-CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}
+def check_memory_twice(code):
+    """A second training step still updates the running averages."""
+    model = code.cifar_densenet(22, 4, memory_efficient=True)
+    first = [average.clone() for average in one_step(model)[1]]
+    second = one_step(model)[1]
+    assert not any(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("name", CHECKS)
-def test_chapter(name):
-    CHECKS[name](DENSENET)
+def check_recoverable_offset(code):
+    """A constant added to what is sought does not flatter."""
+    assert code.recoverable(noise(4, 3, 8, 8) + 100, noise(4, 3, 8, 8, seed=5)) < 0.1
 
 
 # ------------------------------------------------------------------------------------------------------ mutants
@@ -318,37 +313,7 @@ MUTANTS = {
 }
 
 
-def check_memory_twice(code):
-    """A second training step still updates the running averages."""
-    model = code.cifar_densenet(22, 4, memory_efficient=True)
-    first = [average.clone() for average in one_step(model)[1]]
-    second = one_step(model)[1]
-    assert not any(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-
-def check_recoverable_offset(code):
-    """A constant added to what is sought does not flatter."""
-    noise = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(5))
-    assert code.recoverable(features(4, 3, 8, 8) + 100, noise) < 0.1
-
-
-CHECKS |= {"memory_twice": check_memory_twice, "recoverable_offset": check_recoverable_offset}
-
-
-@pytest.mark.parametrize("name", ["memory_twice", "recoverable_offset"])
-def test_chapter_again(name):
-    CHECKS[name](DENSENET)
-
-
-@pytest.mark.parametrize("name", MUTANTS)
-def test_mutant_is_noticed(name):
-    old, new, check = MUTANTS[name]
-    source = DENSENET.__source__
-    assert source.count(old) == 1, f"the chapter has {old!r} {source.count(old)} times; mend this mutant."
-    mutant = types.ModuleType("mutant")
-    exec(compile(source.replace(old, new), "mutant", "exec"), mutant.__dict__)
-    with pytest.raises((AssertionError, RuntimeError, AttributeError, KeyError, ValueError, TypeError)):
-        CHECKS[check](mutant)
+test_chapter, test_mutant_is_noticed = chapter_tests(DENSENET, globals(), MUTANTS)
 
 
 # ------------------------------------------------------------------------------------------------------ the rest
@@ -366,7 +331,7 @@ def test_wrong_depths_are_refused():
 def test_other_networks_are_torchvisions(name):
     ours = RESNET.shake_batch_norms(DENSENET.densenet(name))
     theirs = parity.copy_in_order(ours, on_meta(getattr(torchvision.models, f"densenet{name}")))
-    assert parity.relative_difference(ours, theirs, features(2, 3, 64, 64)) < 1e-12
+    assert parity.relative_difference(ours, theirs, noise(2, 3, 64, 64)) < 1e-12
 
 
 def test_torchvisions_class_contains_bc_100_12():
@@ -376,7 +341,7 @@ def test_torchvisions_class_contains_bc_100_12():
         setattr(theirs.features, name, nn.Identity())
     ours = RESNET.shake_batch_norms(DENSENET.cifar_densenet(100, 12))
     parity.copy_in_order(ours, theirs)
-    assert parity.relative_difference(ours, theirs, features(2, 3, 32, 32)) < 1e-12
+    assert parity.relative_difference(ours, theirs, noise(2, 3, 32, 32)) < 1e-12
 
 
 def test_arms_of_the_study_cost_what_their_names_say():

@@ -1,7 +1,6 @@
 """Chapter 4: the eight networks to the parameter, torchvision's answers, the cost law; then mutants of the code."""
 
 import math
-import types
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 from torchvision.models.efficientnet import MBConvConfig
+from toys import chapter_tests, noise, on_meta, random_images
 
 from helpers import inspect, parity
 from helpers.chapters import chapter
@@ -29,15 +29,6 @@ COUNTS = {
     "B7": (66_347_960, 37_745_884_192),
 }
 OF_TINY = EFFICIENTNET.OF_TINY
-
-
-def on_meta(build, *arguments, **settings):
-    with torch.device("meta"):
-        return build(*arguments, **settings)
-
-
-def features(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
 
 
 # ------------------------------------------------------------------ checks of the code, each a function of a module
@@ -102,7 +93,7 @@ def check_gate(code):
     ours = code.SqueezeExcitation(12, 3)
     theirs = torchvision.ops.SqueezeExcitation(12, 3, activation=nn.SiLU)
     parity.copy_in_order(ours, theirs)
-    x = features(2, 12, 5, 5)
+    x = noise(2, 12, 5, 5)
     assert torch.allclose(ours(x), theirs(x), atol=1e-6)
     gate = ours(x) / x
     assert gate.min() > 0 and gate.max() < 1 and torch.allclose(gate, gate[:, :, :1, :1].expand_as(gate), atol=1e-4)
@@ -139,7 +130,7 @@ def check_swish(code):
 
 def check_block(code):
     torch.manual_seed(0)
-    x = features(2, 8, 7, 7)
+    x = noise(2, 8, 7, 7)
     block = shake_batch_norms(code.MBConv(8, 8, kernel=5, expand=4)).eval()
     y = F.silu(block.expand[1](F.conv2d(x, block.expand[0].weight)))
     assert y.shape[1] == 32
@@ -149,7 +140,7 @@ def check_block(code):
 
 
 def check_shortcut(code):
-    x = features(2, 8, 7, 7)
+    x = noise(2, 8, 7, 7)
     for settings, has in (({}, True), ({"stride": 2}, False), ({"after": 12}, False)):
         block = code.MBConv(**({"before": 8, "after": 8} | settings)).eval()
         nn.init.zeros_(block.project[1].weight)
@@ -172,7 +163,7 @@ def check_parity(code):
     torch.manual_seed(0)
     ours = shake_batch_norms(code.EfficientNet())
     theirs = parity.copy_in_order(ours, on_meta(torchvision.models.efficientnet_b0))
-    assert parity.relative_difference(ours, theirs, features(2, 3, 64, 64)) < 1e-12
+    assert parity.relative_difference(ours, theirs, noise(2, 3, 64, 64)) < 1e-12
 
 
 def check_receptive_field(code):
@@ -185,14 +176,14 @@ def check_receptive_field(code):
             if isinstance(module, code.MBConv):
                 module.se = nn.Identity()
         field = code.receptive_field(d, stages, stem_stride)
-        images = features(1, 3, 160, 160).double()
+        images = noise(1, 3, 160, 160).double()
         moved = inspect.input_gradient(model, "head", images)[0] > 0
         assert int(moved.any(0).sum()) == int(moved.any(1).sum()) == field
     assert code.receptive_field() == 851
 
 
 def check_resize(code):
-    images = (255 * torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))).to(torch.uint8)
+    images = random_images(3, 32)
     assert code.resize(images, 32) is images
     for side in (8, 16, 20, 28):
         small = code.resize(images, side)
@@ -209,14 +200,6 @@ def check_arms(code):
     assert max(four) / min(four) < 1.05
     assert all(abs(value / macs["base"] - 3) < 0.1 for value in four)
     assert all(macs[arm] < macs["base"] for arm in code.ARMS if "half" in arm)
-
-
-CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_chapter(name):
-    CHECKS[name](EFFICIENTNET)
 
 
 # ------------------------------------------------------------------------------------------------------ mutants
@@ -277,19 +260,7 @@ MUTANTS = {
     "the wide arm costs more": ('"w": 1.85', '"w": 2.0', "arms"),
 }  # fmt: skip
 
-
-@pytest.mark.parametrize("name", MUTANTS)
-def test_mutant_is_noticed(name):
-    old, new, check = MUTANTS[name]
-    source = EFFICIENTNET.__source__
-    assert source.count(old) == 1, f"the chapter has {old!r} {source.count(old)} times; mend this mutant."
-    mutant = types.ModuleType("mutant")
-    monkey = source.replace(old, new)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(__import__("sys").modules, "mutant", mutant)  # dataclasses look their module up
-        exec(compile(monkey, "mutant", "exec"), mutant.__dict__)
-        with pytest.raises((AssertionError, RuntimeError, ValueError)):
-            CHECKS[check](mutant)
+test_chapter, test_mutant_is_noticed = chapter_tests(EFFICIENTNET, globals(), MUTANTS)
 
 
 # ------------------------------------------------------------------------------------------------------ the rest

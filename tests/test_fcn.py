@@ -1,17 +1,15 @@
 """Chapter 12: counts, grids and crops, deconvolution, dense and patch-wise answers, scores; then mutants."""
 
-import types
-
 import pytest
 import torch
 import torch.nn.functional as F
 import torchmetrics
 from torch import nn
+from toys import chapter_tests, dataset_of, generator, noise, random_images
 
 from helpers import inspect, metrics, train
 from helpers.backbone import Backbone
 from helpers.chapters import chapter
-from helpers.data import Dataset, Provenance, Split
 from helpers.parity import relative_difference
 
 FCN = chapter("12_fcn")
@@ -24,12 +22,8 @@ COUNTS = {32: (134_346_581, 136_152_917), 16: (134_357_354, 134_815_994), 8: (13
 CROPS = {32: {"pixels": 19}, 16: {"pool4": 5, "pixels": 27}, 8: {"pool4": 5, "pool3": 9, "pixels": 31}}
 
 
-def features(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 def random_masks(n=3, side=16, classes=6, seed=0, void=True):
-    masks = torch.randint(classes, (n, side, side), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
+    masks = torch.randint(classes, (n, side, side), generator=generator(seed)).to(torch.uint8)
     if void:
         masks[:, :2] = 255
     return masks
@@ -104,7 +98,7 @@ def check_sizes(code):
 def check_skips(code):
     """The finer networks add the scores of pool4 and pool3 where they lie on top of each other."""
     model = awakened(code.FCN(thin_vgg(code), classes=3, stride=8)).double()
-    image = features(1, 3, 64, 96).double()
+    image = noise(1, 3, 64, 96).double()
     with torch.inference_mode():
         pool3 = model.to_pool3(image)
         pool4 = model.to_pool4(pool3)
@@ -125,7 +119,7 @@ def check_convolutions(code):
     hidden = nn.Sequential(classifier.features, nn.Flatten(), *classifier.classifier[:-1])
     model = code.FCN(classifier, stride=32, padding=1)
     conv7 = nn.Sequential(model.to_pool3, model.to_pool4, model.to_conv7, nn.Flatten())
-    assert relative_difference(conv7, hidden, features(2, 3, 224, 224)) < 1e-12
+    assert relative_difference(conv7, hidden, noise(2, 3, 224, 224)) < 1e-12
     kernels = [m.kernel_size[0] for m in model.to_conv7 if isinstance(m, nn.Conv2d)]
     assert kernels == [3, 3, 3, 7, 1]
     assert classifier.features[0].padding == (1, 1) and not classifier.features[4].ceil_mode  # its own layers stay
@@ -140,7 +134,7 @@ def check_zero_start(code):
 
 def check_kernel(code):
     """Interpolation inside, not at the rim; weights of 1 in all per output, and no class from another one."""
-    x = features(1, 3, 5, 6)
+    x = noise(1, 3, 5, 6)
     for factor in (2, 8, 16, 32):
         kernel = code.bilinear_kernel(factor)
         assert kernel.shape == (2 * factor, 2 * factor) and torch.allclose(kernel.sum(), torch.tensor(factor**2.0))
@@ -154,7 +148,7 @@ def check_kernel(code):
 
 
 def check_upsample(code):
-    x = features(2, 3, 4, 5)
+    x = noise(2, 3, 4, 5)
     for factor in (2, 8, 32):
         large = code.upsample(x, factor)
         assert large.shape == (2, 3, 4 * factor, 5 * factor)
@@ -169,7 +163,7 @@ def check_small(code):
     """The sum of its streams; finer networks start as the coarser ones."""
     torch.manual_seed(0)
     eight = awakened(code.SmallFCN(Backbone(), 8))
-    images = features(2, 3, 64, 96)
+    images = noise(2, 3, 64, 96)
     with torch.inference_mode():
         _, c3, c4, c5 = eight.backbone.features(images)
         parts = (eight.score5(c5), 32), (eight.score4(c4), 16), (eight.score3(c3), 8)
@@ -189,7 +183,7 @@ def check_dense(code):
     torch.manual_seed(0)
     patchwise = code.patch_classifier().double()
     dense = code.fully_convolutional(patchwise)
-    image = features(1, 3, 76, 84).double()
+    image = noise(1, 3, 76, 84).double()
     with torch.inference_mode():
         coarse, fine = dense(image), code.rarefied(dense)(image)
         assert coarse.shape == (1, 6, 4, 5) and fine.shape == (1, 6, 25, 33)
@@ -210,7 +204,7 @@ def check_rarefied(code):
     """Strided convolutions spread what comes after them, too; the network given stays as it is."""
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Conv2d(2, 3, 3, stride=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 2, 2))
-    x = features(1, 2, 20, 20)
+    x = noise(1, 2, 20, 20)
     fine = code.rarefied(layers)(x)
     assert torch.allclose(fine[..., ::4, ::4], layers(x)[..., : fine.shape[2], : fine.shape[3]], atol=1e-6)
     assert layers[0].stride == (2, 2) and layers[3].dilation == (1, 1)
@@ -295,11 +289,8 @@ def check_ceiling(code):
 
 
 def dataset(n=6, side=32):
-    images = torch.randint(256, (n, 3, side, side), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    masks = random_masks(n, side)
-    known = torch.arange(n) != 2
-    split = Split(images, {"masks": masks, "has_mask": known})
-    return Dataset(split, split, ("a",), Provenance("noise", False, "for tests"))
+    targets = {"masks": random_masks(n, side), "has_mask": torch.arange(n) != 2}
+    return dataset_of(random_images(n, side), targets, ("a",))
 
 
 def check_masks_only(code):
@@ -311,7 +302,7 @@ def check_masks_only(code):
 
 def check_loss(code):
     """The mean over pixels that are not void, and no gradient from void."""
-    scores = features(2, 6, 8, 8).requires_grad_()
+    scores = noise(2, 6, 8, 8).requires_grad_()
     masks = random_masks(2, 8)
     loss = code.pixel_loss(lambda images: scores, None, masks)
     logs = scores.log_softmax(1)
@@ -352,14 +343,6 @@ def check_arm(code):
             assert results[0]["mean_iou"] == results[1]["mean_iou"] and "epoch" not in results[0]
     finally:
         code.SmallFCN = kept
-
-
-CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_chapter(name):
-    CHECKS[name](FCN)
 
 
 # ------------------------------------------------------------------------------------------------------ mutants
@@ -432,16 +415,7 @@ MUTANTS = {
     "the backbone trains in every arm": ("backbone.requires_grad_(not scores_only)", "pass", "arm"),
 }
 
-
-@pytest.mark.parametrize("name", MUTANTS)
-def test_mutant_is_noticed(name):
-    old, new, check = MUTANTS[name]
-    source = FCN.__source__
-    assert source.count(old) == 1, f"the chapter has {old!r} {source.count(old)} times; mend this mutant."
-    mutant = types.ModuleType("mutant")
-    exec(compile(source.replace(old, new), "mutant", "exec"), mutant.__dict__)
-    with pytest.raises((AssertionError, RuntimeError)):
-        CHECKS[check](mutant)
+test_chapter, test_mutant_is_noticed = chapter_tests(FCN, globals(), MUTANTS)
 
 
 # ------------------------------------------------------------------------------------------------------ errors

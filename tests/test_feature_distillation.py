@@ -1,12 +1,11 @@
 """Chapter 8: counts, margins by quadrature, the distances case by case, what a training may touch; then mutants."""
 
-import types
-
 import pytest
 import torch
 import torch.nn.functional as F
 from scipy import integrate, stats
 from torch import nn
+from toys import chapter_tests, noise, on_meta
 
 from helpers import inspect, train
 from helpers.chapters import chapter
@@ -26,15 +25,6 @@ WIDE = {
     (28, 10, 10): 36_479_194,
     (28, 10, 100): 36_536_884,
 }
-
-
-def on_meta(build, *arguments, **settings):
-    with torch.device("meta"):
-        return build(*arguments, **settings)
-
-
-def noise(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def shaken(code, k=1, seed=0):
@@ -263,14 +253,6 @@ def check_arms(code):
     }
 
 
-CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_chapter(name):
-    CHECKS[name](DISTILLATION)
-
-
 # ------------------------------------------------------------------------------------------------------ mutants
 
 MUTANTS = {
@@ -338,16 +320,7 @@ MUTANTS = {
     ),
 }  # fmt: skip
 
-
-@pytest.mark.parametrize("name", MUTANTS)
-def test_mutant_is_noticed(name):
-    old, new, check = MUTANTS[name]
-    source = DISTILLATION.__source__
-    assert source.count(old) == 1, f"the chapter has {old!r} {source.count(old)} times; mend this mutant."
-    mutant = types.ModuleType("mutant")
-    exec(compile(source.replace(old, new), "mutant", "exec"), mutant.__dict__)
-    with pytest.raises((AssertionError, RuntimeError)):
-        CHECKS[check](mutant)
+test_chapter, test_mutant_is_noticed = chapter_tests(DISTILLATION, globals(), MUTANTS)
 
 
 # ------------------------------------------------------------------------------------------------------ the rest

@@ -1,13 +1,13 @@
 """Chapter 13: torchvision's pyramid, anchors, levels, NMS and RoIAlign; then mutants of the chapter's code."""
 
 import math
-import types
 
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
+from toys import chapter_tests, generator, noise, on_meta
 
 from helpers import inspect, train
 from helpers.backbone import CHANNELS, Backbone
@@ -20,7 +20,7 @@ RESNET50 = (256, 512, 1024, 2048)
 
 
 def random(*shape, seed=0):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.rand(*shape, generator=generator(seed))
 
 
 def random_boxes(*shape, size=100.0, seed=0):
@@ -31,11 +31,6 @@ def random_boxes(*shape, size=100.0, seed=0):
 
 def maps_of(channels, sizes=(13, 7, 4, 2)):
     return [random(2, c, size, size + 1, seed=c).double() for c, size in zip(channels, sizes, strict=True)]
-
-
-def on_meta(build, *arguments, **settings):
-    with torch.device("meta"):
-        return build(*arguments, **settings)
 
 
 # ------------------------------------------------------------------ checks of the code, each a function of a module
@@ -227,7 +222,7 @@ def check_suppression(code):
 def check_proposals(code):
     """Best first, inside the image, as torchvision's parts give them, and zeros where there are not enough."""
     anchors = random_boxes(300, size=64)
-    answers = torch.randn(3, 300, 5, generator=torch.Generator().manual_seed(0))
+    answers = noise(3, 300, 5, seed=0)
     boxes, logits = code.propose(answers, anchors, (64, 64), count=50, candidates=100)
     for i in range(3):
         top = answers[i, :, 0].topk(100).indices
@@ -371,12 +366,16 @@ def check_scenes(code):
     assert (changed & ~covered).any()  # decoys change pixels, and have no box
 
 
-CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_chapter(name):
-    CHECKS[name](FPN)
+def check_decoys(code):
+    """With backdrops like the photograph, a decoy leaves no bright pixel outside the boxes."""
+    split = toy_split()
+    split.targets["boxes"][:, 0] = torch.tensor([20.0, 30, 90, 100])
+    made = code.add_small_animals(split, seed=0)
+    bright = (made.images == 250).all(1)
+    for i in range(4):
+        for left, top, right, bottom in made.targets["boxes"][i][made.targets["labels"][i] >= 0].long().tolist():
+            bright[i, max(0, top - 1) : bottom + 2, max(0, left - 1) : right + 2] = False
+    assert not bright.any()
 
 
 # ------------------------------------------------------------------------------------------------------ mutants
@@ -461,34 +460,7 @@ MUTANTS = {
 }  # fmt: skip
 
 
-def check_decoys(code):
-    """With backdrops like the photograph, a decoy leaves no bright pixel outside the boxes."""
-    split = toy_split()
-    split.targets["boxes"][:, 0] = torch.tensor([20.0, 30, 90, 100])
-    made = code.add_small_animals(split, seed=0)
-    bright = (made.images == 250).all(1)
-    for i in range(4):
-        for left, top, right, bottom in made.targets["boxes"][i][made.targets["labels"][i] >= 0].long().tolist():
-            bright[i, max(0, top - 1) : bottom + 2, max(0, left - 1) : right + 2] = False
-    assert not bright.any()
-
-
-CHECKS["decoys"] = check_decoys
-
-
-def test_decoys():
-    check_decoys(FPN)
-
-
-@pytest.mark.parametrize("name", MUTANTS)
-def test_mutant_is_noticed(name):
-    old, new, check = MUTANTS[name]
-    source = FPN.__source__
-    assert source.count(old) == 1, f"the chapter has {old!r} {source.count(old)} times; mend this mutant."
-    mutant = types.ModuleType("mutant")
-    exec(compile(source.replace(old, new), "mutant", "exec"), mutant.__dict__)
-    with pytest.raises((AssertionError, RuntimeError, ValueError, IndexError)):
-        CHECKS[check](mutant)
+test_chapter, test_mutant_is_noticed = chapter_tests(FPN, globals(), MUTANTS)
 
 
 # ------------------------------------------------------------------------------------------------------ the study

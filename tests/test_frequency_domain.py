@@ -1,7 +1,5 @@
 """Chapter 10: the DCT against SciPy, colours against Pillow, gates against PyTorch, counts; then mutants."""
 
-import types
-
 import numpy as np
 import pytest
 import torch
@@ -10,26 +8,24 @@ import torchvision
 from PIL import Image
 from scipy.fft import dctn
 from torch import nn
+from toys import chapter_tests, dataset_of, generator, noise, on_meta
 
 from helpers import inspect
 from helpers.chapters import chapter
-from helpers.data import Dataset, Provenance, Split
 from helpers.parity import copy_in_order, relative_difference
 
 FREQUENCY = chapter("10_frequency_domain")
 
 
 def pixels(n=2, height=32, width=48, seed=0):
-    return torch.randint(256, (n, 3, height, width), generator=torch.Generator().manual_seed(seed)).float()
+    return torch.randint(256, (n, 3, height, width), generator=generator(seed)).float()
 
 
 def dataset(n=12, side=32):
     """Noise under a slope, so that every channel has a mean and a spread of its own."""
     slope = torch.linspace(-60, 60, side)
     images = (pixels(n, side, side) * 0.5 + 64 + slope).clamp(0, 255).to(torch.uint8)
-    labels = torch.arange(n) % 3
-    split = Split(images, labels)
-    return Dataset(split, split, ("a", "b", "c"), Provenance("noise", False, "for tests"))
+    return dataset_of(images, torch.arange(n) % 3, ("a", "b", "c"))
 
 
 # ------------------------------------------------------------------ checks of the code, each a function of a module
@@ -137,9 +133,8 @@ def check_empty_channels(code):
 
 def check_network_counts(code):
     expected = {24: 25_534_696, 64: 25_547_496, 192: 25_588_456}
-    with torch.device("meta"):
-        with_stem = code.resnet.ResNet(*code.resnet.RESNETS[50], placement="v1.5")
-        networks = {channels: code.frequency_resnet50(channels) for channels in expected}
+    with_stem = on_meta(code.resnet.ResNet, *code.resnet.RESNETS[50], placement="v1.5")
+    networks = {channels: on_meta(code.frequency_resnet50, channels) for channels in expected}
     for channels, parameters in expected.items():
         assert inspect.count_parameters(networks[channels]) == parameters
     saved = inspect.count_macs(with_stem, (3, 224, 224)) - inspect.count_macs(networks[64], (64, 56, 56))
@@ -150,11 +145,10 @@ def check_parity(code):
     """Torchvision's ResNet-50 without its stem."""
     torch.manual_seed(0)
     ours = code.resnet.shake_batch_norms(code.frequency_resnet50(64))
-    with torch.device("meta"):
-        theirs = torchvision.models.resnet50()
+    theirs = on_meta(torchvision.models.resnet50)
     for name in ("conv1", "bn1", "relu", "maxpool"):
         setattr(theirs, name, nn.Identity())
-    x = torch.randn(2, 64, 24, 24, generator=torch.Generator().manual_seed(0))
+    x = noise(2, 64, 24, 24, seed=0)
     assert relative_difference(ours, copy_in_order(ours, theirs), x) < 1e-12
 
 
@@ -234,14 +228,6 @@ def check_small_networks(code):
         assert model(data.normalize(data.train.images[:2])).shape == (2, 3)
 
 
-CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_chapter(name):
-    CHECKS[name](FREQUENCY)
-
-
 # ------------------------------------------------------------------------------------------------------ mutants
 
 MUTANTS = {
@@ -276,16 +262,7 @@ MUTANTS = {
     "stem of another size": ("+ kernel - size + 1", "+ kernel - size - 1", "small_networks"),
 }
 
-
-@pytest.mark.parametrize("name", MUTANTS)
-def test_mutant_is_noticed(name):
-    old, new, check = MUTANTS[name]
-    source = FREQUENCY.__source__
-    assert source.count(old) == 1, f"the chapter has {old!r} {source.count(old)} times; mend this mutant."
-    mutant = types.ModuleType("mutant")
-    exec(compile(source.replace(old, new), "mutant", "exec"), mutant.__dict__)
-    with pytest.raises((AssertionError, RuntimeError)):
-        CHECKS[check](mutant)
+test_chapter, test_mutant_is_noticed = chapter_tests(FREQUENCY, globals(), MUTANTS)
 
 
 # ------------------------------------------------------------------------------------------------------ errors

@@ -106,3 +106,16 @@ def test_iou_is_that_of_torchmetrics():
     theirs = MulticlassJaccardIndex(6, average="none", ignore_index=255)(predicted, masks)
     ours = metrics.iou(metrics.pixel_confusion(predicted, masks, 6))
     assert torch.allclose(ours.float(), theirs)
+
+
+def test_through_stride_keeps_whole_squares_and_rounds_the_rest():
+    masks = torch.zeros(1, 32, 32, dtype=torch.uint8)
+    masks[0, 8:24, 8:24] = 3
+    masks[0, 0, 0] = 255  # void is no class, so the square is background
+    squares = metrics.through_stride(masks, 8, 6, smooth=False)
+    assert torch.equal(squares[0, 1:], masks[0, 1:]) and squares[0, 0, 0] == 0
+    masks[0, 8, 8:24] = 0  # a row of 8 less: the majority stays
+    squares, smooth = (metrics.through_stride(masks, 8, 6, smooth=s) for s in (False, True))
+    assert (squares[0, 8, 8:24] == 3).all()
+    assert smooth.shape == masks.shape and smooth.dtype == torch.uint8 and smooth[0, 16, 16] == 3
+    assert not torch.equal(smooth, squares)

@@ -1,12 +1,11 @@
 """Chapter 2: the paper's counts, torchvision's answers, and what a block does; then mutants of the chapter's code."""
 
-import types
-
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
+from toys import chapter_tests, noise, on_meta, random_images
 
 from helpers import inspect, train
 from helpers.chapters import chapter
@@ -32,19 +31,10 @@ CIFAR = {
 }
 
 
-def on_meta(build, *arguments, **settings):
-    with torch.device("meta"):
-        return build(*arguments, **settings)
-
-
 def imagenet(code, depth, placement="v1"):
     block, layers = code.RESNETS[depth]
     settings = {"placement": placement} if block is code.Bottleneck else {}
     return on_meta(code.ResNet, block, layers, **settings)
-
-
-def features(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
 
 
 # ------------------------------------------------------------------ checks of the code, each a function of a module
@@ -79,7 +69,7 @@ def check_depth(code):
 
 
 def check_option_a(code):
-    x = features(2, 4, 6, 6)
+    x = noise(2, 4, 6, 6)
     y = code.shortcut("A", 4, 7, 2)(x)
     assert torch.equal(y[:, :4], x[:, :, [0, 2, 4]][:, :, :, [0, 2, 4]])
     assert y.shape == (2, 7, 3, 3) and not y[:, 4:].any()
@@ -102,14 +92,14 @@ def check_projections(code):
 
 def check_copy(code):
     """Nothing is left of a block but its last ReLU when F is multiplied by zero."""
-    x = features(2, 16, 6, 6)
+    x = noise(2, 16, 6, 6)
     for block, last in ((code.BasicBlock(16, 16), "bn2"), (code.Bottleneck(16, 4), "bn3")):
         nn.init.zeros_(getattr(block, last).weight)
         assert torch.equal(block(x), x.relu())
 
 
 def check_block(code):
-    x = features(2, 4, 6, 6)
+    x = noise(2, 4, 6, 6)
     block = code.BasicBlock(4, 8, 2, option="A")
     inner = F.relu(block.bn1(F.conv2d(x, block.conv1.weight, stride=2, padding=1)))
     residual = block.bn2(F.conv2d(inner, block.conv2.weight, padding=1))
@@ -128,7 +118,7 @@ def check_plain(code):
     with_shortcut, plain = networks
     a, b = with_shortcut.state_dict(), plain.state_dict()
     assert list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
-    x = features(2, 3, 16, 16)
+    x = noise(2, 3, 16, 16)
     assert not torch.allclose(with_shortcut(x), plain(x), atol=1e-2)
 
 
@@ -140,7 +130,7 @@ def check_initialisation(code):
 
 def check_parity(code):
     """Same names, same weights, same answers as torchvision; for v1 its stride is moved to where the paper has it."""
-    x = features(2, 3, 64, 64).double()
+    x = noise(2, 3, 64, 64).double()
     for depth, placement in ((18, "v1"), (50, "v1.5"), (50, "v1")):
         block, layers = code.RESNETS[depth]
         settings = {"placement": placement} if depth == 50 else {}
@@ -159,7 +149,7 @@ def check_parity(code):
 
 
 def check_halving(code):
-    images = torch.randint(256, (3, 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    images = random_images(3, 32)
     small, mean = code.halve(images), F.avg_pool2d(images.float(), 2)
     assert small.dtype == torch.uint8 and small.shape == (3, 3, 16, 16)
     assert torch.equal(small.float(), (mean + 0.5).floor())
@@ -168,11 +158,11 @@ def check_halving(code):
 def check_gradients(code):
     torch.manual_seed(0)
     model = code.CifarResNet(8, width=4).double().eval()
-    images, labels = features(4, 3, 8, 8).double(), torch.tensor([0, 1, 2, 3])
+    images, labels = noise(4, 3, 8, 8).double(), torch.tensor([0, 1, 2, 3])
     F.cross_entropy(model(images), labels).backward()
     expected = [float(p.grad.norm()) for name, p in model.named_parameters() if "conv" in name]
     assert code.gradient_norms(model, images, labels) == pytest.approx(expected)
-    step = 1e-6 * features(4, 3, 8, 8).double()
+    step = 1e-6 * noise(4, 3, 8, 8).double()
     change = (model(images + step) - model(images - step))[:, 0] / 2
     assert torch.allclose((code.input_gradients(model, images) * step).sum((1, 2, 3)), change, rtol=1e-3)
 
@@ -180,15 +170,7 @@ def check_gradients(code):
 def check_without_batch_norm(code):
     model = code.without_batch_norm(code.CifarResNet(8, option="B"))
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-    assert model(features(2, 3, 16, 16)).shape == (2, 10)
-
-
-CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_chapter(name):
-    CHECKS[name](RESNET)
+    assert model(noise(2, 3, 16, 16)).shape == (2, 10)
 
 
 # ------------------------------------------------------------------------------------------------------ mutants
@@ -231,16 +213,7 @@ MUTANTS = {
     "gradient of all logits": ("[:, 0].sum()", ".sum()", "gradients"),
 }
 
-
-@pytest.mark.parametrize("name", MUTANTS)
-def test_mutant_is_noticed(name):
-    old, new, check = MUTANTS[name]
-    source = RESNET.__source__
-    assert source.count(old) == 1, f"the chapter has {old!r} {source.count(old)} times; mend this mutant."
-    mutant = types.ModuleType("mutant")
-    exec(compile(source.replace(old, new), "mutant", "exec"), mutant.__dict__)
-    with pytest.raises((AssertionError, RuntimeError)):
-        CHECKS[check](mutant)
+test_chapter, test_mutant_is_noticed = chapter_tests(RESNET, globals(), MUTANTS)
 
 
 # ------------------------------------------------------------------------------------------------------ errors

@@ -1,12 +1,11 @@
 """Chapter 6: the paper's counts, torchvision's and timm's answers, and what a gate does; then mutants of the code."""
 
-import types
-
 import pytest
 import timm
 import torch
 import torchvision
 from torch import nn
+from toys import chapter_tests, noise, on_meta
 
 from helpers import inspect
 from helpers.chapters import chapter
@@ -25,15 +24,6 @@ IMAGENET = {
 }
 BY_RATIO = {2: 45_699_240, 4: 35_635_688, 8: 30_603_912, 16: 28_088_024, 32: 26_830_080}
 WIDTHS = [256] * 3 + [512] * 4 + [1024] * 6 + [2048] * 3
-
-
-def on_meta(build, *arguments, **settings):
-    with torch.device("meta"):
-        return build(*arguments, **settings)
-
-
-def features(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def with_gates(network, bias):
@@ -89,7 +79,7 @@ def check_unit(code):
     ours, theirs = code.SqueezeExcitation(64, 4), torchvision.ops.SqueezeExcitation(64, 16)
     for layer in (ours.fc1, ours.fc2):
         nn.init.normal_(layer.bias)
-    assert relative_difference(ours, copy_in_order(ours, theirs), features(3, 64, 5, 7)) < 1e-12
+    assert relative_difference(ours, copy_in_order(ours, theirs), noise(3, 64, 5, 7)) < 1e-12
 
 
 def check_timm(code):
@@ -104,12 +94,12 @@ def check_timm(code):
         state[name.replace("fc.", "last_linear.") if name.startswith("fc.") else name] = tensor
     theirs = on_meta(timm.create_model, "legacy_seresnet50")
     theirs.load_state_dict(state, assign=True)
-    assert relative_difference(ours, theirs, features(2, 3, 64, 64)) < 1e-12
+    assert relative_difference(ours, theirs, noise(2, 3, 64, 64)) < 1e-12
 
 
 def check_gates(code):
     torch.manual_seed(0)
-    x = features(2, 8, 6, 6)
+    x = noise(2, 8, 6, 6)
     elsewhere = x.clone()
     elsewhere[0, :, 0, 0] += 10
     for kind, shape in ((code.SqueezeExcitation, (2, 8, 1, 1)), (code.NoSqueeze, (2, 8, 6, 6))):
@@ -126,7 +116,7 @@ def check_no_squeeze(code):
     torch.manual_seed(0)
     squeezing, local = code.SqueezeExcitation(8, 2), code.NoSqueeze(8, 2)
     local.load_state_dict(squeezing.state_dict())
-    flat = features(2, 8, 1, 1).expand(2, 8, 4, 4)  # a map equal to its average
+    flat = noise(2, 8, 1, 1).expand(2, 8, 4, 4)  # a map equal to its average
     assert torch.allclose(squeezing(flat), local(flat), atol=1e-6)
 
 
@@ -148,13 +138,13 @@ def check_open_gates(code):
     plain = RESNET.shake_batch_norms(code.CifarResNet(8, 8))
     gated = with_gates(code.SECifarResNet(8, 8, 2), 1000)
     gated.load_state_dict(plain.state_dict(), strict=False)
-    assert relative_difference(gated, plain, features(2, 3, 16, 16)) < 1e-12
-    assert relative_difference(code.without_units(gated), plain, features(2, 3, 16, 16)) < 1e-12
+    assert relative_difference(gated, plain, noise(2, 3, 16, 16)) < 1e-12
+    assert relative_difference(code.without_units(gated), plain, noise(2, 3, 16, 16)) < 1e-12
 
 
 def check_place(code):
     """The unit scales the branch and leaves the shortcut alone."""
-    x = features(2, 16, 6, 6)
+    x = noise(2, 16, 6, 6)
     for block, last in ((code.SEBasicBlock(16, 16, r=2), "bn2"), (code.SEBottleneck(16, 4, r=2), "bn3")):
         RESNET.shake_batch_norms(block.eval())
         with torch.no_grad():
@@ -186,13 +176,13 @@ def check_windows(code):
     torch.manual_seed(0)
     for unit, seen in ((nn.Identity(), 16), (code.NoSqueeze(16, 2), 16), (code.SqueezeExcitation(16, 2), 144)):
         network = code.PixelClassifier(unit).eval()
-        images = features(1, 3, 12, 12).requires_grad_()
+        images = noise(1, 3, 12, 12).requires_grad_()
         (gradient,) = torch.autograd.grad(network(images)[0, 0, 0], images)
         assert int((gradient.abs().sum(1) > 0).sum()) == seen
 
 
 def check_variance(code):
-    values, labels = features(60, 4), torch.arange(60) % 5 % 3  # classes of 24, 24 and 12
+    values, labels = noise(60, 4), torch.arange(60) % 5 % 3  # classes of 24, 24 and 12
     between, within = code.split_variance(values, labels)
     assert torch.allclose(between + within, values.var(0, unbiased=False), atol=1e-6)
     expected = sum(((values[labels == k] - values[labels == k].mean(0)) ** 2).sum(0) for k in range(3)) / 60
@@ -204,7 +194,7 @@ def check_variance(code):
 def check_replacing(code):
     torch.manual_seed(0)
     network = RESNET.shake_batch_norms(code.SECifarResNet(8, 8, 2)).eval()
-    images = features(3, 3, 16, 16)
+    images = noise(3, 3, 16, 16)
     gates = inspect.watch(network, nn.Sigmoid, images, lambda given, made: made.flatten(1).clone())
     own = code.logits_with(network, images, {})
     assert torch.allclose(code.logits_with(network, images, gates), own, atol=1e-5)
@@ -213,14 +203,6 @@ def check_replacing(code):
     assert torch.equal(code.logits_with(network, images, {}), own), "the replacement outlived its pass"
     assert torch.allclose(replaced, code.without_units(network)(images), atol=1e-5)
     assert not torch.allclose(replaced, own, atol=1e-3)
-
-
-CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_chapter(name):
-    CHECKS[name](SENET)
 
 
 # ------------------------------------------------------------------------------------------------------ mutants
@@ -256,16 +238,7 @@ MUTANTS = {
     "replaced gates stay": ("handle.remove()", "pass", "replacing"),
 }
 
-
-@pytest.mark.parametrize("name", MUTANTS)
-def test_mutant_is_noticed(name):
-    old, new, check = MUTANTS[name]
-    source = SENET.__source__
-    assert source.count(old) == 1, f"the chapter has {old!r} {source.count(old)} times; mend this mutant."
-    mutant = types.ModuleType("mutant")
-    exec(compile(source.replace(old, new), "mutant", "exec"), mutant.__dict__)
-    with pytest.raises((AssertionError, RuntimeError, ValueError)):
-        CHECKS[check](mutant)
+test_chapter, test_mutant_is_noticed = chapter_tests(SENET, globals(), MUTANTS)
 
 
 # ------------------------------------------------------------------------------------------------------ errors

@@ -688,3 +688,25 @@ def test_overfit_sees_the_first_images_only_and_no_augmentation():
     assert len(seen) == 3 and all(len(images) == 16 for images, _ in seen)
     assert torch.allclose(seen[0][0].sum(0), first.sum(0), atol=1e-4)
     assert sorted(seen[0][1].tolist()) == sorted(data.train.targets[:16].tolist())
+
+
+def test_pixel_cross_entropy_leaves_void_out():
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 6, 8, 8, generator=draw, requires_grad=True)
+    masks = torch.randint(6, (2, 8, 8), generator=draw).to(torch.uint8)
+    masks[:, :2] = 255
+    loss = train.pixel_cross_entropy(lambda images: logits, None, masks)
+    logs = logits.log_softmax(1)
+    known = [-logs[i, int(masks[i, y, x]), y, x] for i in range(2) for y in range(2, 8) for x in range(8)]
+    assert torch.isclose(loss, torch.stack(known).mean(), rtol=1e-5)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert not gradient[:, :, :2].any() and gradient[:, :, 2:].any()
+
+
+def test_predict_masks_is_the_highest_logit_of_every_pixel():
+    data = red_or_blue(n=220)
+    model = torch.nn.Conv2d(3, 5, 1)
+    with torch.inference_mode():
+        expected = model(data.normalize(data.train.images)).argmax(1)
+    found = train.predict_masks(model, data, data.train.images)
+    assert found.dtype == torch.uint8 and torch.equal(found.long(), expected)

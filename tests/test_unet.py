@@ -1,27 +1,19 @@
 """Chapter 11: the paper's sizes and counts, SciPy's distances and deformations, brute force; then mutants."""
 
-import types
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import distance_transform_edt, label, map_coordinates
 from torch import nn
+from torchmetrics.functional.classification import multiclass_jaccard_index
+from toys import chapter_tests, generator, noise, on_meta
 
 from helpers import inspect
 from helpers.chapters import chapter
 from helpers.data import Dataset, Provenance, Split
 
 UNET = chapter("11_unet")
-
-
-def on_meta(build, *arguments, **settings):
-    with torch.device("meta"):
-        return build(*arguments, **settings)
-
-
-def noise(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def cells(*shape, seed=0):
@@ -155,8 +147,6 @@ def check_whole_slice(code):
 
 
 def check_components(code):
-    from scipy.ndimage import label
-
     for seed, shape in enumerate([(3, 40, 50), (1, 64, 64), (2, 1, 9)]):
         masks = cells(*shape, seed=seed) == 1
         ours = code.components(masks)
@@ -171,8 +161,6 @@ def check_components(code):
 
 
 def check_distances(code):
-    from scipy.ndimage import distance_transform_edt
-
     masks = cells(2, 48, 56, seed=3)
     labels = code.components(masks == 1)
     d1, d2 = code.two_nearest(labels, 9)
@@ -187,8 +175,6 @@ def check_distances(code):
 
 
 def check_weight_map(code):
-    from scipy.ndimage import distance_transform_edt
-
     mask = cells(1, 40, 40, seed=5)
     labels = code.components(mask == 1)[0].numpy()
     maps = np.stack([distance_transform_edt(labels != cell) for cell in np.unique(labels)[1:]])
@@ -219,9 +205,7 @@ def check_weighted_loss(code):
 
 
 def check_deform(code):
-    from scipy.ndimage import map_coordinates
-
-    field = code.displacements(2, (30, 40), 4.0, torch.Generator().manual_seed(0))
+    field = code.displacements(2, (30, 40), 4.0, generator(0))
     images = noise(2, 1, 30, 40)
     y, x = np.mgrid[:30, :40]
     for mode, order in (("bilinear", 1), ("nearest", 0)):
@@ -234,13 +218,13 @@ def check_deform(code):
 
 
 def check_displacements(code):
-    drawn = 10 * torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(7))
-    field = code.displacements(4, (33, 33), 10.0, torch.Generator().manual_seed(7))
+    drawn = 10 * noise(4, 2, 3, 3, seed=7)
+    field = code.displacements(4, (33, 33), 10.0, generator(7))
     assert torch.allclose(field[..., ::16, ::16], drawn, atol=1e-4)
     assert not code.displacements(1, (33, 33), 0.0, torch.Generator()).any()
     straight = F.interpolate(drawn, size=(33, 33), mode="bilinear", align_corners=True)
     assert (field - straight).abs().max() > 0.5
-    spread = code.displacements(500, (3, 3), 10.0, torch.Generator().manual_seed(0)).std()
+    spread = code.displacements(500, (3, 3), 10.0, generator(0)).std()
     assert abs(float(spread) - 10) < 0.5
 
 
@@ -250,14 +234,14 @@ def check_same_field(code):
     images = masks[:, None].float()
     for seed in range(6):
         targets = {"masks": masks, "weights": masks.float()}
-        moved, after = code.Deform(3.0)(images, targets, torch.Generator().manual_seed(seed))
+        moved, after = code.Deform(3.0)(images, targets, generator(seed))
         assert torch.allclose(moved[:, 0], after["weights"], atol=1e-5)
         assert after["masks"].dtype == torch.uint8 and set(after["masks"].unique().tolist()) <= {0, 1}
         assert float(((moved[:, 0] > 0.5) == (after["masks"] == 1)).float().mean()) > 0.97
-        rigid, same = code.Deform(0.0)(images, targets, torch.Generator().manual_seed(seed))
+        rigid, same = code.Deform(0.0)(images, targets, generator(seed))
         assert torch.equal(rigid[:, 0], same["masks"].float())
         assert torch.equal(rigid.sum(), images.sum())
-    seen = {code.Deform(0.0)(images, targets, torch.Generator().manual_seed(s))[0].numpy().tobytes() for s in range(60)}
+    seen = {code.Deform(0.0)(images, targets, generator(s))[0].numpy().tobytes() for s in range(60)}
     assert len(seen) == 8
 
 
@@ -348,11 +332,9 @@ def check_band(code):
 
 
 def check_iou(code):
-    from torchmetrics.functional.classification import multiclass_jaccard_index
-
-    generator = torch.Generator().manual_seed(0)
-    truth, said = (torch.randint(6, (2, 40, 40), generator=generator).to(torch.uint8) for _ in range(2))
-    said = torch.where(torch.rand(truth.shape, generator=generator) < 0.6, truth, said)
+    draws = generator(0)
+    truth, said = (torch.randint(6, (2, 40, 40), generator=draws).to(torch.uint8) for _ in range(2))
+    said = torch.where(torch.rand(truth.shape, generator=draws) < 0.6, truth, said)
     truth[:, :6] = 255
     scores = code.animal_scores(said, truth)
     wanted = multiclass_jaccard_index(said.long(), truth.long(), 6, ignore_index=255)
@@ -366,7 +348,7 @@ def check_iou(code):
 
 
 def check_mask_loss(code):
-    masks = torch.randint(6, (2, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    masks = torch.randint(6, (2, 8, 8), generator=generator(0)).to(torch.uint8)
     masks[:, :3] = 255
     logits = noise(2, 6, 8, 8)
     found = code.mask_loss(lambda images: logits, None, masks)
@@ -376,24 +358,13 @@ def check_mask_loss(code):
 
 
 def toy_slices(count):
-    images = (255 * torch.rand(count + 2, 1, 48, 48, generator=torch.Generator().manual_seed(0))).to(torch.uint8)
+    images = (255 * torch.rand(count + 2, 1, 48, 48, generator=generator(0))).to(torch.uint8)
     masks = torch.ones(count + 2, 48, 48, dtype=torch.uint8)
     masks[:, ::12] = masks[..., ::12] = 0
     return Dataset(
         Split(images[:count], masks[:count]), Split(images[count:], masks[count:]), ("membrane", "cell"),
         Provenance("toy", False, "seed 0"),
     )  # fmt: skip
-
-
-CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_chapter(name):
-    for library in ("scipy", "torchmetrics"):  # oracles, not among what a reader installs
-        if any(used.startswith(library) for used in CHECKS[name].__code__.co_names):
-            pytest.importorskip(library)
-    CHECKS[name](UNET)
 
 
 # ------------------------------------------------------------------------------------------------------ mutants
@@ -474,17 +445,7 @@ MUTANTS = {
     "unknown pixels teach": ("ignore_index=255", "ignore_index=-100", "mask_loss"),
 }
 
-
-@pytest.mark.parametrize("name", MUTANTS)
-def test_mutant_is_noticed(name):
-    pytest.importorskip("scipy")
-    old, new, check = MUTANTS[name]
-    source = UNET.__source__
-    assert source.count(old) == 1, f"the chapter has {old!r} {source.count(old)} times; mend this mutant."
-    mutant = types.ModuleType("mutant")
-    exec(compile(source.replace(old, new), "mutant", "exec"), mutant.__dict__)
-    with pytest.raises((AssertionError, RuntimeError, ValueError, IndexError)):
-        CHECKS[check](mutant)
+test_chapter, test_mutant_is_noticed = chapter_tests(UNET, globals(), MUTANTS)
 
 
 # ------------------------------------------------------------------------------------------------------ errors

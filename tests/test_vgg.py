@@ -1,9 +1,6 @@
-"""Chapter 1's network is the paper's. The `check_...` functions look at any version of the chapter's definitions; the
-chapter's own has to pass all of them, and every one of the faulty versions below has to fail one."""
+"""Chapter 1: torchvision's counts and answers, formulas, receptive fields by gradient; then mutants of the code."""
 
-import ast
 import math
-import types
 
 import pytest
 import torch
@@ -11,23 +8,12 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 from torchvision.models import vgg as reference
+from toys import chapter_tests, dataset_of, generator, noise, on_meta, random_images
 
-from helpers import chapters, inspect
+from helpers import inspect, train
 from helpers.chapters import chapter
 
-
-@pytest.fixture(scope="module")
-def vgg():
-    return chapter("01_vgg")
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def on_meta(build):
-    with torch.device("meta"):
-        return build()
+VGG = chapter("01_vgg")
 
 
 def random_state(model, seed=0):
@@ -75,34 +61,29 @@ GIGA_MACS = {"A": 7.609, "B": 11.308, "D": 15.470, "E": 19.632}
 
 def check_counts(m):
     for name, count in PARAMETERS.items():
-        assert inspect.count_parameters(on_meta(lambda name=name: m.VGG(m.CONFIGS[name]))) == count
+        assert inspect.count_parameters(on_meta(m.VGG, m.CONFIGS[name])) == count
     for name, count in PARAMETERS_BN.items():
-        network = on_meta(lambda name=name: m.VGG(m.CONFIGS[name], batch_norm=True))
-        assert inspect.count_parameters(network) == count
-    lrn, plain = (on_meta(lambda name=name: m.VGG(m.CONFIGS[name])) for name in ("A-LRN", "A"))
+        assert inspect.count_parameters(on_meta(m.VGG, m.CONFIGS[name], batch_norm=True)) == count
+    lrn, plain = (on_meta(m.VGG, m.CONFIGS[name]) for name in ("A-LRN", "A"))
     assert inspect.count_parameters(lrn) == inspect.count_parameters(plain)
     for name, depth in WEIGHT_LAYERS.items():
-        network = on_meta(lambda name=name: m.VGG(m.CONFIGS[name]))
+        network = on_meta(m.VGG, m.CONFIGS[name])
         assert sum(isinstance(layer, (nn.Conv2d, nn.Linear)) for layer in network.modules()) == depth
 
 
 def check_macs(m):
     for name, giga in GIGA_MACS.items():
-        assert (
-            abs(inspect.count_macs(on_meta(lambda name=name: m.VGG(m.CONFIGS[name])), (3, 224, 224)) / 1e9 - giga)
-            < 6e-4
-        )
-    vgg16 = on_meta(lambda: m.VGG(m.CONFIGS["D"]))
-    assert inspect.count_macs(vgg16, (3, 224, 224)) == 15_470_264_320
+        assert abs(inspect.count_macs(on_meta(m.VGG, m.CONFIGS[name]), (3, 224, 224)) / 1e9 - giga) < 6e-4
+    assert inspect.count_macs(on_meta(m.VGG, m.CONFIGS["D"]), (3, 224, 224)) == 15_470_264_320
 
 
-def check_features(m, networks=("A", "B", "D", "E"), side=64):
+def check_features(m):
     """The convolutions equal torchvision's, with and without batch normalisation, in float64."""
-    images = torch.randn(2, 3, side, side, generator=generator(1), dtype=torch.float64)
-    for name in networks:
+    images = noise(2, 3, 64, 64, dtype=torch.float64)
+    for name in ("A", "B", "D", "E"):
         for batch_norm in (False, True):
-            theirs = on_meta(lambda: reference.make_layers(reference.cfgs[name], batch_norm))  # noqa: B023
-            ours = on_meta(lambda: m.VGG(m.CONFIGS[name], batch_norm=batch_norm)).features  # noqa: B023
+            theirs = on_meta(reference.make_layers, reference.cfgs[name], batch_norm)
+            ours = on_meta(m.VGG, m.CONFIGS[name], batch_norm=batch_norm).features
             state = random_state(theirs)
             theirs.load_state_dict(state, assign=True)
             give(ours, state.values())
@@ -135,9 +116,9 @@ CONFIGURATIONS = [
 
 def check_forward(m):
     """Whole small networks, with 1x1, 5x5 and 7x7 filters and LRN, against the formula."""
-    images = 20 * torch.randn(3, 3, 16, 16, generator=generator(2), dtype=torch.float64)
+    images = 20 * noise(3, 3, 16, 16, seed=2, dtype=torch.float64)
     for config in CONFIGURATIONS:
-        network = on_meta(lambda: m.VGG(config, classes=5, hidden=9, size=16))  # noqa: B023
+        network = on_meta(m.VGG, config, classes=5, hidden=9, size=16)
         state = random_state(network)
         expected = forward_by_formula(config, state.values(), images)
         with torch.inference_mode():
@@ -145,7 +126,7 @@ def check_forward(m):
 
 
 def check_lrn(m):
-    a = 30 * torch.randn(2, 9, 3, 4, generator=generator(), dtype=torch.float64)
+    a = 30 * noise(2, 9, 3, 4, seed=0, dtype=torch.float64)
     for n, kappa, alpha, beta in ((5, 2.0, 1e-4, 0.75), (3, 1.0, 1e-2, 0.5), (1, 1.5, 1e-3, 0.75)):
         ours = m.LocalResponseNorm(n, kappa, alpha, beta)(a)
         assert torch.allclose(ours, F.local_response_norm(a, n, alpha * n, beta, kappa), rtol=1e-12)
@@ -211,7 +192,7 @@ def check_dense(m):
         if parameter.ndim == 1:
             nn.init.normal_(parameter, std=0.3)  # biases count, too
     dense = m.fully_convolutional(network)
-    small, large = (torch.randn(2, 3, side, side, generator=generator(), dtype=torch.float64) for side in (16, 24))
+    small, large = (noise(2, 3, side, side, seed=0, dtype=torch.float64) for side in (16, 24))
     with torch.inference_mode():
         # at the size that the network was made for: one position, the same logits
         assert dense(small).shape == (2, 3, 1, 1)
@@ -234,35 +215,24 @@ def check_dense(m):
                 assert torch.allclose(verdicts[:, :, y, x], network(crop), rtol=1e-10)
 
 
-CHECKS = [
-    check_counts, check_macs, check_features, check_forward, check_lrn, check_start, check_receptive_field,
-    check_gradient_support, check_cost_of_a_stack, check_dense,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("check", CHECKS)
-def test_the_chapter(vgg, check):
-    check(vgg)
-
-
 # ---------------------------------------------------------------------------------------------- whole networks
 
 
 @pytest.fixture(scope="module")
 def classifier():
     """The state of the three fully connected layers, 1 GB in float64, drawn once."""
-    yield random_state(on_meta(lambda: reference.VGG(nn.Identity(), init_weights=False).classifier))
+    yield random_state(on_meta(reference.VGG, nn.Identity(), init_weights=False).classifier)
 
 
 @pytest.mark.parametrize(("name", "builder"), [("A", "vgg11"), ("D", "vgg16_bn")])
-def test_logits_of_whole_networks_equal_torchvision(vgg, classifier, name, builder):
-    theirs = on_meta(lambda: torchvision.models.get_model(builder, init_weights=False))
-    ours = on_meta(lambda: vgg.VGG(vgg.CONFIGS[name], batch_norm=builder.endswith("bn")))
+def test_logits_of_whole_networks_equal_torchvision(classifier, name, builder):
+    theirs = on_meta(torchvision.models.get_model, builder, init_weights=False)
+    ours = on_meta(VGG.VGG, VGG.CONFIGS[name], batch_norm=builder.endswith("bn"))
     features = random_state(theirs.features)
     theirs.features.load_state_dict(features, assign=True)
     theirs.classifier.load_state_dict(classifier, assign=True)
     give(ours, [*features.values(), *classifier.values()])
-    images = torch.randn(1, 3, 224, 224, generator=generator(1), dtype=torch.float64)
+    images = noise(1, 3, 224, 224, dtype=torch.float64)
     with torch.inference_mode():
         logits = ours(images)
         assert logits.shape == (1, 1000)
@@ -280,95 +250,82 @@ def test_published_sizes_agree_with_ours():
 
 # ---------------------------------------------------------------------------------------------- mutants
 
-CONV = "layers.append(nn.Conv2d(channels, out, kernel, padding=kernel // 2))"
 BATCH_NORM = """                if batch_norm:
                     layers.append(nn.BatchNorm2d(out))
 """
 RELU = "                layers.append(nn.ReLU(inplace=True))\n"
 HIDDEN = "nn.Linear(channels * size * size, hidden), nn.ReLU(inplace=True)"
 
-# What is wrong: (statement of the chapter, as `ast.unparse` writes it, and what it becomes), ...
 MUTANTS = {
-    "no ReLU after convolutions": [(RELU, "")],
-    "no padding": [("padding=kernel // 2", "padding=0")],
-    "no pooling": [("layers.append(nn.MaxPool2d(2))", "pass")],
-    "mean instead of maximum": [("nn.MaxPool2d(2)", "nn.AvgPool2d(2)")],
-    "overlapping pooling": [("nn.MaxPool2d(2)", "nn.MaxPool2d(3, 2, 1)")],
-    "half the hidden width": [("hidden=4096", "hidden=2048")],
-    "batch normalisation after ReLU": [(BATCH_NORM + RELU, RELU + BATCH_NORM)],
-    "no batch normalisation": [(BATCH_NORM, "")],
-    "no bias": [
-        (CONV, CONV.replace("kernel // 2)", "kernel // 2, bias=False)")),
-        ("nn.init.zeros_(module.bias)", "module.bias is None or nn.init.zeros_(module.bias)"),
-    ],
-    "no ReLU after the first fully connected layer": [(HIDDEN, HIDDEN.replace("ReLU(inplace=True)", "Identity()"))],
-    "no dropout": [("dropout=0.5", "dropout=0.0")],
-    "the paper's first weights": [
-        ("nn.init.kaiming_normal_(module.weight)", "nn.init.normal_(module.weight, std=0.01)")
-    ],
-    "alpha divided by the window": [("self.alpha * neighbours", "self.alpha / self.n * neighbours")],
-    "LRN without kappa": [("kappa=2.0", "kappa=1.0")],
-    "C with 3x3 for 1x1": [("256, 256, (256, 1), 'M'", "256, 256, 256, 'M'")],
-    "E one layer short": [("'M', *[512] * 4, 'M', *[512] * 4, 'M']", "'M', *[512] * 4, 'M', *[512] * 3, 'M']")],
-    "receptive field without the jump": [("r + (kernel - 1) * j", "r + (kernel - 1)")],
-    "jump before the receptive field": [
-        ("r, j = (r + (kernel - 1) * j, j * stride)", "j *= stride; r += (kernel - 1) * j")
-    ],
-    "dense with channels last": [
-        (
-            "layer.weight.view(layer.out_features, channels, side, side)",
-            "layer.weight.view(layer.out_features, side, side, channels).permute(0, 3, 1, 2)",
-        )
-    ],
-    "dense without bias": [("conv.bias = layer.bias", "conv.bias = None")],
+    "no ReLU after convolutions": (RELU, "", "forward"),
+    "no padding": ("padding=kernel // 2", "padding=0", "macs"),
+    "no pooling": ("layers.append(nn.MaxPool2d(2))", "pass", "forward"),
+    "mean instead of maximum": ("nn.MaxPool2d(2)", "nn.AvgPool2d(2)", "forward"),
+    "overlapping pooling": ("nn.MaxPool2d(2)", "nn.MaxPool2d(3, 2, 1)", "forward"),
+    "half the hidden width": ("hidden=4096", "hidden=2048", "counts"),
+    "batch normalisation after ReLU": (BATCH_NORM + RELU, RELU + BATCH_NORM, "features"),
+    "no batch normalisation": (BATCH_NORM, "", "counts"),
+    "no bias": (
+        "nn.init.zeros_(module.bias)",
+        "module.bias = None if isinstance(module, nn.Conv2d) else nn.init.zeros_(module.bias)",
+        "counts",
+    ),
+    "no ReLU after the first fully connected layer": (
+        HIDDEN,
+        HIDDEN.replace("ReLU(inplace=True)", "Identity()"),
+        "forward",
+    ),
+    "no dropout": ("dropout=0.5", "dropout=0.0", "start"),
+    "the paper's first weights": (
+        "nn.init.kaiming_normal_(\n                    module.weight\n",
+        "nn.init.normal_(\n                    module.weight, std=0.01\n",
+        "start",
+    ),
+    "alpha divided by the window": ("self.alpha * neighbours", "self.alpha / self.n * neighbours", "lrn"),
+    "LRN without kappa": ("kappa=2.0", "kappa=1.0", "lrn"),
+    "C with 3x3 for 1x1": ('256, 256, (256, 1), "M"', '256, 256, 256, "M"', "counts"),
+    "E one layer short": ('*[512] * 4, "M"],', '*[512] * 3, "M"],', "counts"),
+    "receptive field without the jump": ("r + (kernel - 1) * j", "r + (kernel - 1)", "receptive_field"),
+    "jump before the receptive field": (
+        "r, j = r + (kernel - 1) * j, j * stride",
+        "j *= stride; r += (kernel - 1) * j",
+        "receptive_field",
+    ),
+    "dense with channels last": (
+        "layer.weight.view(layer.out_features, channels, side, side)",
+        "layer.weight.view(layer.out_features, side, side, channels).permute(0, 3, 1, 2)",
+        "dense",
+    ),
+    "dense without bias": ("conv.bias = layer.bias", "conv.bias = None", "dense"),
 }
 
-
-@pytest.mark.parametrize("mutant", MUTANTS)
-def test_mutants_die(mutant):
-    source = ast.unparse(ast.parse(chapters.model_cells(chapters.FOLDER / "01_vgg.py")))
-    for old, new in MUTANTS[mutant]:
-        assert source.count(old) == 1, f"the chapter does not say {old!r} once any more; bring this mutant up to date"
-        source = source.replace(old, new)
-    module = types.ModuleType("mutant")
-    exec(source, module.__dict__)
-    for check in CHECKS:
-        try:
-            check_features(module, ("A",), 32) if check is check_features else check(module)
-        except (AssertionError, RuntimeError):  # PyTorch's own complaint about shapes is a RuntimeError
-            return
-    pytest.fail(f"no check notices: {mutant}")
+test_chapter, test_mutant_is_noticed = chapter_tests(VGG, globals(), MUTANTS)
 
 
 # ---------------------------------------------------------------------------------------------- the study's tools
 
 
-def test_rescale_and_crop(vgg):
-    images = torch.randn(4, 3, 32, 32, generator=generator())
+def test_rescale_and_crop():
+    images = noise(4, 3, 32, 32, seed=0)
     labels = torch.arange(4)
-    same, targets = vgg.RescaleAndCrop(32, 32)(images, labels, generator())
+    same, targets = VGG.RescaleAndCrop(32, 32)(images, labels, generator())
     for before, after in zip(images, same, strict=True):
         assert torch.equal(before, after) or torch.equal(before.flip(-1), after)
     assert torch.equal(targets, labels)
 
-    draws = [vgg.RescaleAndCrop(32, 48)(images, labels, generator(seed))[0] for seed in range(8)]
+    draws = [VGG.RescaleAndCrop(32, 48)(images, labels, generator(seed))[0] for seed in range(8)]
     assert all(crop.shape == images.shape for crop in draws) and len({float(crop.sum()) for crop in draws}) > 4
     torch.manual_seed(1)
-    assert torch.equal(draws[3], vgg.RescaleAndCrop(32, 48)(images, labels, generator(3))[0])
+    assert torch.equal(draws[3], VGG.RescaleAndCrop(32, 48)(images, labels, generator(3))[0])
     # a crop of a ramp enlarged to 40 has the ramp's slope times 32 / 40
     ramp = torch.arange(32.0).expand(1, 3, 32, 32)
-    crop, _ = vgg.RescaleAndCrop(40, 40)(ramp, labels[:1], generator())
+    crop, _ = VGG.RescaleAndCrop(40, 40)(ramp, labels[:1], generator())
     assert torch.allclose(crop[0, 0, 0, 5:-5].diff().abs(), torch.tensor(0.8), atol=1e-4)
 
 
-def test_accuracy_at_the_training_size_is_the_accuracy(vgg):
-    from helpers import train
-    from helpers.data import Dataset, Provenance, Split
-
-    images = torch.randint(0, 256, (600, 3, 32, 32), generator=generator(), dtype=torch.uint8)
-    split = Split(images, torch.randint(0, 10, (600,), generator=generator()))
-    data = Dataset(split, split, tuple("abcdefghij"), Provenance("toy", False, ""))
+def test_accuracy_at_the_training_size_is_the_accuracy():
+    data = dataset_of(random_images(600, 32), torch.randint(0, 10, (600,), generator=generator()))
     torch.manual_seed(0)
-    network = vgg.small_vgg(vgg.SMALL["B"]).eval()
-    assert vgg.accuracy_at(network, data, 32) == pytest.approx(train.evaluate(network, data)["test_accuracy"], abs=2e-3)
-    assert 0 <= vgg.accuracy_at(network, data, 40) <= 1
+    network = VGG.small_vgg(VGG.SMALL["B"]).eval()
+    assert VGG.accuracy_at(network, data, 32) == pytest.approx(train.evaluate(network, data)["test_accuracy"], abs=2e-3)
+    assert 0 <= VGG.accuracy_at(network, data, 40) <= 1

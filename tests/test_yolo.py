@@ -1,22 +1,17 @@
 """Chapter 14: the paper's counts, boxes to cells and back, the loss by hand, average precision; then mutants."""
 
-import types
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torchvision import ops
+from toys import chapter_tests, dataset_of, generator, on_meta, random_images
 
 from helpers import inspect
 from helpers.chapters import chapter
-from helpers.data import VOC_ANIMALS, Dataset, Provenance, Split
+from helpers.data import VOC_ANIMALS
 
 YOLO = chapter("14_yolo")
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def random_boxes(*shape, size=100.0, seed=0):
@@ -37,19 +32,17 @@ def found_of(code, rows):
     return code.Found(torch.tensor(image), torch.tensor(label), torch.tensor(score), torch.tensor(box))
 
 
-def noise():
+def photographs():
     """A Dataset of three images of noise at 64 px."""
-    images = torch.randint(256, (3, 3, 64, 64), generator=generator()).to(torch.uint8)
-    split = Split(images, {"boxes": torch.zeros(3, 1, 4), "labels": torch.full((3, 1), -1)})
-    return Dataset(split, split, VOC_ANIMALS, Provenance("noise", False, "3 images"))
+    targets = {"boxes": torch.zeros(3, 1, 4), "labels": torch.full((3, 1), -1)}
+    return dataset_of(random_images(3, 64), targets, VOC_ANIMALS)
 
 
 # ------------------------------------------------------------------ checks of the code, each a function of a module
 
 
 def check_paper_network(code):
-    with torch.device("meta"):
-        model = code.paper_yolo()
+    model = on_meta(code.paper_yolo)
     assert inspect.count_parameters(model) == 271_703_550
     assert inspect.count_parameters(model.features) == 60_155_968
     assert inspect.count_macs(model, (3, 448, 448)) == 20_285_153_280
@@ -262,7 +255,7 @@ def check_scores(code):
     """`look` multiplies confidence and class probability, for every box."""
     torch.manual_seed(0)
     model = code.small_yolo(code.Backbone())
-    data = noise()
+    data = photographs()
     boxes, scores = code.look(model, data, data.test.images)
     assert boxes.shape == (3, 32, 4) and scores.shape == (3, 32, 5) and boxes.min() >= 0 and boxes.max() <= 64
     with torch.inference_mode():
@@ -275,7 +268,7 @@ def check_scores(code):
 def check_look_twice(code):
     """The mirrored photograph has the mirrored answer, whatever the network has learnt."""
     torch.manual_seed(0)
-    model, data = code.small_yolo(code.Backbone()), noise()
+    model, data = code.small_yolo(code.Backbone()), photographs()
     boxes, scores = code.look_twice(model, data, data.test.images)
     mirrored, same = code.look_twice(model, data, data.test.images.flip(-1))
     left, top, right, bottom = mirrored.unbind(-1)
@@ -314,14 +307,6 @@ def check_colours(code):
     plain, _ = code.AugmentPhotograph(zoom=(1.0, 1.0), colour=0.0)(images, targets, generator())
     expected, _ = code.train.AugmentScene(zoom=(1.0, 1.0))(images, targets, generator())
     assert torch.allclose(plain, expected, atol=1e-5)
-
-
-CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_chapter(name):
-    CHECKS[name](YOLO)
 
 
 # ------------------------------------------------------------------------------------------------------ mutants
@@ -388,16 +373,7 @@ MUTANTS = {
     "windows that leave the image": ("torch.linspace(0, size - side,", "torch.linspace(0, size,", "windows"),
 }
 
-
-@pytest.mark.parametrize("name", MUTANTS)
-def test_mutant_is_noticed(name):
-    old, new, check = MUTANTS[name]
-    source = YOLO.__source__
-    assert source.count(old) == 1, f"the chapter has {old!r} {source.count(old)} times; mend this mutant."
-    mutant = types.ModuleType("mutant")
-    exec(compile(source.replace(old, new), "mutant", "exec"), mutant.__dict__)
-    with pytest.raises((AssertionError, RuntimeError, IndexError, ValueError)):
-        CHECKS[check](mutant)
+test_chapter, test_mutant_is_noticed = chapter_tests(YOLO, globals(), MUTANTS)
 
 
 # ------------------------------------------------------------------------------------------------------ oracles, errors

@@ -1,18 +1,46 @@
-"""Small data and small networks that several tests share."""
+"""What several tests share: small data, small networks, and mutants of a chapter."""
 
+import functools
+import sys
+import types
+
+import pytest
 import torch
 from torch import nn
 
 from helpers.data import Dataset, Provenance, Split
 
+# What the wrong numbers of a mutant lead to. Not NameError or SyntaxError: a mutant that cannot run proves nothing.
+NOTICED = (AssertionError, RuntimeError, ValueError, LookupError)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(*shape, seed=1, dtype=None):
+    """Normal random numbers."""
+    return torch.randn(*shape, generator=generator(seed), dtype=dtype)
+
+
+def random_images(n, side, seed=0):
+    """Colour images whose bytes are random. uint8 (n, 3, side, side)."""
+    return torch.randint(256, (n, 3, side, side), generator=generator(seed)).to(torch.uint8)
+
+
+def dataset_of(images, targets, names=tuple("abcdefghij")):
+    """A data set whose training images are its test images, too."""
+    split = Split(images, targets)
+    return Dataset(split, split, names, Provenance("toy", False, "for tests"))
+
 
 def red_or_blue(n=128, side=8, seed=0):
     """Two classes that one look tells apart: noise, brighter in red or in blue. uint8 (n, 3, side, side)."""
-    generator = torch.Generator().manual_seed(seed)
+    draws = generator(seed)
 
     def split(count):
         targets = torch.arange(count) % 2
-        images = torch.randint(0, 100, (count, 3, side, side), generator=generator, dtype=torch.uint8)
+        images = torch.randint(0, 100, (count, 3, side, side), generator=draws, dtype=torch.uint8)
         images[torch.arange(count), 2 * targets] += 80
         return Split(images, targets)
 
@@ -28,6 +56,50 @@ def small_network(seed=0, classes=2, width=8, dropout=0.0):
     )  # fmt: skip
 
 
+def on_meta(build, *arguments, **settings):
+    """What `build` returns, on the `meta` device: shapes without numbers."""
+    with torch.device("meta"):
+        return build(*arguments, **settings)
+
+
 def weights(model):
     """All weights and buffers, copied, in one vector."""
     return torch.cat([tensor.detach().double().flatten().clone() for tensor in model.state_dict().values()])
+
+
+def mutant(code, old, new):
+    """The chapter `code`, run again with `new` in place of `old`. Fails unless its source has `old` exactly once."""
+    count = code.__source__.count(old)
+    if count != 1:
+        pytest.fail(f"{code.__name__} has {old!r} {count} times, not once; mend this mutant.")
+    module = types.ModuleType("mutant")
+    sys.modules["mutant"] = module  # dataclasses look their module up
+    exec(compile(code.__source__.replace(old, new), "mutant", "exec"), module.__dict__)
+    return module
+
+
+def chapter_tests(code, namespace, mutants):
+    """Two tests: the chapter `code` passes every check, and every mutant of it fails the check that it names.
+
+    A check is a function `check_...(code)` in `namespace`, the globals of the test file.
+    mutants: what is wrong -> (old source text, new source text, name of the check without `check_`).
+    """
+    checks = {name.removeprefix("check_"): check for name, check in namespace.items() if name.startswith("check_")}
+
+    @functools.cache  # many mutants share a check that takes seconds
+    def passes(name):
+        checks[name](code)
+
+    @pytest.mark.parametrize("name", checks)
+    def test_chapter(name):
+        passes(name)
+
+    @pytest.mark.parametrize("name", mutants)
+    def test_mutant_is_noticed(name):
+        old, new, check = mutants[name]
+        faulty = mutant(code, old, new)
+        passes(check)  # what fails anyway notices nothing
+        with pytest.raises(NOTICED):
+            checks[check](faulty)
+
+    return test_chapter, test_mutant_is_noticed

@@ -1,0 +1,162 @@
+"""The page "One gallery": the same photographs through every network of the course, and where Grad-CAM says they look.
+
+`measure` asks Grad-CAM about VOC's validation photographs and writes `pages/gallery.json` and the two pictures
+`pages/_static/gallery-*.webp`. `text` is the page, from `pages/gallery.json`. `./course pages` calls them.
+"""
+
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from helpers import cam, plot, study
+from helpers.data import largest_animal, voc_animals
+from helpers.settings import ROOT
+from helpers.table import Table
+from helpers.zoo import ZOO, to_input
+
+PAGE = ROOT / "pages" / "gallery.md"
+FOUND = ROOT / "pages" / "gallery.json"
+PICTURES = ROOT / "pages" / "_static"
+SIDE = 128  # px of the photographs, and of the maps that are measured
+TOLERANCE = 4  # px; the pointing game allows 15 px on photographs of about 500 px
+GROUPS = {"named": list(ZOO)[:10], "placed": list(ZOO)[10:]}
+
+
+# -------------------------------------------------------------------------------------------------- measuring
+
+
+def inside_boxes(targets, labels, margin=0):
+    """Which pixels (N, SIDE, SIDE) lie in a box of the image's label (N,), larger by `margin` px on each side."""
+    centres = torch.arange(SIDE) + 0.5
+    left, top, right, bottom = targets["boxes"].unbind(-1)
+    x = (centres >= left[..., None] - margin) & (centres <= right[..., None] + margin)
+    y = (centres >= top[..., None] - margin) & (centres <= bottom[..., None] + margin)
+    chosen = targets["labels"] == labels[:, None]  # (N, M)
+    return (y[..., :, None] & x[..., None, :] & chosen[..., None, None]).any(1)
+
+
+def energy(maps, regions):
+    """Share of each map (N, H, W), none below zero, that lies in its region (N, H, W); NaN for a map of zeros."""
+    return (maps * regions).sum((1, 2)) / maps.sum((1, 2))
+
+
+def hits(maps, regions):
+    """The pointing game: whether the largest value of each map (N, H, W) lies in its region."""
+    return regions.flatten(1).gather(1, maps.flatten(1).argmax(1, keepdim=True))[:, 0]
+
+
+def heat(member, model, data, images, labels):
+    """Grad-CAM of a member of the zoo for the label of each photograph, (N, SIDE, SIDE)."""
+
+    def maps(some, wanted):
+        x = to_input(member, data, some)
+        return cam.grad_cam(model, member.layer, x, lambda out: member.score(out, wanted), size=(SIDE, SIDE))
+
+    return torch.cat([maps(*part) for part in zip(images.split(100), labels.split(100), strict=True)])
+
+
+def scores(maps, targets, labels):
+    """Means over the photographs, in percent: energy in boxes and in masks, pointing game. A dict."""
+    masks = (targets["masks"] == (labels + 1)[:, None, None]) & targets["has_mask"][:, None, None]
+    drawn = masks.flatten(1).any(1)
+    percent = {
+        "energy in box": energy(maps, inside_boxes(targets, labels)),
+        "energy in mask": energy(maps, masks)[drawn],
+        "pointing game": hits(maps, inside_boxes(targets, labels, TOLERANCE)).float(),
+    }
+    return {name: round(100 * float(values.nanmean()), 1) for name, values in percent.items()} | {
+        "empty maps": int((maps.amax((1, 2)) <= 0).sum())
+    }
+
+
+def chosen(data, labels):
+    """Index (10,) of two photographs of each class: the first whose largest animal covers a tenth to half of them."""
+    boxes = data.test.targets["boxes"]
+    areas = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).amax(1) / SIDE**2
+    fits = (areas > 0.1) & (areas < 0.5) & data.test.targets["has_mask"]
+    return torch.cat([(fits & (labels == label)).nonzero()[:2, 0] for label in range(len(data.classes))])
+
+
+def of_file(path):
+    """A hash of a file, to tell whether a network was trained again since."""
+    return sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+
+def measure():
+    """Run every network on the validation photographs; write the numbers and the pictures.
+
+    Raises ValueError without real data, FileNotFoundError for weights that are not there.
+    """
+    data = voc_animals(size=SIDE)
+    if not data.provenance.real:
+        raise ValueError(f"the gallery needs real photographs, and these are: {data.provenance}.")
+    images, targets = data.test.images, data.test.targets
+    labels = largest_animal(data).test.targets
+    index = chosen(data, labels)
+    rows, shown = {}, {}
+    for name, member in ZOO.items():
+        model = member.load()
+        maps = heat(member, model, data, images, labels)
+        rows[name] = scores(maps, targets, labels) | {"weights": of_file(member.weights.path)}
+        shown[name] = maps[index]
+    everywhere = torch.ones(len(images), SIDE, SIDE)
+    centre = F.pad(torch.ones(len(images), 2, 2), [SIDE // 2 - 1] * 4)
+    by_chance = inside_boxes(targets, labels, TOLERANCE).float().mean()  # a point drawn at random
+    found = {
+        "provenance": f"{data.provenance.name}, {len(images)} validation photographs at {SIDE} px",
+        "photographs": [data.classes[label] for label in labels[index].tolist()],
+        "networks": rows,
+        "everywhere alike": scores(everywhere, targets, labels) | {"pointing game": round(100 * float(by_chance), 1)},
+        "the middle": scores(centre, targets, labels),
+        "made_with": study.made_with(),
+    }
+    FOUND.write_text(json.dumps(found, indent=1) + "\n")
+    for group, names in GROUPS.items():
+        picture = plot.cams(
+            images[index],
+            None,
+            titles=found["photographs"],
+            rows_of_maps={name.replace(" ", "\n").replace("-", "-\n"): shown[name] for name in names},
+            alt="see the page",
+            inches=0.72,
+        )
+        (PICTURES / f"gallery-{group}.webp").write_bytes(picture._webp)
+
+
+# ----------------------------------------------------------------------------------------------------- the page
+
+
+def _table(found, names):
+    rows = []
+    for name in (*names, "everywhere alike", "the middle"):
+        label, result = name, found.get(name)
+        if name in ZOO:
+            chapter = ZOO[name].chapter
+            label, result = f"[{int(chapter[:2])} {name}](../chapters/{chapter})", found["networks"][name]
+        measured = {f"{kind}, %": result[kind] for kind in ("energy in box", "energy in mask", "pointing game")}
+        rows.append({"network": label} | measured)
+    return Table(rows, decimals=1)._repr_markdown_()
+
+
+def text():
+    """The page as MyST Markdown, from `pages/gallery.json`."""
+    found = json.loads(FOUND.read_text())
+    animals = ", ".join(found["photographs"])
+    named, placed = GROUPS["named"], GROUPS["placed"]
+    return TEMPLATE.format(
+        animals=animals,
+        provenance=found["provenance"],
+        named=", ".join(named),
+        placed=", ".join(placed),
+        table_named=_table(found, named),
+        table_placed=_table(found, placed),
+        tolerance=TOLERANCE,
+        side=SIDE,
+    )
+
+
+TEMPLATE = """\
+"""

@@ -1,0 +1,67 @@
+"""The gallery: what is measured on a map, and that the page is that of the committed numbers and networks."""
+
+import json
+
+import pytest
+import torch
+
+from helpers import data, page_gallery
+from helpers.zoo import ZOO
+
+SIDE = page_gallery.SIDE
+
+
+def one_box(left, top, right, bottom, label=0):
+    return {
+        "boxes": torch.tensor([[[left, top, right, bottom], [0.0, 0.0, SIDE, SIDE]]]),
+        "labels": torch.tensor([[label, 4]]),  # the second animal is another one
+        "masks": torch.zeros(1, SIDE, SIDE, dtype=torch.uint8),
+        "has_mask": torch.tensor([True]),
+    }
+
+
+def test_a_region_is_the_boxes_of_the_label():
+    targets = one_box(32.0, 64.0, 64.0, 96.0)
+    region = page_gallery.inside_boxes(targets, torch.tensor([0]))
+    assert region[0, 64:96, 32:64].all() and region.sum() == 32 * 32
+    assert page_gallery.inside_boxes(targets, torch.tensor([0]), margin=4).sum() == 40 * 40
+    assert page_gallery.inside_boxes(targets, torch.tensor([4])).all()
+
+
+def test_scores_by_hand():
+    targets, labels = one_box(0.0, 0.0, 64.0, 128.0), torch.tensor([0])
+    targets["masks"][0, :64, :64] = 1
+    maps = torch.zeros(1, SIDE, SIDE)
+    maps[0, 10, 10], maps[0, 100, 10], maps[0, 10, 100] = 2.0, 1.0, 1.0
+    found = page_gallery.scores(maps, targets, labels)
+    assert found == {"energy in box": 75.0, "energy in mask": 50.0, "pointing game": 100.0, "empty maps": 0}
+    maps[0, 10, 67] = 5.0  # four pixels beyond the box, within the tolerance
+    assert page_gallery.scores(maps, targets, labels)["pointing game"] == 100.0
+    maps[0, 10, 69] = 6.0
+    assert page_gallery.scores(maps, targets, labels)["pointing game"] == 0.0
+    assert page_gallery.scores(torch.zeros_like(maps), targets, labels)["empty maps"] == 1
+
+
+def test_the_chosen_photographs_are_two_of_each_class():
+    photographs = data.voc_animals(size=SIDE, train=20, test=100)
+    labels = data.largest_animal(photographs).test.targets
+    index = page_gallery.chosen(photographs, labels)
+    assert sorted(labels[index].tolist()) == labels[index].tolist() and len(set(index.tolist())) == len(index)
+    assert photographs.test.targets["has_mask"][index].all()
+
+
+def test_the_page_is_that_of_the_committed_numbers():
+    assert page_gallery.PAGE.read_text() == page_gallery.text()
+
+
+def test_the_numbers_are_those_of_the_committed_networks():
+    found = json.loads(page_gallery.FOUND.read_text())
+    assert {name: result["weights"] for name, result in found["networks"].items()} == {
+        name: page_gallery.of_file(member.weights.path) for name, member in ZOO.items()
+    }, "a network was trained again: ./course pages --measure"
+
+
+def test_the_stand_in_is_refused(monkeypatch):
+    monkeypatch.setenv("COURSE_SOURCE", "standin")
+    with pytest.raises(ValueError, match="needs real photographs"):
+        page_gallery.measure()
