@@ -15,6 +15,7 @@
 # | Claim | Hand the deep, coarse maps of a network down to its fine ones, and every level knows what it sees and where. Small objects gain most, and it costs little. |
 # | You need | [Chapter 2](02_resnet): the stages of a ResNet. [Chapter 11](11_unet) helps: its skip connections are close relatives. |
 # | Time | About an hour and a half to read. The last cell prints how long the computations took. |
+# | Words, letters | [Glossary](../pages/glossary.md), [notation](../pages/notation.md) |
 #
 # **You will be able to**
 #
@@ -506,7 +507,7 @@ def iou(first, second):
     height = (torch.minimum(bottom, bottom2) - torch.maximum(top, top2)).clamp_min_(0)
     shared = width.mul_(height)
     both = area(first)[..., :, None] + area(second)[..., None, :] - shared
-    return shared.div_(both.clamp_min_(1e-6))
+    return shared.div_(both.clamp_min_(1e-12))
 
 
 # %% tags=["nbval-check-output"]
@@ -1127,7 +1128,7 @@ print(
 # | anchors | side 8 strides, 3 shapes | side 3 strides, 3 shapes | small things in small images |
 # | labels | object from 0.7 or best, background below 0.3 | object from 0.5 or best, background below 0.3 | anchors further apart, see above |
 # | drawn per image | 256 anchors, at most half of them objects | 64, the same | fewer anchors |
-# | optimiser | SGD, 0.02 then 0.002, 40,000 steps of 16 images on 8 GPUs | AdamW, one cycle with peak 0.003, 150 steps of 16 images in the study, some 720 below | minutes on a laptop |
+# | optimiser | SGD, 0.02 then 0.002, 40,000 steps of 16 images on 8 GPUs | AdamW, one cycle with peak 0.003, 150 steps of 16 images in the study, some 540 below | minutes on a laptop |
 # | batch normalisation | frozen, as usual then for detectors | trains on | batches of 16 are large enough |
 # | proposals kept | 100 and 1,000 | 100, of at most 400 candidates | 4,080 anchors instead of 200,000 |
 # | detector behind it | Fast R-CNN on each level | its parts, checked, not trained | [chapter 14](14_yolo) trains a detector |
@@ -1275,7 +1276,7 @@ plot.boxes(
     alt="Eight validation photographs of animals with four small animals and four decoys pasted on each, and a box around every animal.",
     caption="Scenes with small animals. Every animal has a box, with the level that is responsible for its size. Pasted pieces without a box are decoys: "
     f"outlines of animals filled with backdrop. Data: {small.provenance}.",
-    inches=1.75,
+    inches=1.4,
 )
 
 
@@ -1388,7 +1389,7 @@ for name in ("FPN", "one map", "FPN from nothing"):
     train.set_seed(0)
     networks[name] = build(**ARMS[name])
     histories[name] = train_proposals(
-        networks[name], small, epochs=pick(full=4, quick=1), label=name
+        networks[name], small, epochs=pick(full=3, quick=1), label=name
     )
 found = {
     name: proposals(network, small, small.test.images)[0] for name, network in networks.items()
@@ -1620,7 +1621,7 @@ print("all arms of the study run:", len(STUDY.rehearse(few)) == len(ARMS))
 #
 # ### Failures first
 #
-# For every scene: what share of its boxes is met by one of the hundred proposals with an IoU of at least one half? The worst, five from the middle,
+# For every scene: what share of its boxes is met by one of the hundred proposals with an IoU of at least one half? The worst, four from the middle,
 # and the best.
 
 
@@ -1650,13 +1651,13 @@ def draw_found(proposed, split, index, best=0):
 share, _ = share_found(found["FPN"], small.test)
 order = share.argsort(stable=True)
 middle = len(order) // 2
-chosen = torch.cat([order[:5], order[middle - 2 : middle + 3], order[-5:]])
+chosen = torch.cat([order[:4], order[middle - 2 : middle + 2], order[-4:]])
 plot.boxes(
     small.test.images[chosen],
     draw_found(found["FPN"], small.test, chosen),
     titles=[f"{100 * share[i]:.0f} % found" for i in chosen.tolist()],
-    columns=5,
-    alt="Fifteen scenes: the five with the smallest share of boxes found, five from the middle and the five best. Found boxes are "
+    columns=4,
+    alt="Twelve scenes: the four with the smallest share of boxes found, four from the middle and the four best. Found boxes are "
     "green, missed ones orange.",
     caption="The worst, typical and best scenes of the feature pyramid. Green: an animal that one of 100 proposals meets with IoU 0.5. Orange: "
     f"missed. Data: {small.provenance}.",

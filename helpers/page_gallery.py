@@ -119,7 +119,7 @@ def measure():
             images[index],
             None,
             titles=found["photographs"],
-            rows_of_maps={name.replace(" ", "\n").replace("-", "-\n"): shown[name] for name in names},
+            rows_of_maps={name.replace(" ", "\n"): shown[name] for name in names},
             alt="see the page",
             inches=0.72,
         )
@@ -131,7 +131,7 @@ def measure():
 
 def _table(found, names):
     rows = []
-    for name in (*names, "everywhere alike", "the middle"):
+    for name in (*names, "everywhere alike"):
         label, result = name, found.get(name)
         if name in ZOO:
             chapter = ZOO[name].chapter
@@ -146,6 +146,7 @@ def text():
     found = json.loads(FOUND.read_text())
     animals = ", ".join(found["photographs"])
     named, placed = GROUPS["named"], GROUPS["placed"]
+    empty = [found["networks"][name]["empty maps"] for name in placed]
     return TEMPLATE.format(
         animals=animals,
         provenance=found["provenance"],
@@ -154,9 +155,90 @@ def text():
         table_named=_table(found, named),
         table_placed=_table(found, placed),
         tolerance=TOLERANCE,
+        middle=found["the middle"]["pointing game"],
         side=SIDE,
+        reading_named=READING_NAMED,
+        reading_placed=READING_PLACED.format(empty=" to ".join(str(count) for count in (min(empty), max(empty)))),
     )
 
 
 TEMPLATE = """\
+(gallery)=
+
+# One gallery
+
+The same ten photographs through every network of the course. Below each photograph stands where the network finds the
+evidence for the animal that is really there, whatever it would have answered: Grad-CAM, as chapter 15 derives it.
+Bright is strong. Each map is scaled to its own range, so maps can be compared in shape and not in strength.
+
+The photographs are validation photographs of VOC's animals: {animals}. They are the first two of each class whose
+largest animal covers from a tenth to half of the picture. Nobody picked them for their maps.
+
+## Ten networks that name what they see
+
+{named}: each a small one, built by its chapter's code and trained alike, for two passes over CIFAR-10 and animals cut
+out of VOC's training photographs at 32 pixels (`helpers/zoo.py`). They were never told where on a photograph an
+animal stands. Here they get whole photographs at 64 pixels, and are asked for the logit of the animal.
+
+```{{figure}} _static/gallery-named.webp
+:alt: Ten photographs of animals in a row, and below them ten rows of heat maps, one for each network: {named}.
+:width: 100%
+
+Grad-CAM for the true animal, one row per network. Photographs: {provenance}.
+```
+
+**Energy in box** is the share of a map that lies in the boxes of that animal, **energy in mask** the share on the
+animal itself, where a mask exists. In the **pointing game** {{cite}}`zhang2018excitation` only the map's highest
+point counts: is it in a box, give or take {tolerance} pixels of {side}? The means are over all validation
+photographs.
+
+For comparison, the last row is a map that is the same everywhere (in the pointing game, a point drawn at random). And
+a point in the very middle of every photograph, which needs no network either, scores **{middle:.1f} %** in the pointing game.
+
+{table_named}
+
+{reading_named}
+
+## Four networks that say where
+
+{placed} have the task and the recipe of their chapters, and start from the same pretrained backbone. Each is asked
+for its own kind of answer: the mean logit of the animal's pixels (U-Net, FCN), the largest objectness of any anchor,
+whatever the animal (FPN), the best detection of the animal (YOLO).
+
+```{{figure}} _static/gallery-placed.webp
+:alt: The same ten photographs, and below them four rows of heat maps, one for each network: {placed}.
+:width: 100%
+
+Grad-CAM for these four. Photographs: {provenance}.
+```
+
+{table_placed}
+
+{reading_placed}
+
+These maps show where the evidence comes from, not what the network marks as the animal: a segmentation network may
+need the head to be sure of the tail. [Chapter 15](../chapters/15_grad_cam) has the method, its traps, and how to tell
+a good explanation from a nice picture.
+"""
+
+READING_NAMED = """\
+All ten put more of their evidence on the animal than chance would, and nobody had told them where animals are. And
+none of them beats the middle of the photograph: people put their animals there. A pointing game without that
+number would have looked like a success. The energies say more, because they look at the whole map.
+
+The networks differ less than their papers do. The two that fall behind in the pointing game, MobileNet and the one
+that reads frequencies, are those whose maps have 8x8 positions here and not 16x16; MobileNet also names the fewest
+animals rightly.
+
+Look along the columns. The first dog lies before a door, and several networks find evidence for *dog* in the door
+frame. Such agreement is a hint about the training pictures; chapter 15 shows how to follow one up.
+"""
+
+READING_PLACED = """\
+Three of these four were trained with places, and hold more of their evidence on the animal than any of the ten above.
+FPN was, too, but its question has no animal in it: its best anchor may well be about something else on the
+photograph. All four read a map of 8x8 positions, and in the pointing game they do not beat the ten.
+
+For {empty} photographs the map is empty: at that layer nothing speaks for the answer. An empty map has no energy to
+share and is left out of the first two columns; in the pointing game it points to a corner.
 """

@@ -601,14 +601,15 @@ the image. Where there are several paths, the widest counts. Gates that average 
 are left out, and so are linear layers. Where a network enlarges its maps again, as those for segmentation and
 detection do, it is the field at the coarsest map. A dash stands where stages at two resolutions run side by side.
 
-**ms** is the median time of one image, alone, through the untrained network, in milliseconds. {measured}
+**ms** is the median time of one image, alone, through the untrained network, in milliseconds.
+{measured}
 
 Beside our counts stand the papers' figures, with their tables; a dash where a paper prints none, and no column where it
 prints none at all. **≠** marks a figure that is not our count rounded to as many digits; the reason, where it is
 known, is below the table.
 """
-MEASURED = """Measured on {machine}, with
-{threads} threads and PyTorch {torch}, {date}. Compare times with each other, not with those of your machine."""
+MEASURED = """Measured on {machine}, with {threads} threads and PyTorch {torch}, {date}. Compare times with each other,
+not with those of your machine."""
 
 
 def amount(number):
@@ -635,9 +636,10 @@ def _figure(counted, figure):
 
 
 def _time(value):
+    """Milliseconds to three digits; those of a time above a second are all shown."""
     if value is None:
         return "—"
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
 
 
 def differing(group):

@@ -405,7 +405,7 @@ MUTANTS = {
     "anchors at the corner": ("+ 0.5) * stride  # height", ") * stride  # height", "anchors"),
     "ratios upside down": ("side / ratio**0.5, side * ratio**0.5", "side * ratio**0.5, side / ratio**0.5", "anchors"),
     "IoU over the first box": (
-        "shared.div_(both.clamp_min_(1e-6))",
+        "shared.div_(both.clamp_min_(1e-12))",
         "shared.div_(area(first)[..., :, None])",
         "overlap",
     ),

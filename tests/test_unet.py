@@ -347,16 +347,6 @@ def check_iou(code):
     assert found["band"] == 1 and found["iou"] < 1
 
 
-def check_mask_loss(code):
-    masks = torch.randint(6, (2, 8, 8), generator=generator(0)).to(torch.uint8)
-    masks[:, :3] = 255
-    logits = noise(2, 6, 8, 8)
-    found = code.mask_loss(lambda images: logits, None, masks)
-    known = masks != 255
-    losses = -logits.log_softmax(1).gather(1, masks.masked_fill(~known, 0).long()[:, None])[:, 0]
-    assert torch.allclose(found, losses[known].mean(), rtol=1e-5)
-
-
 def toy_slices(count):
     images = (255 * torch.rand(count + 2, 1, 48, 48, generator=generator(0))).to(torch.uint8)
     masks = torch.ones(count + 2, 48, 48, dtype=torch.uint8)
@@ -442,7 +432,6 @@ MUTANTS = {
         "masked_fill(near_boundary(masks), 255)",
         "iou",
     ),
-    "unknown pixels teach": ("ignore_index=255", "ignore_index=-100", "mask_loss"),
 }
 
 test_chapter, test_mutant_is_noticed = chapter_tests(UNET, globals(), MUTANTS)

@@ -1,0 +1,284 @@
+"""Chapter 15: the map against autograd, CAM and two public libraries, the rules, the measures; then mutants."""
+
+import types
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from helpers import cam
+from helpers.chapters import chapter
+from helpers.data import Dataset, Provenance, Split
+
+GRAD_CAM = chapter("15_grad_cam")
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def network(head="average"):
+    """A small network of which layer "2" has 4 maps of 6x6 positions; its head averages, or is dense with a ReLU."""
+    torch.manual_seed(0)
+    body = [nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 1), nn.ReLU(inplace=True)]
+    if head == "average":
+        tail = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)]
+    else:
+        tail = [nn.Flatten(), nn.Linear(144, 8), nn.ReLU(), nn.Linear(8, 3)]
+    return nn.Sequential(*body, *tail).double().eval()
+
+
+IMAGES = noise(2, 3, 8, 8).double()
+
+
+# ------------------------------------------------------------------ checks of the code, each a function of a module
+
+
+def check_cam_identity(code):
+    model = network()
+    alpha, A = code.GradCAM(model, "3").alphas(IMAGES, code.logit(1))
+    assert torch.allclose(36 * alpha, model[6].weight[1].expand(2, 4))
+    raw = code.GradCAM(model, "3")(IMAGES, code.logit(1), relu=False)
+    assert torch.allclose(36 * raw, torch.einsum("k,nkhw->nhw", model[6].weight[1].detach(), A))
+
+
+def check_autograd(code):
+    """alpha by differences of the score, channel by channel; layer 2 is followed by a ReLU in place."""
+    model = network("dense")
+    alpha, A = code.GradCAM(model, "2").alphas(IMAGES, code.logit(torch.tensor([0, 2])))
+    assert (A < 0).any()
+    behind = model[3:]
+    for k in range(4):
+        step = torch.zeros_like(A)
+        step[:, k] = 1e-6
+        change = (behind((A + step).clone()) - behind((A - step).clone())) / 2e-6
+        assert torch.allclose(alpha[:, k] * 36, change[[0, 1], [0, 2]], atol=1e-4)
+
+
+def check_helper(code):
+    model = network("dense")
+    for relu in (True, False):
+        ours = code.GradCAM(model, "2")(IMAGES, code.logit(1), relu)
+        assert torch.allclose(ours, cam.grad_cam(model, "2", IMAGES, 1, relu=relu))
+    assert (code.GradCAM(model, "2")(IMAGES, code.logit(1)) >= 0).all()
+
+
+def check_counterfactual(code):
+    explain, score = code.GradCAM(network("dense"), "2"), code.logit(1)
+    against = explain.counterfactual(IMAGES, score)
+    assert torch.equal(against, explain(IMAGES, lambda outputs: -score(outputs)))
+    assert torch.allclose(explain(IMAGES, score) - against, explain(IMAGES, score, relu=False))
+
+
+def check_rules(code):
+    x, g = torch.tensor([2.0, 2.0, -2.0, -2.0], requires_grad=True), torch.tensor([1.0, -1.0, 1.0, -1.0])
+    expected = {"gradient": [1, -1, 0, 0], "deconvolution": [1, 0, 1, 0], "guided": [1, 0, 0, 0]}
+    for rule, values in expected.items():
+        with code.ReLURule(rule):
+            forms = [F.relu(x), x.relu(), torch.relu(x), nn.ReLU(inplace=True)(x * 1), (x * 1).relu_()]
+        for y in forms:
+            assert torch.autograd.grad(y, x, g)[0].tolist() == values
+
+
+def check_input_gradient(code):
+    model, images = network("dense"), IMAGES.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(model(images)[:, 1].sum(), images)
+    found = code.input_gradient(model, IMAGES, code.logit(1))
+    assert torch.allclose(found, expected)
+    assert torch.equal(code.saliency(found), found.abs().max(1).values)
+
+
+def check_guided_product(code):
+    model, score = network("dense"), code.logit(1)
+    guided = code.input_gradient(model, IMAGES, score, "guided")
+    maps = code.GradCAM(model, "2")(IMAGES, score)
+    maps = F.interpolate(maps[:, None], (8, 8), mode="bilinear", align_corners=False)
+    assert torch.allclose(code.guided_grad_cam(model, "2", IMAGES, score), guided * maps)
+
+
+def check_halves(code):
+    maps = torch.zeros(1, 2, 4)
+    maps[0, 0, 0], maps[0, 0, 3] = 3.0, 1.0
+    assert code.share_on_its_half(maps, 0).item() == 0.75 and code.share_on_its_half(maps, 1).item() == 0.25
+    assert code.discrimination(lambda side: maps if side == 0 else maps.flip(2)).item() == 0.75
+
+
+def check_pairs(code):
+    photos, labels = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 2, 2), torch.tensor([0, 0, 1, 2])
+    scenes, pairs = code.side_by_side(photos, labels, torch.tensor([True, True, True, False]), 4)
+    assert scenes.shape[2:] == (2, 4) and (pairs[:, 0] != pairs[:, 1]).all() and not (pairs == 2).any()
+    assert torch.equal(labels[scenes[:, 0, 0, 0].long()], pairs[:, 0])
+
+
+def check_component(code):
+    regions = torch.zeros(2, 6, 6, dtype=torch.bool)
+    regions[0, 0, 0] = regions[0, 1, 1] = regions[0, 2, 2] = True  # three in a diagonal
+    regions[0, 4:, 4:5] = True  # two
+    kept = code.largest_component(regions)
+    assert kept[0].sum() == 3 and kept[0, 1, 1] and not kept[1].any()
+    assert code.bounding_box(kept).tolist() == [[0, 0, 3, 3], [0, 0, 0, 0]]
+
+
+def check_box(code):
+    maps = torch.zeros(1, 8, 8)
+    maps[0, 0, 0], maps[0, 3:7, 4:8], maps[0, 7, 4] = 10.0, 2.0, 1.0
+    assert code.box_from_map(maps).tolist() == [[4, 3, 8, 7]]
+    assert code.box_from_map(maps, 0.5).tolist() == [[0, 0, 1, 1]]
+    assert code.box_from_map(0 * maps).tolist() == [[0, 0, 0, 0]]
+
+
+def check_pointing(code):
+    maps, regions = torch.zeros(1, 8, 8), torch.zeros(1, 8, 8)
+    maps[0, 6, 6], regions[0, 2:5, 2:5] = 1.0, 1.0
+    assert [code.pointing(maps, regions, t).item() for t in (0, 1, 2)] == [False, False, True]
+    assert not code.pointing(torch.zeros(1, 8, 8), torch.ones(1, 8, 8)).item()
+
+
+def check_tags(code):
+    images = torch.full((40, 3, 32, 32), 9, dtype=torch.uint8)
+    split, place = code.plant(Split(images, torch.arange(40) % 2), cats=0.0, dogs=1.0, seed=0)
+    assert place.sum((1, 2)).tolist() == [0, 36] * 20
+    changed = (split.images != images).any(1)
+    assert torch.equal(changed, place)
+    assert len({tuple(p.nonzero()[0].tolist()) for p in place[1::2]}) > 10
+
+
+def check_tag_energy(code):
+    """A stand-in judge whose only evidence for a dog is purple, the tag's colour."""
+
+    class Judge(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer3 = nn.Conv2d(3, 1, 1)
+            with torch.no_grad():
+                self.layer3.weight.copy_(torch.tensor([1.0, -2.0, 1.0]).view(1, 3, 1, 1))
+                self.layer3.bias.fill_(-1.0)
+
+        def forward(self, images):
+            maps = self.layer3(images).relu().mean((2, 3))
+            return torch.cat([-maps, maps], 1)
+
+    images = torch.randint(100, 140, (60, 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    split = Split(images, torch.ones(60, dtype=torch.long))
+    data = Dataset(split, split, ("cat", "dog"), Provenance("noise", False, ""))
+    found = code.energy_near_tags(Judge(), data, seed=0)
+    assert 0.1 < found["area"] < 0.2 and found["saliency_energy"] > found["area"]
+
+
+def check_occlusion(code):
+    class Sum(nn.Module):
+        def forward(self, images):
+            return images.sum((1, 2, 3))[:, None]
+
+    images = torch.zeros(1, 3, 32, 32)
+    images[:, :, :16, 16:] = 1.0
+    fall = code.occlusion_map(Sum(), images, code.logit(0), patch=16, stride=16)
+    assert fall[0].tolist() == [[0, 3 * 256], [0, 0]]
+
+
+def check_rank_correlation(code):
+    a = noise(2, 4, 4)
+    assert torch.allclose(code.rank_correlation(a, a.exp()), torch.ones(2))
+    assert torch.allclose(code.rank_correlation(a, -a), -torch.ones(2))
+    scipy = pytest.importorskip("scipy.stats")
+    tied = a.round()
+    expected = [
+        scipy.spearmanr(x.flatten(), y.flatten()).statistic for x, y in zip(tied, noise(2, 4, 4, seed=1), strict=True)
+    ]
+    assert code.rank_correlation(tied, noise(2, 4, 4, seed=1)).tolist() == pytest.approx(expected)
+
+
+def check_adversarial(code):
+    model, names, epsilon = network("dense"), torch.tensor([0, 1]), torch.tensor([0.01, 0.02, 0.03]).view(3, 1, 1)
+    changed = code.fast_gradient_sign(model, IMAGES, names, epsilon.double())
+    assert ((changed - IMAGES).abs() <= epsilon + 1e-9).all()
+    loss = [F.cross_entropy(model(x), names, reduction="none") for x in (IMAGES, changed)]
+    assert (loss[1] > loss[0]).all()
+
+
+def check_channel_names(code):
+    activation = torch.tensor([[3.0, 0.0], [2.0, 1.0], [1.0, 2.0], [0.0, 3.0]])
+    names, purity = code.name_channels(activation, torch.tensor([0, 0, 1, 1]), ("cat", "dog"), top=2)
+    assert names == ["cat", "dog"] and purity == [1.0, 1.0]
+
+
+CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_chapter(name):
+    CHECKS[name](GRAD_CAM)
+
+
+# ------------------------------------------------------------------------------------------------------ mutants
+
+MUTANTS = {
+    "sum instead of average": ("gradient.mean((2, 3)), activation", "gradient.sum((2, 3)), activation", "cam_identity"),
+    "no copy behind the hook": ("return made.clone()  # what", "return made  # what", "autograd"),
+    "no ReLU": ("return maps.relu() if relu else maps", "return maps", "helper"),
+    "counterfactual without the sign": ("-alpha, activation", "alpha, activation", "counterfactual"),
+    "guided ignores where the ReLU was off": ('if ctx.rule != "deconvolution"', 'if ctx.rule == "gradient"', "rules"),
+    "deconvolution passes negative gradients": ('if ctx.rule != "gradient"', 'if ctx.rule == "guided"', "rules"),
+    "tensor methods are missed": ("torch.relu_, torch.Tensor.relu, torch.Tensor.relu_", "torch.relu_", "rules"),
+    "the signed maximum": ("return gradient.abs().amax(1)", "return gradient.amax(1)", "input_gradient"),
+    "guided Grad-CAM without guidance": ('score, "guided") * maps', "score) * maps", "guided_product"),
+    "the other half": ("(right if side else left)", "(left if side else right)", "halves"),
+    "pairs of the same animal": ("labels[i] != labels[j]", "labels[i] == labels[j]", "pairs"),
+    "the smallest piece": ("m[m > 0].mode().values", "m[m > 0].max()", "component"),
+    "a pixel short": ("torch.where(line.any(1), last, 0)", "torch.where(line.any(1), last - 1, 0)", "component"),
+    "another threshold": ("threshold=0.15", "threshold=0.05", "box"),
+    "a map of zeros hits": ("return hit & (maps.amax((1, 2)) > maps.amin((1, 2)))", "return hit", "pointing"),
+    "tags on everybody": ("in_columns[:, None, :] & tagged[:, None, None]", "in_columns[:, None, :]", "tags"),
+    "covering raises": ("row.append(whole - score", "row.append(score(model(images)) * 0 + score", "occlusion"),
+    "the attack helps": ("images + epsilon *", "images - epsilon *", "adversarial"),
+    "channels named by their weakest images": ("activation.topk(", "(-activation).topk(", "channel_names"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_is_noticed(name):
+    old, new, check = MUTANTS[name]
+    source = GRAD_CAM.__source__
+    assert source.count(old) == 1, f"the chapter has {old!r} {source.count(old)} times; mend this mutant."
+    mutant = types.ModuleType("mutant")
+    exec(compile(source.replace(old, new), "mutant", "exec"), mutant.__dict__)
+    with pytest.raises((AssertionError, RuntimeError)):
+        CHECKS[check](mutant)
+
+
+# ---------------------------------------------------------------------------------------------- public libraries
+
+
+def test_captum():
+    attr = pytest.importorskip("captum.attr")
+    model = network("dense")
+    theirs = attr.LayerGradCam(model, model[2]).attribute(IMAGES, target=1)[:, 0]
+    assert torch.allclose(theirs, GRAD_CAM.GradCAM(model, "2")(IMAGES, GRAD_CAM.logit(1), relu=False))
+    assert (theirs < 0).any()  # no ReLU unless asked for
+
+
+def test_pytorch_grad_cam():
+    library = pytest.importorskip("pytorch_grad_cam")
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    model, images = network("dense").float(), IMAGES.float()
+    with library.GradCAM(model=model, target_layers=[model[3]]) as theirs:
+        maps = torch.from_numpy(theirs(images, targets=[ClassifierOutputTarget(1)] * 2))
+    ours = cam.unit_range(GRAD_CAM.GradCAM(model, "3")(images, GRAD_CAM.logit(1)))
+    ours = F.interpolate(ours[:, None], (8, 8), mode="bilinear", align_corners=False)[:, 0]
+    assert torch.allclose(maps, cam.unit_range(ours), atol=1e-4)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="none of gradient"):
+        GRAD_CAM.ReLURule("smooth")
+    model = GRAD_CAM.resnet.CifarResNet(8)
+    with pytest.raises(ValueError, match="ran 2 times"):
+        GRAD_CAM.GradCAM(model, "layer3.0.relu")(torch.zeros(1, 3, 32, 32), GRAD_CAM.logit(0))
+
+
+def test_arms_of_the_study():
+    bias = GRAD_CAM.BIAS
+    assert bias["biased"] == {"cats": 0.07, "dogs": 0.78}  # the paper's shares
+    assert sum(bias["biased"].values()) == pytest.approx(sum(bias["balanced"].values()))  # as many tags
