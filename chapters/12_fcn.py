@@ -15,6 +15,7 @@
 # | Claim | A classifier is a segmentation network in disguise: turn its fully connected layers into convolutions, enlarge the scores to the size of the photograph, and train pixels to pixels. Scores of earlier layers, added on the way up, make the edges finer. |
 # | You need | [Chapter 1](01_vgg): VGG-16, receptive fields, dense evaluation. [Chapter 2](02_resnet): the blocks of our small backbone. |
 # | Time | About an hour to read. The last cell prints how long the computations took. |
+# | Words, letters | [Glossary](../pages/glossary.md), [notation](../pages/notation.md) |
 #
 # **You will be able to**
 #
@@ -47,7 +48,7 @@ if importlib.util.find_spec("helpers") is None:
 # %% tags=["model"]
 import copy
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +58,7 @@ from helpers import cam, inspect, metrics, plot, train
 from helpers.backbone import BACKBONE, CLASSES, Backbone
 from helpers.chapters import chapter
 from helpers.course import headline
-from helpers.data import Split, voc_animals
+from helpers.data import voc_animals, with_masks
 from helpers.exercise import attempt, verify
 from helpers.interactive import Explorable
 from helpers.parity import relative_difference
@@ -72,18 +73,6 @@ VGG, CONFIGS, fully_convolutional = vgg.VGG, vgg.CONFIGS, vgg.fully_convolutiona
 # The photographs are the animals of PASCAL VOC {cite}`everingham2010voc` at 128x128 pixels: cats, cows, dogs, horses and sheep.
 # Each has a **mask** that gives every pixel its class, partly from a later and larger annotation {cite}`hariharan2011sbd`. A few photographs
 # have none, and we leave them out.
-
-
-# %% tags=["model"]
-def with_masks(data):
-    """The images of `voc_animals` that have a mask; targets are the masks, uint8 (N, H, W), 255 is void."""
-
-    def keep(split):
-        known = split.targets["has_mask"]
-        return Split(split.images[known], split.targets["masks"][known])
-
-    return replace(data, train=keep(data.train), test=keep(data.test))
-
 
 # %%
 started = time.perf_counter()
@@ -897,25 +886,12 @@ print("labels:", sorted(set(data.train.targets[:500].unique().tolist())))
 # Now to the guess at the top. Take the true masks, keep one decision per square of $f \times f$ pixels, and enlarge again. What is left of the truth? We do it in two ways: each square keeps the class that it has most of; or it
 # keeps the *share* of each class, and the shares are enlarged bilinearly before the largest wins, which is closer to what a network can do.
 
-
-# %% tags=["model"]
-def through_stride(masks, factor, smooth=True, classes=6):
-    """Masks (N, H, W) at one decision per factor x factor pixels, enlarged again; void is no class."""
-    kept = []
-    for part in masks.split(100):
-        share = torch.stack([part == label for label in range(classes)], 1).float()
-        share = F.avg_pool2d(share, factor)
-        mode = "bilinear" if smooth else "nearest"
-        kept.append(F.interpolate(share, scale_factor=factor, mode=mode).argmax(1))
-    return torch.cat(kept).to(torch.uint8)
-
-
 # %%
 PAPER_CEILING = {4: 98.5, 8: 96.4, 16: 92.8, 32: 86.1}  # appendix A, PASCAL 2011 validation
 ceilings = {
     factor: [
         segmentation_scores(
-            metrics.pixel_confusion(through_stride(masks, factor, smooth), masks, 6)
+            metrics.pixel_confusion(metrics.through_stride(masks, factor, 6, smooth), masks, 6)
         )["mean_iou"]
         for smooth in (False, True)
     ]
@@ -940,7 +916,10 @@ shown = fixed[[0, 2, 3, 4]]
 plot.masks(
     data.test.images[shown],
     {"truth": masks[shown]}
-    | {f"stride {factor}": through_stride(masks[shown], factor) for factor in (8, 16, 32)},
+    | {
+        f"stride {factor}": metrics.through_stride(masks[shown], factor, 6)
+        for factor in (8, 16, 32)
+    },
     data.classes,
     alt="Four photographs, their true masks, and the masks that are left after keeping the shares of each square of 8, 16 and 32 pixels: the outlines get rounder, legs and ears disappear.",
     caption=f"The truth through strides of 8, 16 and 32, enlarged bilinearly. Nothing was learned here. Data: {data.provenance}.",
@@ -1048,38 +1027,25 @@ plot.show(
 #
 # ## Training
 #
-# The loss is the cross-entropy of a pixel, averaged over the pixels that are not void. Can the network learn a few photographs by heart?
+# The loss is the cross-entropy of a pixel, averaged over the pixels that are not void (`train.pixel_cross_entropy`). Can the network learn a few photographs by heart?
 
 
 # %% tags=["model"]
 LEARNING_RATE = 0.05
 
 
-def pixel_loss(model, images, masks):
-    """Cross-entropy per pixel, averaged over all pixels that are not void."""
-    return F.cross_entropy(model(images).float(), masks.long(), ignore_index=255)
-
-
-def predict_masks(model, data, images):
-    """The highest-scoring class of every pixel, uint8 (N, H, W), for uint8 images (N, 3, H, W)."""
-    return torch.cat(
-        [
-            train.predict(model, data, some).argmax(1).to(torch.uint8)
-            for some in images.split(100)
-        ]
-    )
-
-
 def evaluate_masks(model, data):
     """`score_masks` of the model on the validation photographs."""
-    return score_masks(predict_masks(model, data, data.test.images), data.test.targets)
+    predicted = train.predict_masks(model, data, data.test.images)
+    return score_masks(predicted, data.test.targets)
 
 
 def train_masks(model, data, epochs, lr=LEARNING_RATE, seed=0, label="training"):
     """The recipe of this chapter; returns the history."""
     return train.fit(
         model, data, epochs=epochs, batch_size=32, lr=lr, weight_decay=5e-4,
-        augment=train.AugmentScene(zoom=(0.6, 1.1)), loss=pixel_loss, evaluate=evaluate_masks,
+        augment=train.AugmentScene(zoom=(0.6, 1.1)), loss=train.pixel_cross_entropy,
+        evaluate=evaluate_masks,
         eval_every=epochs, seed=seed, label=label,
     )  # fmt: skip
 
@@ -1087,7 +1053,12 @@ def train_masks(model, data, epochs, lr=LEARNING_RATE, seed=0, label="training")
 # %% tags=["nbval-check-output"]
 train.set_seed(0)
 learned = train.overfit(
-    SmallFCN(BACKBONE.load(), 8), data, images=8, steps=60, lr=LEARNING_RATE, loss=pixel_loss
+    SmallFCN(BACKBONE.load(), 8),
+    data,
+    images=8,
+    steps=60,
+    lr=LEARNING_RATE,
+    loss=train.pixel_cross_entropy,
 )
 print("8 photographs learned by heart, loss below 0.4:", learned < 0.4)
 
@@ -1120,7 +1091,7 @@ trained, histories = {}, {}
 for label, backbone in {"pretrained": BACKBONE.load(), "from nothing": Backbone()}.items():
     trained[label], histories[label] = in_stages(backbone, label)
 guesses = {
-    (label, stride): predict_masks(network, data, data.test.images)
+    (label, stride): train.predict_masks(network, data, data.test.images)
     for label, networks in trained.items()
     for stride, network in networks.items()
 }
@@ -1135,7 +1106,9 @@ for label, stages in histories.items():
         rows.append({"network": f"FCN-{stride}s, {label}", "epochs": str(epochs)} | scores)
 rows += [
     {"network": f"truth through stride {factor}", "epochs": ""}
-    | segmentation_scores(metrics.pixel_confusion(through_stride(masks, factor), masks, 6))
+    | segmentation_scores(
+        metrics.pixel_confusion(metrics.through_stride(masks, factor, 6), masks, 6)
+    )
     for factor in (32, 16, 8)
 ]
 Table(

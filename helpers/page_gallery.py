@@ -193,7 +193,8 @@ point counts: is it in a box, give or take {tolerance} pixels of {side}? The mea
 photographs.
 
 For comparison, the last row is a map that is the same everywhere (in the pointing game, a point drawn at random). And
-a point in the very middle of every photograph, which needs no network either, scores **{middle:.1f} %** in the pointing game.
+a point in the very middle of every photograph, which needs no network either, scores **{middle:.1f} %** in the
+pointing game.
 
 {table_named}
 

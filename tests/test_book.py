@@ -56,6 +56,13 @@ def test_chapter_can_be_opened_on_colab_and_binder(html, name):
 
 
 @pytest.mark.parametrize("name", names())
+def test_chapter_links_to_the_glossary_and_the_notation(html, name):
+    text = (html / f"chapters/{name}.html").read_text()
+    article = text[text.index("<article") : text.index("</article>")]
+    assert "../pages/glossary.html" in article and "../pages/notation.html" in article
+
+
+@pytest.mark.parametrize("name", names())
 def test_chapter_shows_its_committed_outputs_and_no_traceback(html, name):
     text = (html / f"chapters/{name}.html").read_text()
     assert "course-headline" in text and "course-figure" in text
