@@ -13,8 +13,9 @@
 # |:--|:--|
 # | Paper | J. Redmon, S. Divvala, R. Girshick and A. Farhadi, *You Only Look Once: Unified, Real-Time Object Detection*, CVPR 2016 {cite}`redmon2016yolo` |
 # | Claim | One network that looks at a photograph once can say where everything is and what it is, fast enough for video; it places its boxes less exactly than slower detectors, and sees fewer things that are not there. |
-# | You need | [Chapter 1](01_vgg): convolutions and the training loop; [chapter 2](02_resnet): the residual block. |
+# | You need | [Chapter 1](01_vgg): convolutions and the training loop; [chapter 2](02_resnet): the residual block; from [chapter 13](13_fpn), overlap and non-maximum suppression. |
 # | Time | About an hour and a half to read. The last cell prints how long the computations took. |
+# | Words, letters | [Glossary](../pages/glossary.md), [notation](../pages/notation.md) |
 #
 # **You will be able to**
 #
@@ -57,6 +58,7 @@ from torchvision import ops
 
 from helpers import cam, inspect, plot, train
 from helpers.backbone import BACKBONE, CLASSES, Backbone
+from helpers.chapters import chapter
 from helpers.course import headline
 from helpers.data import Split, voc_animals
 from helpers.exercise import attempt, verify
@@ -64,6 +66,9 @@ from helpers.interactive import Explorable
 from helpers.settings import pick
 from helpers.study import Study
 from helpers.table import Table
+
+fpn = chapter("13_fpn")
+iou = fpn.iou
 
 
 # %% tags=["model"]
@@ -226,25 +231,14 @@ plot.boxes(
 # %% [markdown]
 # ## The smallest pieces by hand
 #
-# **Overlap.** Intersection over union, IoU, is the area that two boxes share over the area that they cover together.
-
-
-# %% tags=["model"]
-def overlap(first, second):
-    """Intersection over union of boxes (..., n, 4) with boxes (..., m, 4): (..., n, m). 0 where both are empty."""
-    low = torch.maximum(first[..., :, None, :2], second[..., None, :, :2])
-    high = torch.minimum(first[..., :, None, 2:], second[..., None, :, 2:])
-    shared = (high - low).clamp_min(0).prod(-1)
-    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (first, second)]
-    union = areas[0][..., :, None] + areas[1][..., None, :] - shared
-    return shared / union.clamp_min(1e-12)
-
+# **Overlap.** Intersection over union, IoU, is the area that two boxes share over the area that they cover together. [Chapter 13](13_fpn)
+# has it as `iou`, for all pairs of two lists of boxes.
 
 # %% tags=["nbval-check-output"]
 first = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
 second = torch.tensor([[2.0, 2.0, 4.0, 6.0], [5.0, 5.0, 6.0, 6.0]])
 print("by hand:", (2 * 2) / (4 * 4 + 2 * 4 - 2 * 2))
-print("in one go:", overlap(first, second))
+print("in one go:", iou(first, second))
 generator = torch.Generator().manual_seed(0)
 
 
@@ -254,7 +248,7 @@ def random_boxes(*shape):
 
 
 ours, theirs = random_boxes(40), random_boxes(50)
-print("equal to torchvision:", torch.allclose(overlap(ours, theirs), ops.box_iou(ours, theirs)))
+print("equal to torchvision:", torch.allclose(iou(ours, theirs), ops.box_iou(ours, theirs)))
 
 # %% [markdown]
 # (Some old VOC code counts pixels and adds 1 to every width. We measure lengths, as most code of today.)
@@ -394,7 +388,8 @@ plot.show(
 
 # %% [markdown]
 # **Non-maximum suppression.** A large animal covers many cells, and several of them may claim its centre. So boxes of
-# the same class that overlap too much are removed, all but the surest. Three boxes, of which the first two overlap by
+# the same class that overlap too much are removed, all but the surest. [Chapter 13](13_fpn) has the loop, for boxes that are sorted
+# already; here they come with their scores. Three boxes, of which the first two overlap by
 # 0.6:
 
 
@@ -406,18 +401,14 @@ def suppress(boxes, scores, threshold):
     that overlap it by more than `threshold`. Of equal scores the first comes first.
     """
     order = scores.argsort(dim=1, descending=True, stable=True)
-    boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
-    too_close = overlap(boxes, boxes) > threshold
-    stays = torch.ones_like(order, dtype=torch.bool)
-    for rank in range(stays.shape[1] - 1):
-        stays[:, rank + 1 :] &= ~(stays[:, rank, None] & too_close[:, rank, rank + 1 :])
+    stays = fpn.suppress(boxes.gather(1, order[..., None].expand(-1, -1, 4)), threshold)
     return torch.zeros_like(stays).scatter(1, order, stays)
 
 
 # %% tags=["nbval-check-output"]
 three = torch.tensor([[[0.0, 0.0, 10.0, 8.0], [0.0, 2.0, 10.0, 10.0], [20.0, 0.0, 30.0, 8.0]]])
 scores = torch.tensor([[0.6, 0.9, 0.3]])
-print("overlap of the first two:", round(float(overlap(three, three)[0, 0, 1]), 2))
+print("overlap of the first two:", round(float(iou(three, three)[0, 0, 1]), 2))
 print("at a threshold of 0.5:", suppress(three, scores, 0.5)[0].tolist())
 print("at a threshold of 0.7:", suppress(three, scores, 0.7)[0].tolist())
 
@@ -659,7 +650,7 @@ Table([row_of("paper, 448 px", paper, 448, 2), row_of("ours, 128 px", small, 128
 def fit_in_cell(prediction, truth):
     """IoU of every box with the object of its cell, (N, S, S, B); in an empty cell it means nothing."""
     true_box = decode(truth.box, 1.0)[:, :, :, None]
-    return overlap(decode(prediction.box, 1.0), true_box)[..., 0]
+    return iou(decode(prediction.box, 1.0), true_box)[..., 0]
 
 
 # %% tags=["model"]
@@ -865,7 +856,7 @@ def judge(found, truth, threshold=0.5):
     """
     labels, boxes = truth["labels"], truth["boxes"]
     difficult = truth.get("difficult", torch.zeros_like(labels, dtype=torch.bool))
-    fits = overlap(found.box[:, None], boxes[found.image])[:, 0]  # (D, M)
+    fits = iou(found.box[:, None], boxes[found.image])[:, 0]  # (D, M)
     fits = torch.where(labels[found.image] == found.label[:, None], fits, -1)
     fit, place = fits.max(1)
     close = fit >= threshold
@@ -991,7 +982,7 @@ print("torchmetrics:", by_torchmetrics(one, toy_truth))
 # | grid, boxes | $S = 7$, $B = 2$ | $S = 8$, $B = 2$ | 128 px through a stride of 16 |
 # | output | linear; roots of width and height | sigmoid; softmax over the classes | no number outside [0, 1] |
 # | loss | equation {eq}`eq-yolo-loss` | the same | |
-# | optimiser | SGD, momentum 0.9, decay 5e-4, batch 64, about 135 epochs: rising from 1e-3, then 1e-2 for 75, 1e-3 for 30, 1e-4 for 30 | AdamW, one cycle with peak 1e-3, batch 32, 26 epochs; a moving average of the weights; the first stage stays as it is | converges in minutes |
+# | optimiser | SGD, momentum 0.9, decay 5e-4, batch 64, about 135 epochs: rising from 1e-3, then 1e-2 for 75, 1e-3 for 30, 1e-4 for 30 | AdamW, one cycle with peak 1e-3, batch 32, 30 epochs; a moving average of the weights; the first stage stays as it is | converges in minutes |
 # | against overfitting | dropout 0.5; scale and shift by up to 20 %, exposure and saturation by up to 1.5 | windows of 0.5 to 1.4, flips, brightness, contrast, saturation; no dropout | |
 # | test | VOC 2007 and 2012, difficult objects ignored | VOC 2012's validation photographs without the difficult objects | see above |
 #
@@ -1239,7 +1230,7 @@ def train_detector(
 train.set_seed(0)
 loss = YoloLoss()
 detector = small_yolo(BACKBONE.load())
-history = train_detector(detector, data, epochs=pick(full=26, quick=2), loss=loss)
+history = train_detector(detector, data, epochs=pick(full=30, quick=2), loss=loss)
 boxes, scores = look(detector, data, data.test.images)
 found = detections(boxes, scores, threshold=0.4)
 truth, classes = data.test.targets, len(data.classes)
@@ -1311,7 +1302,7 @@ def draw(fig):
     left.legend(fontsize=7, loc="lower left")
     draw_terms(right, loss.history, every=max(1, len(loss.history) // 60))
     right.set_title("terms of the loss, weighted")
-    right.legend(fontsize=7, loc="lower left")
+    right.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 plot.show(
@@ -1460,7 +1451,7 @@ def kinds_of_mistakes(found, truth, classes):
     for label in range(classes):
         top = found.where(found.label == label)
         top = top.where(slice(int((labels == label).sum())))
-        fits = overlap(top.box[:, None], boxes[top.image])[:, 0]
+        fits = iou(top.box[:, None], boxes[top.image])[:, 0]
         here = labels[top.image]
         same = torch.where(here == label, fits, 0).amax(1)
         other = torch.where((here >= 0) & (here != label), fits, 0).amax(1)
@@ -1703,7 +1694,7 @@ plot.show(
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 right, _ = judge(found, truth)
-fits = overlap(found.box[:, None], truth["boxes"][found.image])[:, 0]
+fits = iou(found.box[:, None], truth["boxes"][found.image])[:, 0]
 here = truth["labels"][found.image]
 same = torch.where(here == found.label[:, None], fits, 0).amax(1)
 other = torch.where((here >= 0) & (here != found.label[:, None]), fits, 0).amax(1)
