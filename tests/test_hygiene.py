@@ -101,7 +101,12 @@ def test_conda_environment_delegates():
 
 
 def imported(name):
-    """The top-level modules that a script of the project imports."""
+    """The top-level modules that a script of the project cannot do without."""
+    optional = set(re.findall(r'if (?:not )?importlib\.util\.find_spec\("(\w+)"\)', FILES[name]))
+    yield from set(imports(name)) - optional
+
+
+def imports(name):
     for node in ast.walk(ast.parse(FILES[name])):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
