@@ -15,6 +15,7 @@
 # | Claim | Shrink the image to see what is there, enlarge the maps again to say where, and hand the early maps across at every size: then thirty annotated images, deformed again and again, are enough to label every pixel. |
 # | You need | [Chapter 1](01_vgg): convolutions, pooling, receptive field. [Chapter 2](02_resnet): the ResNet that the second half starts from. |
 # | Time | About an hour and a half to read. The last cell prints how long the computations took. |
+# | Words, letters | [Glossary](../pages/glossary.md), [notation](../pages/notation.md) |
 #
 # **You will be able to**
 #
@@ -57,7 +58,7 @@ from helpers import cam, inspect, metrics, plot, train
 from helpers.backbone import BACKBONE, Backbone
 from helpers.chapters import chapter
 from helpers.course import headline
-from helpers.data import Split, isbi2012, voc_animals
+from helpers.data import Split, isbi2012, voc_animals, with_masks
 from helpers.exercise import attempt, verify
 from helpers.interactive import Explorable
 from helpers.settings import pick
@@ -1520,12 +1521,7 @@ print("all arms of the study run:", len(STUDY.rehearse(tiny)) == len(ARMS))
 # %% tags=["model"]
 def photographs(size=96, train=None, test=None):
     """VOC's animals that have a mask; targets are the masks alone: uint8 (N, size, size), 255 unknown."""
-    data = voc_animals(size, train, test)
-    splits = {}
-    for name, split in (("train", data.train), ("test", data.test)):
-        keep = split.targets["has_mask"]
-        splits[name] = Split(split.images[keep], split.targets["masks"][keep])
-    return replace(data, **splits)
+    return with_masks(voc_animals(size, train, test))
 
 
 # %%
@@ -1659,15 +1655,10 @@ def animal_scores(predicted, masks, classes=6):
     }
 
 
-def predict_masks(model, data, images):
-    """The most probable class of every pixel, uint8 (N, H, W)."""
-    parts = [train.predict(model, data, part).argmax(1) for part in images.split(200)]
-    return torch.cat(parts).to(torch.uint8)
-
-
 def evaluate_animals(model, data):
     """Mean IoU of the validation photographs, everywhere and near boundaries."""
-    return animal_scores(predict_masks(model, data, data.test.images), data.test.targets)
+    predicted = train.predict_masks(model, data, data.test.images)
+    return animal_scores(predicted, data.test.targets)
 
 
 # %% tags=["nbval-check-output"]
@@ -1691,16 +1682,9 @@ print(
 
 
 # %%
-def through_stride(masks, stride, classes=6):
-    """True masks (N, H, W) averaged over stride x stride pixels and enlarged bilinearly again, uint8."""
-    known = F.one_hot(masks.masked_fill(masks == 255, 0).long(), classes).movedim(3, 1).float()
-    small = F.avg_pool2d(known, stride)
-    return F.interpolate(small, masks.shape[1:], mode="bilinear").argmax(1).to(torch.uint8)
-
-
 truth = animals.test.targets
 ceilings = {
-    f"the truth, through stride {s}": animal_scores(through_stride(truth, s), truth)
+    f"the truth, through stride {s}": animal_scores(metrics.through_stride(truth, s, 6), truth)
     for s in (2, 4, 8, 16, 32)
 }
 ceilings["background everywhere"] = animal_scores(torch.zeros_like(truth), truth)
@@ -1721,11 +1705,6 @@ Table(
 
 
 # %% tags=["model"]
-def mask_loss(model, images, masks):
-    """Cross-entropy over the known pixels."""
-    return F.cross_entropy(model(images).float(), masks.long(), ignore_index=255)
-
-
 def train_animals(model, data, epochs, seed=0, label="training"):
     """The recipe of every training on photographs here; returns the history."""
     return train.fit(
@@ -1736,7 +1715,7 @@ def train_animals(model, data, epochs, seed=0, label="training"):
         lr=0.05,
         weight_decay=5e-4,
         augment=train.AugmentScene(zoom=(0.6, 1.1)),
-        loss=mask_loss,
+        loss=train.pixel_cross_entropy,
         evaluate=evaluate_animals,
         eval_every=epochs,
         seed=seed,
@@ -1754,7 +1733,7 @@ loss = train.overfit(
     steps=100,
     lr=1e-2,
     optimizer="adamw",
-    loss=mask_loss,
+    loss=train.pixel_cross_entropy,
 )
 print("4 photographs learned by heart, loss below 0.5:", loss < 0.5)
 
@@ -1765,9 +1744,9 @@ for name in ("skips", "no skips", "from nothing"):
     backbone = Backbone() if name == "from nothing" else BACKBONE.load()
     animal_networks[name] = AnimalUNet(backbone, skips=name != "no skips")
     animal_histories[name] = train_animals(
-        animal_networks[name], animals, pick(full=3, quick=1), label=name
+        animal_networks[name], animals, pick(full=6, quick=1), label=name
     )
-    predictions[name] = predict_masks(animal_networks[name], animals, animals.test.images)
+    predictions[name] = train.predict_masks(animal_networks[name], animals, animals.test.images)
 
 # %%
 rows = []
@@ -1862,7 +1841,9 @@ ANIMAL_STUDY = Study(
 validation = photographs(64, train=1, test=pick(full=None, quick=48)).test.targets
 bounds = {
     "background everywhere": animal_scores(torch.zeros_like(validation), validation),
-    "the truth, through stride 2": animal_scores(through_stride(validation, 2), validation),
+    "the truth, through stride 2": animal_scores(
+        metrics.through_stride(validation, 2, 6), validation
+    ),
 }
 rows = [
     {
@@ -2088,9 +2069,9 @@ for name, level in {
 Table(rows, decimals=1)
 
 # %% [markdown]
-# The finest skips can lose their place at almost no cost; the coarsest costs most. So this network does not use its
-# skips for fine outlines yet. It uses the one that is closest to names. Note what the experiment is not: a network that was
-# *trained* without that skip would have found another way.
+# Every skip that loses its place costs something, and the finest costs least, though it has the sharpest outlines. The three coarser
+# ones cost about the same. So this network leans on its skips more for what is roughly where than for fine outlines. Note what the
+# experiment is not: a network that was *trained* without that skip would have found another way; *no skips* above did.
 
 # %% [markdown]
 # ## Play: where are the seams?
