@@ -1,12 +1,9 @@
 """The page "All models in one place": what every named network of chapters 1 to 14 costs, beside the papers' figures.
 
-    python -m helpers.page_models              rewrite pages/models.md from the counts and the stored times
-    python -m helpers.page_models --measure    measure the times again first
-
+`text` is the page, from the counts and the stored times; `measure` takes the times again. `./course pages` calls them.
 The networks are those of the chapters; nothing is defined here but how they are put together.
 """
 
-import argparse
 import json
 import math
 import os
@@ -694,18 +691,6 @@ def text():
     return "\n\n".join([introduction.rstrip(), *(_section(group, stored["milliseconds"]) for group in groups())]) + "\n"
 
 
-def write(measure=False):
-    """Rewrite the page; measure: the times first, in some minutes."""
-    if measure:
-        TIMES.write_text(json.dumps(times(), indent=1, ensure_ascii=False) + "\n", "utf-8")
-    PAGE.write_text(text(), "utf-8")
-
-
-def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m helpers.page_models", description="Rewrite pages/models.md.")
-    parser.add_argument("--measure", action="store_true", help="measure the times again, in some minutes")
-    write(parser.parse_args(arguments).measure)
-
-
-if __name__ == "__main__":
-    main()
+def measure():
+    """Measure the times again, in some minutes, and write them beside the page."""
+    TIMES.write_text(json.dumps(times(), indent=1, ensure_ascii=False) + "\n", "utf-8")

@@ -1,6 +1,6 @@
 """The page "What came out": every paper's claim, our miniature, and what the studies in `results/` say about it.
 
-`python -m helpers.page_results` writes `pages/results.md`. All numbers come from `results/` alone; no chapter is run.
+`./course pages` writes `pages/results.md`. All numbers come from `results/` alone; no chapter is run.
 A new chapter is one more entry in PAPERS.
 """
 
@@ -943,13 +943,3 @@ def paragraph(sentences):
 
 def markdown(columns, rows):
     return Table(dict(zip(columns, row, strict=True)) for row in rows)._repr_markdown_() + "\n"
-
-
-def write():
-    """Write the page and return its path."""
-    PAGE.write_text(text(), "utf-8")
-    return PAGE
-
-
-if __name__ == "__main__":
-    print(f"pages/{write().name}")

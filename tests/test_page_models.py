@@ -25,7 +25,7 @@ def on_meta(build):
 
 
 def test_committed_page_is_what_the_code_gives():
-    assert page.PAGE.read_text("utf-8") == page.text(), "run: python -m helpers.page_models"
+    assert page.PAGE.read_text("utf-8") == page.text(), "run: ./course pages"
 
 
 KNOWN = {  # of public implementations, or of the chapters' own checks

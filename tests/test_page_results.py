@@ -79,7 +79,7 @@ def falsify(path):
 
 
 def test_the_committed_page_is_what_the_results_say():
-    assert PAGE.read_text("utf-8") == text(), "write it anew: python -m helpers.page_results"
+    assert PAGE.read_text("utf-8") == text(), "write it anew: ./course pages"
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
