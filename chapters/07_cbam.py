@@ -345,7 +345,7 @@ class ChannelAttention(SqueezeExcitation):
         return self.fc2(self.relu(self.fc1(descriptor)))
 
     def gate(self, x):
-        """The gates M_c of {eq}`eq-cbam-channel`: (N, channels, 1, 1)."""
+        """The gates M_c: (N, channels, 1, 1)."""
         return self.sigmoid(sum(self.mlp(DESCRIPTORS[pool](x)) for pool in self.pools))
 
 
@@ -465,7 +465,7 @@ class SpatialAttention(nn.Module):
         return torch.cat([x.mean(1, keepdim=True), x.max(1, keepdim=True).values], 1)
 
     def gate(self, x):
-        """The gates M_s of {eq}`eq-cbam-spatial`: (N, 1, H, W)."""
+        """The gates M_s: (N, 1, H, W)."""
         return self.sigmoid(self.bn(self.conv(self.describe(x))))
 
     def forward(self, x):

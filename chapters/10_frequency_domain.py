@@ -202,7 +202,7 @@ Table(rows, decimals=1)
 
 # %% tags=["model"]
 def dct_matrix(side=8):
-    """The orthonormal DCT matrix of {eq}`eq-frequency-matrix`, (side, side): row u holds frequency u."""
+    """The orthonormal DCT matrix D, (side, side): row u holds frequency u."""
     frequency = torch.arange(side, dtype=torch.float64)[:, None]
     position = torch.arange(side, dtype=torch.float64)
     matrix = torch.cos((2 * position + 1) * frequency * math.pi / (2 * side))
@@ -695,7 +695,7 @@ Table(rows, decimals=2)
 
 # %% tags=["model"]
 def gumbel_gate(scores, noise=True):
-    """Hard decisions {eq}`eq-frequency-gumbel` from scores (N, C, 2), off and on: (N, C) of 0 and 1.
+    """Hard decisions z from scores (N, C, 2), off and on: (N, C) of 0 and 1.
 
     The gradient is that of the soft decision. noise=False: the likelier decision, always.
     """
@@ -1453,7 +1453,7 @@ class GatedNetwork(nn.Module):
 
 
 class GatedLoss:
-    """Cross-entropy and a price for each open channel: {eq}`eq-frequency-loss`."""
+    """Cross-entropy and a price for each open channel."""
 
     def __init__(self, price):
         self.price = price

@@ -1,5 +1,6 @@
 """A chapter is also a library: `chapter("01_vgg").VGG` runs its cells tagged `model`, and no others."""
 
+import ast
 import functools
 import re
 import sys
@@ -52,3 +53,21 @@ def chapter(name):
         del sys.modules[module.__name__]
         raise
     return module
+
+
+def skeleton(node):
+    """A syntax tree as text, without docstrings and positions; every version of Python gives the same text.
+
+    That of `ast.dump` differs between 3.11, 3.12 and 3.13, which print empty fields or leave them out.
+    """
+    if isinstance(node, list):
+        return f"[{', '.join(map(skeleton, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = dict(ast.iter_fields(node))
+    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+        fields["body"] = node.body[1:]
+    if isinstance(node, ast.JoinedStr):  # Python 3.12 ends some with an empty piece
+        fields["values"] = [part for part in node.values if getattr(part, "value", None) != ""]
+    given = [f"{name}={skeleton(value)}" for name, value in fields.items() if value not in (None, [])]
+    return f"{type(node).__name__}({', '.join(given)})"

@@ -9,6 +9,7 @@ Heavy imports are inside the functions: every chapter imports `headline` from he
 """
 
 import argparse
+import ast
 import hashlib
 import os
 import re
@@ -18,7 +19,7 @@ import time
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 
-from helpers.chapters import FOLDER, check_name, names
+from helpers.chapters import FOLDER, check_name, names, skeleton
 from helpers.settings import ROOT
 
 BUILD = ROOT / "_build"
@@ -105,9 +106,16 @@ def code_cells(nb):
 
 
 def code_sha(nb):
-    """A hash of everything that is executed: prose may change without making outputs stale."""
-    code = "\x00".join(cell.source for cell in code_cells(nb))
+    """A hash of everything that is executed: prose, comments and docstrings do not make outputs stale."""
+    code = "\x00".join(_executed(cell.source) for cell in code_cells(nb))
     return hashlib.sha256(code.encode()).hexdigest()[:16]
+
+
+def _executed(source):
+    try:
+        return skeleton(ast.parse(source))
+    except SyntaxError:  # a line for IPython alone, such as %timeit
+        return source
 
 
 def bundles(cell):

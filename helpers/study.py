@@ -246,16 +246,8 @@ def code_in(source, function):
     digest = hashlib.sha256()
     for name in sorted(needed):
         for part in defined[name]:
-            digest.update(ast.dump(_without_docstrings(part)).encode())
+            digest.update(chapters.skeleton(part).encode())
     return digest.hexdigest()[:16]
-
-
-def _without_docstrings(tree):
-    tree = ast.parse(ast.unparse(tree))
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return tree
 
 
 def stale(chapter_name):

@@ -118,9 +118,11 @@ def _module(name):
 
 
 def weights(name):
-    """The weights that a chapter, or one of SHARED, defines, as a list."""
-    found = vars(_module(name)).values()
-    return [value for value in found if isinstance(value, Weights) and value.chapter == name]
+    """The weights that a chapter, or one of SHARED, defines by name or in lists, as a list."""
+    found = []
+    for value in vars(_module(name)).values():
+        found += value if isinstance(value, list) else [value]
+    return [each for each in found if isinstance(each, Weights) and each.chapter == name]
 
 
 def stale(chapter_name):

@@ -215,6 +215,12 @@ def test_sync_does_not_make_old_outputs_look_fresh(script):
     assert course.problems(script) == ["01_small: the outputs are older than the code; ./course run 01_small --full"]
 
 
+def test_a_comment_and_a_docstring_keep_outputs_fresh(script):
+    edit(script, "    return 2 * x", '    """Twice x."""\n    return 2 * x  # not x + x')
+    course.sync(script)
+    assert course.problems(script) == []
+
+
 # Each entry breaks the script's text, or the notebook, in one way; `check` must say which.
 
 SCRIPT_FAULTS = {

@@ -14,6 +14,7 @@ def test_every_paper_with_a_network_is_in_it():
 
 
 def test_the_committed_weights_are_current():
+    assert len(weights.weights("zoo")) == len(zoo.ZOO)
     assert weights.stale("zoo") == []
 
 
