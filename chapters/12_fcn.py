@@ -1320,7 +1320,7 @@ plot.confusion(
 
 # %%
 def called(classes):
-    """The target of {eq}`eq-fcn-cam` for one class per image: scores (N, classes, H, W) to (N,)."""
+    """The target above, for one class per image: scores (N, classes, H, W) to (N,)."""
 
     def target(scores):
         own = scores[torch.arange(len(scores)), classes]
