@@ -61,8 +61,8 @@ from helpers.table import Table
 
 # %% [markdown]
 # This chapter trains small networks on CIFAR-10 {cite}`krizhevsky2009cifar`: 60,000 photographs of 32x32 pixels in
-# ten classes. In the `quick` profile, and when the photographs are not on your machine, it says so and makes do with
-# less.
+# ten classes. In the `quick` profile ([how to run it](../pages/how-to-run.md)), and when the photographs are not on your
+# machine, it says so and makes do with less.
 
 # %%
 started = time.perf_counter()
@@ -133,7 +133,7 @@ plot.show(
 )
 
 # %% [markdown]
-# Seeing more helps, and it is dear: the cost of a layer grows with $k^2$. The networks that led in 2012 and 2013 paid
+# Seeing more helps, and it is expensive: the cost of a layer grows with $k^2$. The networks that led in 2012 and 2013 paid
 # that price with first layers of 11x11 and 7x7 filters {cite}`krizhevsky2012alexnet`. Is there a cheaper way to see
 # far?
 
@@ -187,7 +187,12 @@ plot.show(
 # The general rule, with pooling in it, needs two numbers per layer. The **jump** $j_l$ is the distance in input
 # pixels between two neighbouring units, and the receptive field $r_l$ is what one unit sees:
 #
-# $$ r_l = r_{l-1} + (k_l - 1)\, j_{l-1}, \qquad j_l = j_{l-1}\, s_l, \qquad r_0 = j_0 = 1. $$ (eq-vgg-rf)
+# $$
+# \begin{aligned}
+# r_l &= r_{l-1} + (k_l - 1)\, j_{l-1}, \\
+# j_l &= j_{l-1}\, s_l, \qquad r_0 = j_0 = 1.
+# \end{aligned}
+# $$ (eq-vgg-rf)
 #
 # | symbol | meaning | shape | in the code |
 # |:--|:--|:--|:--|
@@ -289,7 +294,7 @@ print(
 # The paper's Table 1 is a list of layers, so ours is too. A number is a 3x3 convolution with that many output
 # channels, a pair `(channels, kernel)` another filter size, `"M"` a 2x2 max-pooling with stride 2, `"LRN"` the local
 # response normalisation explained below. Each convolution has stride 1, keeps the size (padding 1 for 3x3) and is followed by
-# a ReLU. From A to E only the depth grows.
+# a ReLU. From A over B and D to E only the depth grows. C is D with 1x1 filters in three places.
 
 # %% tags=["model"]
 # fmt: off
@@ -306,12 +311,12 @@ CONFIGS = {
 
 # %% [markdown]
 # **Local response normalisation** comes from AlexNet {cite}`krizhevsky2012alexnet`. It divides each activation by the
-# strength of its $n$ neighbouring channels at the same position:
+# strength of its $n$ neighbouring channels at the same position ($n/2$ is rounded down):
 #
-# $$ b_i = a_i \Big/ \Big(\kappa + \alpha \sum_{j = i - n/2}^{i + n/2} a_j^2\Big)^{\beta},
-# \qquad \kappa = 2,\; n = 5,\; \alpha = 10^{-4},\; \beta = 0.75. $$
+# $$ b_i = a_i \Big/ \Big(\kappa + \alpha \sum_{j = i - n/2}^{i + n/2} a_j^2\Big)^{\beta}. $$
 #
-# The paper tries it once, in A-LRN, and drops it.
+# AlexNet takes $\kappa = 2$, $n = 5$, $\alpha = 10^{-4}$ and $\beta = 0.75$. The VGG paper tries it once, in A-LRN, and
+# drops it.
 
 
 # %% tags=["model"]
@@ -349,7 +354,7 @@ print(
 
 # %% [markdown]
 # The network itself: the convolutions of a configuration, then three fully connected layers. The paper's networks and
-# the small ones that we train come from this one class. `batch_norm` was not in the paper; batch normalisation
+# the small ones that we train come from this one class. `batch_norm` was not in the paper; batch normalisation (BN)
 # {cite}`ioffe2015batchnorm` appeared a few months later. We come back to what it changes.
 
 
@@ -474,9 +479,9 @@ def draw(fig):
 
 plot.show(
     draw,
-    alt="Three bar charts over the sixteen layers of VGG-16. Parameters: nearly all in the first fully connected layer. "
-    "Multiply-adds: spread over the convolutions, least in the first and in the fully connected layers. Activations: nearly "
-    "all in the first four convolutions.",
+    alt="Three bar charts over the sixteen layers of VGG-16. Parameters: three quarters in the first fully connected layer. "
+    "Multiply-adds: spread over the convolutions, least in the first and in the fully connected layers. Activations: most "
+    "in the first four convolutions.",
     caption="VGG-16 layer by layer: parameters sit at the end (orange: fully connected), multiply-adds in the middle, "
     "activations, and so the memory that training needs, at the start.",
     height=3.8,
@@ -594,9 +599,11 @@ Table(
 
 # %% [markdown]
 # Each layer multiplies the signal by about $\sqrt{9\,C/2}$ times the standard deviation of its weights. With 0.01 that is
-# far below 1, and it happens sixteen times. He's initialisation {cite}`he2015prelu` (2015) chooses the standard
-# deviation so that the factor is 1. It is what our class uses. With batch normalisation the question nearly disappears, because each
-# layer's output is brought back to standard deviation 1 whatever the weights are.
+# 0.17 for 64 channels and 0.48 for 512, and it happens sixteen times. Glorot's initialisation takes no account of the
+# ReLU, which removes half of the signal's power. He's initialisation {cite}`he2015prelu` (2015)
+# chooses the standard deviation so that the factor is 1. It is what our class uses. In the figure its line sinks at
+# the end all the same: the last maps have 2x2 positions, and five of the nine weights fall on the border of zeros. With
+# batch normalisation the question nearly disappears, because each layer's output is brought back to standard deviation 1 whatever the weights are.
 
 # %% [markdown]
 # ## Where we differ from the paper
@@ -605,7 +612,7 @@ Table(
 # |:--|:--|:--|:--|
 # | data | ILSVRC-2012, 1.3 M images, 1000 classes | CIFAR-10, 50,000 images, 10 classes | a laptop; numbers are not comparable, only directions |
 # | crop | 224x224 | 32x32 | three poolings instead of five, or nothing would be left |
-# | width | 64 to 512, hidden 4096 | 16 to 64, hidden 128 | 1/800 of the multiply-adds of VGG-16 |
+# | width | 64 to 512, hidden 4096 | 16 to 64, hidden 128 | D has 1/900 of the multiply-adds of VGG-16 |
 # | normalisation | none | batch normalisation | trains in minutes and from any start; arms without it are in the study |
 # | first weights | normal, 0.01, then copied from A | He | the section above |
 # | augmentation | flip, crop, colour shift, scale jitter | flip, shift by up to 4 pixels | scale jitter has its own study below |
@@ -659,8 +666,8 @@ print(
 # %% [markdown]
 # ## The data
 #
-# Ten images of each split's start. The training set is balanced, and after normalisation each channel should have mean
-# 0 and standard deviation 1.
+# The first twenty training images: the classes come in turn. The training set is balanced, and after normalisation each
+# channel should have mean 0 and standard deviation 1.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 plot.images(
@@ -756,7 +763,8 @@ Table(
 # ## Results: the paper beside ours
 #
 # One training proves little: another seed gives another number. So a study trained every arm three times, with the same
-# seeds, batches and number of epochs for each arm. Its results are kept in `results/`, and the tables below read them.
+# seeds, batches and number of epochs for each arm. Its results are kept in `results/`, and the tables below read them. What
+# stands behind a ± is the standard deviation of the three.
 #
 # The arms are the paper's Table 3 in miniature, two arms with large filters, and two without batch
 # normalisation.
@@ -804,16 +812,16 @@ for arm, settings in ARMS.items():
     rows.append(
         {
             "network": arm,
-            "paper: top-1 error, ImageNet (Table 3)": str(PAPER.get(arm, "")),
-            "ours: error in %, CIFAR-10": f"{100 * (1 - accuracy):.2f} ± {100 * spread:.2f}",
+            "paper: top-1 error": str(PAPER.get(arm, "")),
+            "ours: error in %": f"{100 * (1 - accuracy):.2f} ± {100 * spread:.2f}",
             "train loss": DEPTH.mean(arm, "train_loss")[0],
             "parameters": int(DEPTH.mean(arm, "parameters")[0]),
-            "of them in convolutions": int(DEPTH.mean(arm, "conv_weights")[0]),
-            "multiply-adds": int(DEPTH.mean(arm, "macs")[0]),
+            "in convolutions": int(DEPTH.mean(arm, "conv_weights")[0]),
+            "million multiply-adds": DEPTH.mean(arm, "macs")[0] / 1e6,
             "ms per image": 1000 * seconds,
         }
     )
-Table(rows, decimals={"train loss": 3, "ms per image": 2})
+Table(rows, decimals={"million multiply-adds": 1, "ms per image": 2})
 
 # %% [markdown]
 # The two error columns are **not comparable** with each other: other data, other scale, other training. What can be
@@ -834,8 +842,9 @@ plot.study(
 # %% [markdown]
 # ## The paper's claims in miniature
 #
-# Each claim is a difference between two arms, seed by seed. "Seen" means that the 95 % interval of the mean difference
-# lies on the claim's side of zero; three seeds make wide intervals, so small effects end as "not clear".
+# Each claim is a difference between two arms in points of test accuracy, seed by seed. "Seen" means that the 95 % interval
+# of the mean difference lies on the claim's side of zero, "reversed" that it lies on the other side. Three seeds make
+# wide intervals, so small effects end as "not clear".
 
 # %%
 CLAIMS = [
@@ -868,8 +877,8 @@ Table(rows)
 # after far longer training. A deeper network that cannot even fit its training images as well: chapter 2 is about
 # exactly that.
 #
-# **1x1 against 3x3.** D beats C, as in the paper. But C does not beat B here, and in the paper it does. Our C pays for
-# three more layers and sees no further; four epochs are not enough to make use of them.
+# **1x1 against 3x3.** D beats C, as in the paper. But C does not beat B here, and in the paper it does. Our C has three
+# more layers and sees no further, and its training loss is higher than B's: it too learns too little in four epochs.
 #
 # **Small filters against large ones.** Both comparisons come out as the paper says. At the same receptive field and
 # about the same number of weights, the stacks of 3x3 win by several points. The paper compares B with a
@@ -879,8 +888,8 @@ Table(rows)
 # **LRN.** No gain, as in the paper, and it costs time.
 #
 # **Without batch normalisation** the claim itself turns around: E falls far behind A. In a few epochs the deep
-# plain network hardly gets going. The paper could see depth win without normalisation because it trained for 74 epochs,
-# and helped the deep networks with their first weights.
+# network without normalisation learns far less than the shallow one: look at "train loss" again. In the paper depth wins
+# without normalisation. It trained for 74 epochs, and helped the deep networks with their first weights.
 
 # %% [markdown]
 # ## Any image size: fully connected layers are convolutions
@@ -1045,10 +1054,10 @@ plot.show(
 # images: its filters have never seen large objects. But jittering buys little here. Its curve lies close to that of
 # the fixed $S = 40$, the middle of its range: a little higher below, a little lower above.
 #
-# In the paper jittering is worth more: D has 27.0 % top-1 error with $S = 256$, and 25.6 % with $S$ from $[256, 512]$
-# (Table 3). Three differences may matter: its photographs hold detail at 512 pixels that ours lack at 48, its objects vary
+# In the paper jittering is worth more: D has 27.0 % top-1 error with $S = 256$, 26.8 % with $S = 384$, and 25.6 % with $S$
+# from $[256, 512]$ (Table 3). Three differences may matter: its photographs hold detail at 512 pixels that ours lack at 48, its objects vary
 # more in size than CIFAR's centred ones, and its training is long enough to profit from variety. And the best
-# number of all is the smallest scale's own: here, rescaling costs more than it gives.
+# number of all is that of $S = 32$ at its own scale: here, rescaling costs more than it gives.
 #
 # The studies above were measured once. To be sure that their code still runs, each arm trains here for a moment on
 # 128 images, and the result is thrown away.
@@ -1084,7 +1093,7 @@ pairs = zip(
 )
 plot.images(
     data.test.images[worst],
-    titles=[f"{p}, {100 * c:.0f} %\nis {t}" for p, t, c in pairs],
+    titles=[f"{p}, {100 * c:.1f} %\nis {t}" for p, t, c in pairs],
     columns=8,
     inches=1.0,
     alt=f"Eight misclassified test images. Predicted: {', '.join(names_of(worst, predicted))}. True: "
@@ -1273,6 +1282,7 @@ Explorable(
     "pixel on the top unit. Right: what the stack costs, and what a single layer with the same "
     "receptive field would cost.",
     key="vgg-stack",
+    start=(3, 3),
 )
 
 # %% [markdown]
@@ -1413,7 +1423,7 @@ verify(check_crops, ten_crops_solution)
 # - Depth needs first weights that keep the signal's size, or normalisation.
 # - A fully connected layer is a convolution as large as its input. With that, a classifier runs on any image size.
 #
-# **Three questions.** Why does C beat B? Why does doubling the side of the image not change the number of parameters of
+# **Three questions.** Why does C beat B in the paper? Why does doubling the side of the image not change the number of parameters of
 # `features`, but change that of `classifier`? Which of the paper's claims did our study not confirm, and what would you
 # need to decide it?
 

@@ -25,7 +25,7 @@
 #
 # **Before you read on, guess.** A network of 20 layers with batch normalisation trains well. You insert 36 more
 # layers of the same kind, and change nothing else. What happens to the error *on the training images*: does it
-# fall, stay or rise? Write your answer down; the next section settles it.
+# fall, stay or rise? Write your answer down; the first table below settles it.
 
 # %% [markdown]
 # ## Setup
@@ -204,8 +204,8 @@ plot.show(
 )
 
 # %% [markdown]
-# The more layers, the slower the training loss falls. Then look at the table: the order is the same in all three of its
-# columns. The deeper network is worse on new images, and it is worse on the images that it learned from.
+# The more layers, the slower the training loss falls. Then look at the table: its last three columns rise from row to
+# row. The deeper network is worse on new images, and it is worse on the images that it learned from.
 #
 # The paper found the same on CIFAR-10 and on ImageNet: a plain network of 56 layers has a *higher training error*
 # than one of 20 (its Figure 1), and one of 34 layers than one of 18 (its Figure 4). It calls this **degradation**.
@@ -300,7 +300,9 @@ def draw_block(ax, title, names, way_around=None):
     ax.annotate("", (0, y - 0.27), (0, y - 0.16), arrowprops=arrow)
     ax.text(0, y - 0.31, "y", ha="center", va="center", style="italic")
     ax.set(xlim=(-0.75, 1.6), ylim=(-0.2, 1.06))
-    ax.set_title(title, loc="center")
+    ax.set_title(
+        title, loc="center", x=0.75 / 2.35
+    )  # above the column at 0, not above the middle
     ax.set_axis_off()
 
 
@@ -324,7 +326,7 @@ plot.show(
 
 # %% [markdown]
 # The basic block has two layers, $F(\mathbf{x}) = W_2\, \sigma(W_1 \mathbf{x})$, and a second ReLU after the
-# addition. Batch normalisation follows each convolution, before the ReLU. With a single layer,
+# addition. Batch normalisation (BN) follows each convolution, before the ReLU. With a single layer,
 # $W_1\mathbf{x} + \mathbf{x}$ would just be another linear map, and the paper saw no gain from it.
 #
 # The addition needs equal shapes. Where the shape changes, the shortcut is **projected**:
@@ -348,10 +350,11 @@ plot.show(
 # %% [markdown]
 # ### Where the idea comes from
 #
-# - **Residual encodings.** VLAD and Fisher vectors describe an image by the *differences* of its features to a
-#   dictionary. For retrieval and classification that works better than the features themselves.
+# - **Residual encodings.** VLAD and Fisher vectors, image descriptions from before deep networks, hold the
+#   *differences* of an image's features to a dictionary of typical features. For retrieval and classification that
+#   works better than the features themselves.
 # - **Multigrid.** Solvers of partial differential equations compute corrections between a coarse and a fine grid,
-#   because a correction is better conditioned than the solution.
+#   because a correction is easier to find than the solution itself.
 # - **Shortcuts.** Earlier networks had extra connections: from the input to the output, or from the middle to
 #   additional classifiers.
 # - **Highway networks** {cite}`srivastava2015highway` came close, and at the same time. They mix with a learned
@@ -361,7 +364,7 @@ plot.show(
 # %% [markdown]
 # ## The smallest piece by hand
 #
-# One channel of 4x4 numbers, two filters, no batch normalisation: a block in six lines.
+# One channel of 4x4 numbers, two filters, no batch normalisation: a block in a few lines.
 
 # %% tags=["nbval-check-output"]
 # fmt: off
@@ -408,7 +411,7 @@ print("a copy when F is zero:", torch.equal(block_by_hand(x, first, 0 * second),
 #
 # $$ \frac{\partial \mathbf{y}}{\partial \mathbf{x}} = I + \frac{\partial F}{\partial \mathbf{x}}. $$ (eq-resnet-gradient)
 #
-# Whatever $F$ does, the identity is there, and the gradient of a later layer arrives at an earlier one as it is,
+# Whatever $F$ does, the identity matrix $I$ is there, and the gradient of a later layer arrives at an earlier one as it is,
 # plus something. In the plain network it arrives multiplied by one matrix after the other. Let us see the $I$ in
 # the 16x16 matrix of derivatives of our block (before its last ReLU).
 
@@ -435,13 +438,13 @@ print(
 #
 # ### Three shortcuts
 #
-# Within a stage the shortcut is the identity. For the blocks that change the shape, the paper compares three
-# options:
+# Where the shape stays, the shortcut can be the identity. Where it changes, something has to be done. The paper
+# compares three options:
 #
 # - **A**: take every second pixel in each direction, and fill the new channels with zeros. No parameters.
 # - **B**: a projection $W_s$, but only where the shape changes. The projection is a 1x1 convolution with stride 2,
 #   followed by batch normalisation.
-# - **C**: a projection in every block.
+# - **C**: a projection in every block, also where the identity would do.
 
 
 # %% tags=["model"]
@@ -675,7 +678,8 @@ RESNETS = {
 
 # %% [markdown]
 # Count the layers of ResNet-50: three convolutions in each of $3 + 4 + 6 + 3 = 16$ blocks, one before, one fully
-# connected layer after: 50. The projections are not counted. Now the shapes after each stage:
+# connected layer after: 50. The projections are not counted. Now the shapes after each stage. The blocks of a stage are
+# numbered from 0, so `layer1.2` is the last of the three of the first stage:
 
 # %% tags=["nbval-check-output"]
 with torch.device("meta"):
@@ -735,8 +739,8 @@ class CifarResNet(nn.Module):
 
 
 # %% [markdown]
-# The probe: the shape of each stage, and whether the plain network of the first section is this class without
-# shortcuts.
+# The probe: the shape of each stage, and whether the plain network of the first section has as many parameters as this
+# class without shortcuts.
 
 # %% tags=["nbval-check-output"]
 trace = inspect.trace(CifarResNet(20), (3, 32, 32))
@@ -779,7 +783,8 @@ for depth, (block, layers) in RESNETS.items():
 Table(rows, decimals={"paper (Table 1)": 1})
 
 # %% [markdown]
-# ResNet-152 has fewer multiply-adds than VGG-16, and ResNet-34 has 18 % of the 19.6 billion of VGG-19.
+# ResNet-152 has fewer multiply-adds than the 15.5 billion of VGG-16. The paper's 3.6 billion for 34 layers are 18 % of
+# the 19.6 billion of VGG-19 (VGG: chapter 1's table).
 #
 # **Shortcuts.** The paper compares the options on 34 layers (its Tables 2 and 3). Here is what they cost, next to
 # the paper's errors:
@@ -834,8 +839,8 @@ Table(rows, decimals=2)
 # Two rows deserve a second look. For 110 layers, 6.43 % is the best of five runs; their mean is 6.61 ± 0.16. And
 # the last row: 1202 layers *train* well, to a training error below 0.1 %. But the test error is higher than that of
 # 110 layers. That is not degradation. With 19.4 million parameters for 50,000 small images it is, the authors
-# argue, **overfitting**, and they used neither dropout nor maxout against it. One table, both diseases, and the
-# training error tells them apart.
+# argue, **overfitting**, and they used none of the strong remedies against it, such as dropout. In the test error the
+# two diseases look the same; the training error tells them apart.
 #
 # **Equality.** Our modules have the names of torchvision's, so the weights go over by name. First we shake every
 # batch normalisation; fresh ones would do next to nothing and hide mistakes.
@@ -881,8 +886,8 @@ for depth, reference in REFERENCES.items():
 # healthy norms backwards. So what is wrong with them?
 #
 # The gradient can be looked at before any training. We take 64 images of noise with random labels and measure, for
-# every convolution, the norm of the gradient of its weights. Four networks with the same first weights: plain or
-# residual, with or without batch normalisation.
+# every convolution, the norm (the length) of the loss's gradient for its weights. Four networks with the same first
+# weights: plain or residual, with or without batch normalisation.
 
 
 # %% tags=["model"]
@@ -1001,14 +1006,15 @@ print("residual without BN, 110 layers: above 100,000:", largest[110, "residual,
 #   The normalised branch adds the same amount in every block, so it matters less and less beside what has piled up
 #   on the shortcut. Each block is closer to a copy than the one before.
 #
-# So it takes both. The paper is right that nothing vanishes in its plain networks; at the start of the training,
-# the opposite happens.
+# So it takes both, shortcuts and batch normalisation. The paper is right that nothing vanishes in plain networks with
+# batch normalisation; in ours, at the start of the training, the opposite happens.
 #
 # ### Shattered gradients
 #
 # A norm says how large a gradient is, not whether it means anything. So a second measurement: move the input a
 # little, by noise of 5 % of its standard deviation. Does the gradient still point the same way? If not, a step
-# along it is a step into the dark. Balduzzi et al. {cite}`balduzzi2017shattered` call such gradients **shattered**.
+# along it is a step into the dark. Balduzzi et al. {cite}`balduzzi2017shattered` call such gradients **shattered**. The
+# table gives the cosine of the angle between the two gradients: 1 is the same direction, 0 is nothing in common.
 
 # %%
 cosines = {}
@@ -1028,9 +1034,9 @@ print("plain, 56 layers: nothing is left of the direction:", abs(cosines[56, "pl
 print("residual, 56 layers: more than a quarter is:", cosines[56, "residual"] > 0.25)
 
 # %% [markdown]
-# In the plain network with batch normalisation, the direction is lost at 20 layers already. The residual one keeps
-# half of it at 56. And a plain network *without* batch normalisation keeps more than one with it: normalisation,
-# which cures the vanishing, shatters the gradient.
+# In the plain network with batch normalisation, the direction is lost at 20 layers already. The residual one has a cosine
+# of 0.51 at 56 layers, and of 0.22 at 110. And up to 56 layers a plain network *without* batch normalisation keeps more
+# than one with it: normalisation, which cures the vanishing, shatters the gradient.
 #
 # This is what we can measure before training. It makes the degradation plausible, and it does not prove that it is
 # the only reason; the paper itself leaves the reason open and only conjectures that plain networks converge
@@ -1042,7 +1048,7 @@ print("residual, 56 layers: more than a quarter is:", cosines[56, "residual"] > 
 # | | paper, ImageNet | paper, CIFAR-10 | here | why, and what it costs |
 # |:--|:--|:--|:--|:--|
 # | images | shorter side drawn from [256, 480], crop 224x224, flip, colour shift, mean image subtracted | shift by up to 4 pixels, flip; mean image subtracted | the same as the paper for CIFAR-10; shift by 2 for 16x16 images; mean and standard deviation of each channel | 16x16: a quarter of the cost, and lower accuracy |
-# | training images | 1.28 M | 45,000, with 5,000 held out | 50,000 | nothing is tuned on held-out images here |
+# | training images | 1.28 M | 45,000, with 5,000 held out | 50,000; 10,000 for the comparisons trained on this page | nothing is tuned on held-out images here |
 # | optimiser | SGD, momentum 0.9, weight decay 1e-4, batch 256 | the same, batch 128 | Nesterov momentum, the same decay, batch 128 | |
 # | learning rate | 0.1, a tenth whenever the error stalls, up to 600,000 steps | 0.1, a tenth at 32,000 and 48,000 of 64,000 steps; 110 layers start at 0.01 | one cycle with peak 0.1, 300 to 1,600 steps | minutes instead of hours; deep networks are far from converged |
 # | width | 64 to 512 | 16 to 64 | 16 to 64 for the network below, 8 to 32 in comparisons | a quarter of the multiply-adds |
@@ -1158,6 +1164,10 @@ plot.show(
 )
 
 # %% [markdown]
+# With shortcuts both networks learn more, and the deeper one no longer fails: it has 4 points more training error than
+# the shallow one, where the plain network has 18 more. In so short a training it is not ahead yet. Is the rest of the
+# gap chance? The study below takes all training images and three seeds.
+#
 # ### ResNet-20, as in the paper
 #
 # Now the paper's smallest CIFAR network with all its channels, on images of full size. The paper trains it for
@@ -1200,7 +1210,8 @@ plot.histories(
 # ## Results: the paper beside ours
 #
 # One training of each network proves little. So a study trained four networks three times each, with the same seeds
-# and batches and for the same number of epochs, on all training images. Its results are kept in `results/`.
+# and batches and for the same number of epochs, on all training images. Its results are kept in `results/`. What
+# stands behind a ± is the standard deviation of the three.
 
 
 # %% tags=["model"]
@@ -1255,14 +1266,12 @@ def measured(arm, metric, scale=100):
 Table(
     {
         "network": arm,
-        "paper: test error in % (Table 6)": PAPER_ERROR.get(arm, ""),
+        "paper: test error in %": PAPER_ERROR.get(arm, ""),
         "ours: test error in %": f"{100 * (1 - STUDY.mean(arm, 'test_accuracy')[0]):.2f} ± "
         f"{100 * STUDY.mean(arm, 'test_accuracy')[1]:.2f}",
         "training error in %": measured(arm, "train_error"),
         "training loss": measured(arm, "train_loss", 1),
-        "parameters": inspect.count_parameters(built[arm]),
-        "multiply-adds": inspect.count_macs(built[arm], (3, 16, 16)),
-        "seconds of training": f"{STUDY.mean(arm, 'seconds')[0]:.0f}",
+        "seconds of training": round(STUDY.mean(arm, "seconds")[0]),
     }
     for arm in ARMS
 )
@@ -1297,7 +1306,7 @@ plot.study(
 # %% [markdown]
 # ## The paper's claim in miniature
 #
-# The claim has two halves. Without shortcuts, more layers make it worse; with them, they do not. Each row below is
+# The claim has two halves. Without shortcuts, more layers make it worse; with them, they make it better. Each row below is
 # a difference between two arms, seed by seed, signed so that the claim predicts a positive number. "Seen" means
 # that the 95 % interval of the mean lies above zero; three seeds make wide intervals.
 
@@ -1333,7 +1342,8 @@ Table(rows)
 # **Plain.** Degradation, clear in both measures: 36 more layers raise the training loss and cost many points of test
 # accuracy, at every seed.
 #
-# **Residual.** Between 20 and 56 layers nothing is clear. The degradation is gone. The gain from depth is not there yet:
+# **Residual.** Between 20 and 56 layers nothing is clear. On average the deeper network is 1.66 points behind, and three
+# seeds cannot tell that from zero; without shortcuts it was 19.66. The gain from depth is not there:
 # the paper's step from 8.75 % to 6.97 % error takes 64,000 steps of training, and ours ends after some 800.
 #
 # **Shortcuts at equal depth** help at 56 layers and also at 20. The second is more than the paper reports for ImageNet,
@@ -1510,7 +1520,7 @@ plot.show(
 )
 
 # %% [markdown]
-# This is the paper's point, and here it is easy to see. A block of a plain network replaces its input: it ends about as
+# This is the paper's point, and here it is easy to see. A block of a plain network replaces its input: most of them end about as
 # far away as an unrelated map. A residual block adjusts its input, and the blocks of the deeper network adjust it
 # least. Only the first ones do much.
 #
@@ -1569,8 +1579,8 @@ plot.show(
 )
 
 # %% [markdown]
-# Without one of its blocks the plain network falls towards guessing, whichever block it is. The residual network loses a
-# few points, and most without its first block. The layers behind had never seen an input without that correction, and
+# Without one of its blocks the plain network falls towards guessing, whichever block it is. The residual network loses
+# far less, and most without its first block: about 11 points. The layers behind had never seen an input without that correction, and
 # still they can use it.
 
 # %% [markdown]
@@ -1602,9 +1612,10 @@ walks = {
 
 def draw_gradients(fig, depth, kind):
     left, right = fig.subplots(1, 2)
+    layers = range(1, len(norms[depth, kind]) + 1)
     for other in KINDS:
-        left.semilogy(norms[depth, other], color="#cccccc", linewidth=1)
-    left.semilogy(norms[depth, kind], color="C0", linewidth=2.2)
+        left.semilogy(layers, norms[depth, other], color="#cccccc", linewidth=1)
+    left.semilogy(layers, norms[depth, kind], color="C0", linewidth=2.2)
     left.set(xlabel="convolution, first to last", ylim=(1e-7, 1e9))
     left.set_yticks([1e-6, 1e-3, 1e0, 1e3, 1e6, 1e9])
     left.set_title("norm of the gradient", fontsize=10)
@@ -1626,6 +1637,7 @@ Explorable(
     caption="Left: gradient norm by layer for the chosen network (blue) and the other three kinds. Right: the slope of one logit along a "
     "straight walk between two images, scaled to the same size; in the title, how well the gradient survives a small nudge.",
     key="resnet-gradients",
+    start=(56, "plain"),
     size=(5.2, 2.3),
 )
 
@@ -1785,8 +1797,8 @@ verify(check_pre_activation, PreActivationSolution)
 #
 # - Degradation: a deeper plain network has a higher *training* error. It is neither overfitting nor a lack of
 #   capacity.
-# - $\mathbf{y} = F(\mathbf{x}) + \mathbf{x}$: a block starts near a copy and learns a correction. With option A the
-#   shortcut costs nothing.
+# - $\mathbf{y} = F(\mathbf{x}) + \mathbf{x}$: a block whose $F$ is zero copies, so what it learns is a correction. With
+#   option A the shortcut costs nothing.
 # - The derivative is $I + \partial F / \partial \mathbf{x}$: gradients neither explode nor shatter as they do in a
 #   plain network with batch normalisation. They did not vanish in the first place.
 # - The bottleneck is there to save multiply-adds. Its stride is on the first 1x1 in the paper (v1), on the 3x3 in

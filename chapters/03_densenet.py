@@ -140,14 +140,11 @@ Table(
 # %% [markdown]
 # ## The idea: concatenate
 #
-# Let $\mathbf{x}_0$ be what comes in, and let layer $\ell$ compute a function $H_\ell$. In three designs:
+# Let $\mathbf{x}_0$ be what comes in, and let layer $\ell$ compute a function $H_\ell$. In a plain network
+# $\mathbf{x}_\ell = H_\ell(\mathbf{x}_{\ell-1})$, in a ResNet
+# $\mathbf{x}_\ell = H_\ell(\mathbf{x}_{\ell-1}) + \mathbf{x}_{\ell-1}$. In a DenseNet
 #
-# $$
-# \text{plain: } \mathbf{x}_\ell = H_\ell(\mathbf{x}_{\ell-1}), \qquad
-# \text{ResNet: } \mathbf{x}_\ell = H_\ell(\mathbf{x}_{\ell-1}) + \mathbf{x}_{\ell-1},
-# $$
-#
-# $$ \text{DenseNet: } \mathbf{x}_\ell = H_\ell([\mathbf{x}_0, \mathbf{x}_1, \ldots, \mathbf{x}_{\ell-1}]). $$ (eq-densenet-layer)
+# $$ \mathbf{x}_\ell = H_\ell([\mathbf{x}_0, \mathbf{x}_1, \ldots, \mathbf{x}_{\ell-1}]). $$ (eq-densenet-layer)
 #
 # The brackets concatenate channels. Nothing is overwritten and nothing is summed: after a layer has written its maps,
 # they stay as they are until the end of the block.
@@ -202,11 +199,11 @@ plot.show(
 )
 
 # %% [markdown]
-# Layer $\ell$ has $\ell$ sources, so a block of $L$ layers has
+# Layer $\ell$ has $\ell$ sources, so a block of $n$ layers has
 #
-# $$ 1 + 2 + \ldots + L = \frac{L(L+1)}{2} $$ (eq-densenet-connections)
+# $$ 1 + 2 + \ldots + n = \frac{n(n+1)}{2} $$ (eq-densenet-connections)
 #
-# connections, where a chain has $L$. And if every layer writes $k$ channels, layer $\ell$ reads
+# connections, where a chain has $n$. And if every layer writes $k$ channels, layer $\ell$ reads
 #
 # $$ k_0 + k\,(\ell - 1) $$ (eq-densenet-growth)
 #
@@ -306,7 +303,7 @@ print("a slice of zeros: the link is gone:", torch.allclose(dense(w, 0 * v), con
 # ## The block
 #
 # Each layer is the **composite function** of the paper: batch normalisation, ReLU, convolution. That is the pre-activation order
-# of [chapter 2](02_resnet)'s last exercise, and here it is more than taste. Maps are stored once and read many times, and
+# of [chapter 2](02_resnet)'s exercise 4, and here it is more than taste. Maps are stored once and read many times, and
 # with the normalisation in front every reader has its own scale and shift for each source.
 #
 # - **Bottleneck (B).** Deep in a block a 3x3 convolution would read hundreds of channels. So a 1x1 convolution first reduces
@@ -420,8 +417,8 @@ for before in (60, 204, 504):
 Table(rows, decimals=2)
 
 # %% [markdown]
-# On 60 channels the bottleneck costs more than it saves, on 504 it saves nearly half. Exercise 2 finds the break-even. It counts two layers where
-# the basic form counts one, so DenseNet-B of the same $L$ has half as many dense layers.
+# On 60 channels the bottleneck costs more than it saves, on 504 it saves nearly half. Exercise 2 finds the break-even. A bottleneck counts as two layers where
+# the basic form has one, so DenseNet-B of the same $L$ has half as many dense layers.
 #
 # ### Concatenation without copying
 #
@@ -630,7 +627,7 @@ plot.show(
 # %% [markdown]
 # ## Checks: are these the paper's networks?
 #
-# **CIFAR.** Six configurations of the paper's Table 2, from 40 to 250 layers. `+` is the usual augmentation (flip and shift).
+# **CIFAR.** Six configurations of the paper's Table 2, from 40 to 250 layers. In brackets stand $L$ and $k$. `+` is the usual augmentation (flip and shift).
 
 # %% tags=["nbval-check-output"]
 BASIC = {"bottleneck": False, "compression": 1.0}
@@ -662,14 +659,15 @@ Table(rows, decimals={"paper, millions": 1, "million multiply-adds": 1}
 # %% [markdown]
 # There is the answer to the question at the top: DenseNet-BC (100, 12) has 769,162 parameters, less than half of ResNet-110's
 # 1,727,962. And the paper reports 4.51 % for it, against 6.43 % for ResNet-110 in chapter 2's table. But look at the multiply-adds:
-# 288 million here, 253 million there. **Few parameters do not mean little work.** Each weight of a DenseNet is used at many
-# positions, because the blocks at full resolution are as deep as the others.
+# 288 million here, 253 million there. **Few parameters do not mean little work.** In a ResNet the channels double from stage to
+# stage, so most of its weights are in the last one, where the maps are small. In a DenseNet the weights are spread over the blocks, and those
+# of the first block are used at every position of the full image.
 #
 # Two more readings. B and C make (100, 12) nine times smaller, and its error rises by 0.4 points. And *without* augmentation
 # the paper has 5.77 % for (100, 12), 5.83 % for (100, 24) and 5.19 % for BC (250, 24): at four times the parameters the basic form
 # overfits, and the authors see BC as a remedy for that, too.
 #
-# Where do the parameters go as the network gets deeper?
+# How fast do parameters and multiply-adds grow as the network gets deeper?
 
 # %%
 FORMS = {"basic": BASIC, "B": {"compression": 1.0}, "C": {"bottleneck": False}, "BC": {}}
@@ -719,7 +717,7 @@ Table(
 # still costs more than double, but from a much lower level.
 #
 # **ImageNet.** Parameters and multiply-adds next to the top-1 errors that the authors' repository reports for one 224x224 crop.
-# The last row of the paper's table, 264, is usually quoted with 22.15 %.
+# (264 is not in the repository; the paper's table has 22.15 % for it.)
 
 # %% tags=["nbval-check-output"]
 REPOSITORY_TOP1 = {"121": "25.0", "169": "23.6", "201": "22.5", "161": "22.2"}
@@ -883,8 +881,8 @@ print("22 layers: more than half of the memory is still needed:", saved[22] > 0.
 print("76 layers: less than half:", saved[76] < 0.5)
 
 # %% [markdown]
-# The deeper, the more it saves. The price is time: the first half of each layer is computed twice. An implementation by its first author gives some 15 to 20 %
-# more time. Torchvision has the same option under the same name, off by default.
+# The deeper, the more it saves. The price is time: the first half of each layer is computed twice. The first author of that report puts it at 15 to 20 %
+# for their own implementation. Torchvision has the same option under the same name, off by default.
 
 # %% [markdown]
 # ## The gradient at the first layer
@@ -923,8 +921,8 @@ def draw(fig):
 plot.show(
     draw,
     alt="Log-scale line chart of the gradient norm of each convolution in four untrained networks. The plain network's grows steeply "
-    "towards the first layer; those of the ResNet and of the two DenseNets stay within about one order of magnitude, apart from the first convolution.",
-    caption="Norm of the gradient by convolution. In the DenseNets, 1x1 and 3x3 convolutions and transitions alternate, hence the teeth.",
+    "towards the first layer; those of the ResNet and of the two DenseNets stay within a factor of about twenty.",
+    caption="Norm of the gradient by convolution. In DenseNet-BC, 1x1 and 3x3 convolutions alternate, hence the teeth.",
 )
 
 # %%
@@ -951,7 +949,7 @@ for name, first_over_last in ratio.items():
 # %% [markdown]
 # In the plain network the gradient grows by a factor of hundreds on its way to the first layer: chapter 2's explosion. In the two DenseNets and in the ResNet it stays
 # in range. So dense connections do what shortcuts do, and no more than that: at the first layer this measurement does not tell a DenseNet from a ResNet. The basic form is
-# the most level of the four. In BC the 1x1 convolutions and the two transitions lie on every path, and the ratio is larger.
+# the most level of the four. In BC, where 1x1 and 3x3 convolutions take turns, the ratio is larger than in the ResNet, and still small beside that of the plain network.
 
 # %% [markdown]
 # ## Where we differ from the paper
@@ -961,7 +959,7 @@ for name, first_over_last in ratio.items():
 # | images | as for ResNets, crop 224x224 | 32x32; raw, or with shift by up to 4 pixels and flip (`+`) | 16x16, shift by up to 2 pixels and flip | a quarter of the cost, lower accuracy |
 # | networks | 121 to 264 layers | 40 to 250 layers, $k$ = 12, 24, 40 | BC (40, 8) and BC (22, 12) | minutes instead of days |
 # | optimiser | SGD, Nesterov momentum 0.9, weight decay 1e-4, batch 256 | the same, batch 64 | the same, batch 128 | |
-# | learning rate | 0.1, a tenth at 30 and 60 of 90 epochs | 0.1, a tenth at 1/2 and 3/4 of 300 epochs (SVHN: 40) | one cycle with peak 0.1, 2 to 8 epochs | far from converged |
+# | learning rate | 0.1, a tenth at 30 and 60 of 90 epochs | 0.1, a tenth at 1/2 and 3/4 of 300 epochs (SVHN: 40) | one cycle with peak 0.1, 2 to 9 epochs | far from converged |
 # | dropout | none | 0.2 behind every convolution but the first, without augmentation only | none; `dropout=` is there | we augment |
 # | first weights | He | He | He | |
 # | weight decay of the second network in "Look inside" | | | 1e-2 | explained there |
@@ -1176,8 +1174,8 @@ print(
 
 # %% [markdown]
 # A ratio near 1 in the last row means that the arm's name is true here. Below 1, the ResNet got less time than it was due; above 1, more. When this
-# page was made, with two threads on a machine that had nothing else to do, the DenseNet was only twice as slow as the ResNet of width 8: a second core helps many
-# small operations more. There, six epochs would have been equal, and the nine of the study are half as much again. Read its third comparison with that in mind.
+# page was made, with two threads on a machine that had nothing else to do, the DenseNet was only twice as slow as the ResNet of width 8: the second core
+# helped the DenseNet more. There, six epochs would have been equal, and the nine of the study are half as much again. Read its third comparison with that in mind.
 #
 # And look at the row of equal multiply-adds. The same number of multiply-adds is not the same number of seconds: the DenseNet is slower. Its convolutions are small and many, and between
 # them it copies, normalises and rectifies all the maps so far, again in every layer. None of that counts as a multiply-add.
@@ -1195,7 +1193,7 @@ Table(
             "parameters": counts[arm],
             "million multiply-adds": macs[arm] / 1e6,
             "epochs": ARMS[arm]["epochs"],
-            "seconds, at the rates above": f"{seconds[arm]:.0f}",
+            "seconds, at the rates above": round(seconds[arm]),
         }
         for arm in ARMS
     ],
@@ -1222,7 +1220,7 @@ plot.study(
 #
 # The claim is parameter efficiency. The first row tests it as the paper states it; the two others ask for the same at equal multiply-adds and
 # at equal seconds. Each is a difference between two arms, seed by seed, signed so that the claim predicts a positive number. "Seen" means that the 95 %
-# interval of the mean lies above zero; three seeds make wide intervals.
+# interval of the mean lies above zero, "reversed" that it lies below; three seeds make wide intervals.
 
 # %%
 OPPONENTS = ("parameters", "multiply-adds", "seconds")
@@ -1239,7 +1237,7 @@ STUDY.claims(LOSSES, "test_loss", "test loss, lower by")
 # %% [markdown]
 # Three answers to one question. With the same number of **parameters** the DenseNet is clearly better, by several points: the paper's claim, seen. With the same number of
 # **multiply-adds** it is still better, by less: the ResNet now has almost three times the parameters. And with the same **seconds** the order turns round. The small ResNet, which
-# lost the first comparison, uses the time that it saves for more epochs, and wins. (Three times as many, which is fair on one thread and generous on two, as the table above says.)
+# lost the first comparison, uses the time that it saves for more epochs, and wins. (Three times as many, which is fair on one thread and generous on two, as measured above.)
 #
 # None of the three is the true one. If the network has to be stored, sent or kept in a small memory, the first counts. If you pay for time, and on hardware like ours, the third does. And it matters
 # where on the learning curve we stop: after so few epochs another epoch gains a lot. The paper trains all its networks for 300 epochs, and there we would expect a factor of three in time to gain much less.
@@ -1276,6 +1274,9 @@ plot.evidence(
 )
 
 # %% [markdown]
+# With the automobile, the truck and the frog the evidence lies on the thing itself. With the airplane, the bird and the dog (which it takes for an airplane) most of it lies
+# beside the thing, on the plain background.
+#
 # ### Who reads whom?
 #
 # Everything is on offer to everyone. Is it used? The paper's Figure 5 answers with the weights: for each reader and each of its sources, the mean size
@@ -1407,7 +1408,7 @@ maps_of(SMALL)
 # %% [markdown]
 # The two rows tell different stories. At the top, all dense layers and transitions have one colour: their weights are about as large as before training, whatever the source. Only the
 # classifier has grown. This is a picture of the initialisation and not of reuse. At the bottom there is a pattern. The row of $\mathbf{x}_0$, which brings all that the
-# earlier blocks have found, and the last column, which carries everything on to the next block, are the brightest. Many of the other connections could be missing and nobody would notice.
+# earlier blocks have found, and the last column, which carries everything on to the next block, are the brightest. Of the other connections in blocks 2 and 3, many could be missing and nobody would notice.
 #
 # The pattern is there, then. Why does $|w|$ not show it?
 #
@@ -1518,10 +1519,11 @@ Table(
 )
 
 # %% [markdown]
-# The second network is about as accurate as the first, and its weights are far smaller. But the map is level again, from source to source. What stands out is *who* reads: the
+# The second network is about as accurate as the first, and its weights are far smaller. But the map is level again, from source to source: in the dense layers about 0.14 of the start is
+# there, and that is what decay alone leaves. What stands out is *who* reads: the
 # transitions have kept more than the dense layers, and the classifier has grown against the decay. Of the four observations,
 #
-# - the first two hold to the letter, and mean little: weights that have hardly left their start are spread over everything;
+# - the first two hold to the letter, and mean little: where the weights are still those of the start, whole or shrunk, they are spread over everything;
 # - the third is not seen. The weights to $\mathbf{x}_0$ are average, and the cuts say the opposite: for most readers, $\mathbf{x}_0$ is the source that they miss most. (The paper's network is of the basic form, without
 #   compression. It takes the small weights as a sign that transitions hand on much that is redundant, which compression removes.);
 # - the fourth shows faintly, and more with the large decay: the classifier prefers late maps.
@@ -1616,7 +1618,7 @@ plot.show(
 )
 
 # %% [markdown]
-# In the first network $|w|$ says little about the cost of a connection. In the second it says much more, taken over all connections. But look at the last column: among the sources of *one reader*, which is what a map of
+# In the first network $|w|$ says little about the cost of a connection, except in block 3, where the classifier's weights have grown. In the second it says much more, taken over all connections. But look at the last column: among the sources of *one reader*, which is what a map of
 # reuse is about, it stays a weak hint in both. What the decay brought out is which readers matter, not from whom they read. What flows is the better guide within a reader, and no more than a guide.
 #
 # The paper's map is drawn after a training in which the start was forgotten, and may say more than ours. The lesson is for all such maps: **a weight is a cause for suspicion; the cut is the evidence.**
@@ -1661,7 +1663,8 @@ plot.show(
 )
 
 # %% [markdown]
-# Without $\mathbf{x}_0$ a block has nothing to work on, and the network guesses. Of the layers themselves, those at the start of block 1 are missed, since much is built on them. In block 3 hardly any single layer is:
+# Without $\mathbf{x}_0$ a block has nothing to work on, and the network guesses. Of the layers themselves, three of block 1 are missed: $\mathbf{x}_1$ and $\mathbf{x}_2$, on which much is
+# built, and the late $\mathbf{x}_5$, whose cut is the costliest of those at the transition (see the first map above). In block 3 hardly any single layer is missed:
 # its readers have all the others. A ResNet without one of its blocks behaves alike (chapter 2); a plain network would be lost.
 
 # %% [markdown]
@@ -1715,8 +1718,8 @@ Explorable(
 # %% [markdown]
 # ## When to use it today, and what came after
 #
-# DenseNet is attractive where weights have to be stored or sent, and, as the errors without augmentation suggest, where data are few. It is less so where time or memory is what counts. Torchvision's
-# numbers for the weights that it offers, its first recipe for each:
+# DenseNet is attractive where weights have to be stored or sent. The paper also finds that it overfits less: its lead over other networks is largest without augmentation. It is less attractive where time or memory is
+# what counts. Torchvision's numbers for the weights that it offers, its first recipe for each (its larger ResNets have the stride in the 3x3 convolution, and so a few more multiply-adds than ours above):
 
 # %%
 rows = []

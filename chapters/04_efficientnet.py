@@ -162,13 +162,22 @@ Table(rows, decimals=1)
 # A designer looks for good layers $F_i$. **Scaling** keeps the layers and changes the numbers: how often, how wide, on
 # how large a map. To choose them stage by stage would be a huge search. So every stage gets the same three factors:
 #
-# $$ \max_{d,\,w,\,r}\ \text{accuracy}\left(\bigodot_{i} \hat F_i^{\,d\cdot \hat L_i}
-#    \left(X_{\langle r\cdot \hat H_i,\ r\cdot \hat W_i,\ w\cdot \hat C_i\rangle}\right)\right) $$ (eq-efficientnet-problem)
+# $$
+# \begin{aligned}
+# & \max_{d,\,w,\,r}\ \text{accuracy}(\mathcal{N}), \\
+# & \mathcal{N} = \bigodot_{i} \hat F_i^{\,d\cdot \hat L_i}
+#   \left(X_{\langle r\cdot \hat H_i,\ r\cdot \hat W_i,\ w\cdot \hat C_i\rangle}\right)
+# \end{aligned}
+# $$ (eq-efficientnet-problem)
 #
 # with no more memory and multiply-adds than we have. Three numbers are still a search, for each budget anew. The last step is to bind them to one number $\phi$:
 #
-# $$ d = \alpha^{\phi}, \qquad w = \beta^{\phi}, \qquad r = \gamma^{\phi}, \qquad
-#    \alpha\,\beta^2\,\gamma^2 \approx 2, \qquad \alpha, \beta, \gamma \ge 1. $$ (eq-efficientnet-compound)
+# $$
+# \begin{aligned}
+# & d = \alpha^{\phi}, \quad w = \beta^{\phi}, \quad r = \gamma^{\phi}, \\
+# & \alpha\,\beta^2\,\gamma^2 \approx 2, \quad \alpha, \beta, \gamma \ge 1.
+# \end{aligned}
+# $$ (eq-efficientnet-compound)
 #
 # Search $\alpha, \beta, \gamma$ once, on the small network, with $\phi = 1$. Then turn $\phi$. This is **compound
 # scaling**. For EfficientNet the paper found $\alpha = 1.2$, $\beta = 1.1$, $\gamma = 1.15$.
@@ -195,7 +204,7 @@ def draw(fig):
         "wider": {"w": 1.8},
         "deeper": {"d": 3},
         "higher resolution": {"r": 1.8},
-        "compound": {"d": 1.6, "w": 1.3, "r": 1.3},
+        "compound": {"d": 1.4, "w": 1.2, "r": 1.2},
     }
     for ax, (title, factors) in zip(fig.subplots(1, 5), settings.items(), strict=True):
         draw_network(ax, title, **factors)
@@ -218,7 +227,7 @@ plot.show(
 # | $L_i$ | how often it is repeated | 1 to 4 | `repeats` |
 # | $H_i, W_i$ | height and width of the map | 112 down to 7 | |
 # | $C_i$ | channels | 16 to 320 | `channels` |
-# | $\hat{\ }$ | of the baseline network | | `B0` |
+# | $\hat F_i, \hat L_i, \ldots$ | the same of the baseline network | | `B0` |
 # | $d, w, r$ | factors on depth, width, resolution | 1 | `d`, `w`; `r` is the side in pixels |
 # | $\alpha, \beta, \gamma$ | their bases | 1.2, 1.1, 1.15 | `alpha`, `beta`, `gamma` |
 # | $\phi$ | how many times the cost doubles | 0 | `phi` |
@@ -259,10 +268,10 @@ print("twice the resolution:", inspect.count_macs(stack(), (8, 8, 8)) / once)
 # ### Where it comes from
 #
 # - **Bigger networks.** GoogLeNet (2014) had 6.8 million parameters, SENet (2017) 145 million, GPipe (2018) 557
-#   million. The last one has to be cut into pieces to fit on accelerators at all: memory was at its limit.
+#   million. The last one has to be cut into pieces and spread over several processors: it does not fit into the memory of one.
 # - **Efficient networks.** SqueezeNet, MobileNets and ShuffleNets are designed by hand for telephones. MnasNet
-#   {cite}`tan2019mnasnet` and others are found by a **neural architecture search**. Nobody had done this for very
-#   large networks: the search would cost too much. Scaling a small one is the way around.
+#   {cite}`tan2019mnasnet` and others are found by a **neural architecture search**: a program tries
+#   many networks, trains each for a moment and keeps what works. Nobody had done this for very large networks: the search would cost too much. Scaling a small one is the way around.
 # - **Depth and width.** That they belong together had been shown, in theory and in experiments. Resolution had not
 #   been part of it.
 
@@ -308,13 +317,16 @@ print("depthwise 3x3, then 1x1:", 9 * 2 * 16, "+", 2 * 3 * 16)
 #
 # The **gate** looks at the mean of every channel and answers with one number in (0, 1) per channel, by which the whole
 # channel is multiplied. And the **activation** is Swish {cite}`ramachandran2017swish`, also known as SiLU
-# {cite}`elfwing2018silu`: the input times its own sigmoid,
+# {cite}`elfwing2018silu`: the input times its own sigmoid $\sigma(x) = 1 / (1 + e^{-x})$,
 #
-# $$ \operatorname{swish}(x) = x\,\sigma(x), \qquad
-#    \operatorname{swish}'(x) = \sigma(x)\,\bigl(1 + x\,(1 - \sigma(x))\bigr), \qquad
-#    \sigma(x) = \frac{1}{1 + e^{-x}}. $$ (eq-swish)
+# $$
+# \begin{aligned}
+# \operatorname{swish}(x) &= x\,\sigma(x), \\
+# \operatorname{swish}'(x) &= \sigma(x)\,\bigl(1 + x\,(1 - \sigma(x))\bigr).
+# \end{aligned}
+# $$ (eq-swish)
 #
-# In this chapter $\sigma$ is the sigmoid. Both derivatives, by hand and by PyTorch:
+# In this chapter $\sigma$ is the sigmoid. Value and slope, by hand and by PyTorch:
 
 
 # %% tags=["nbval-check-output"]
@@ -355,7 +367,7 @@ plot.show(
     draw,
     alt="Two line charts for x from -6 to 6. Values: ReLU has a corner at 0, Swish is smooth and dips below zero near -1.3. Slopes: ReLU "
     "jumps from 0 to 1, Swish rises smoothly from below 0 to above 1.",
-    caption="Swish is a ReLU without the corner. It dips a little below zero, and a unit at rest still gets a gradient.",
+    caption="Swish is a ReLU without the corner. It dips a little below zero, and a unit below zero still gets a gradient.",
     height=2.4,
 )
 
@@ -561,7 +573,7 @@ print("3 layers, d = 1.4:    ", round(1.4 * 3, 1), "->", round_repeats(3, 1.4))
 
 # %% [markdown]
 # The first weights have a trap. One number of a depthwise convolution's input goes to $k^2$ outputs, those of its own
-# channel. PyTorch's `kaiming_normal_` would count all channels and make the first weights far too small.
+# channel. PyTorch's `kaiming_normal_` with `mode="fan_out"` would count all channels and make the first weights far too small.
 
 
 # %% tags=["model"]
@@ -796,8 +808,8 @@ plot.show(
 )
 
 # %% [markdown]
-# One formula, eight networks, and every parameter is where it should be. Three of the costs are not quite the paper's
-# (B4, B5 and B7 come out a few percent higher), and B2 has 9.1 million parameters where the paper prints 9.2. The counts
+# One formula, eight networks, and every parameter is where it should be. Four of the costs are not quite the paper's
+# (B4, B5 and B7 come out a few percent higher, B1 a little lower), and B2 has 9.1 million parameters where the paper prints 9.2. The counts
 # agree with torchvision's to the last digit; we do not know how the paper's were made.
 #
 # The accuracies are those of the paper's first version: B7 with 84.4 % top-1 and 97.1 % top-5. The abstract of the later
@@ -878,7 +890,7 @@ Table(rows, decimals=2)
 
 # %% [markdown]
 # They agree only roughly. B1 is not wider at all; B7 would be $\phi = 6.2$ by its depth and 7.3 by its width. The factors
-# of the released networks are rounded, and 1.2, 1.1 and 1.15 multiply to 1.92, not 2. "About" is an important
+# of the released networks are rounded, and $1.2 \cdot 1.1^2 \cdot 1.15^2$ is 1.92, not 2. "About" is an important
 # word in this paper. What holds up is the pattern: all three grow together.
 
 # %% [markdown]
@@ -1052,6 +1064,9 @@ def draw(fig):
         ax.annotate(label, at, (x, -3), textcoords="offset points", color=colour, ha=ha)
     ax.set(xlabel="giga multiply-adds", title="milliseconds for one image")
     ax.set_xlim(0.25, 3 * max(row["giga multiply-adds"] for row in latency))
+    ax.set_xticks([0.4, 1, 4, 10], ["0.4", "1", "4", "10"])
+    ax.set_yticks([20, 50, 100, 200], ["20", "50", "100", "200"])
+    ax.minorticks_off()
 
 
 plot.show(
@@ -1059,7 +1074,7 @@ plot.show(
     alt="Log-log scatter of milliseconds per image over multiply-adds. EfficientNets lie to the left of ResNets and VGG-16, and above the line that "
     "those would follow.",
     caption="Latency of one image over multiply-adds, on the machine that made this page. Blue: EfficientNet; orange: networks "
-    "of full convolutions. Points on a diagonal do as many multiply-adds per second.",
+    "of full convolutions. Points on a line of slope 1 do equally many multiply-adds per second.",
     width=5.8,
     height=3.2,
 )
@@ -1084,10 +1099,9 @@ plot.show(
 # Scaling keeps the layers, so they had better be good. B0 was found by a search over networks built from MBConv blocks,
 # in the search space of MnasNet {cite}`tan2019mnasnet`. What did it look for? Accuracy, at a price:
 #
-# $$ \max_m\ \text{ACC}(m) \times \left[\frac{\text{FLOPS}(m)}{T}\right]^{\omega},
-#    \qquad T = 400 \text{ million}, \quad \omega = -0.07. $$ (eq-efficientnet-objective)
+# $$ \max_m\ \text{ACC}(m) \times \left[\frac{\text{FLOPS}(m)}{T}\right]^{\omega} $$ (eq-efficientnet-objective)
 #
-# (The paper calls the exponent $w$; we do not, because $w$ is taken.) The exponent is a rate of exchange. Twice the
+# with $T$ = 400 million and $\omega$ = -0.07. (The paper calls the exponent $w$; we do not, because $w$ is taken.) The exponent is a rate of exchange. Twice the
 # multiply-adds divide the objective by $2^{0.07}$, so they have to bring five percent more accuracy, relative to what
 # there is:
 
@@ -1143,7 +1157,7 @@ def draw(fig):
     ax.plot(*zip(*ours.values(), strict=True), "o-", color="C0", label="EfficientNet-B0 to B7")
     ax.plot(*zip(*OTHERS.values(), strict=True), "s", color="C1", label="others")
     places = {"NASNet-A": (-6, -12, "right"), "DenseNet-169": (-7, -3, "right")}
-    places |= dict.fromkeys(("B0", "B4", "B7"), (-4, 6, "left"))
+    places |= dict.fromkeys(("B4", "B7"), (-4, 6, "left")) | {"B0": (-7, 2, "right")}
     named = {name: ours[name] for name in ("B0", "B4", "B7")} | OTHERS
     for name, at in named.items():
         x, y, ha = places.get(name, (7, -4, "left"))
@@ -1156,7 +1170,7 @@ def draw(fig):
     ax.set(xlabel="billion multiply-adds", title="ImageNet top-1 in %")
     ax.set_xticks([0.4, 1, 4, 10, 40], ["0.4", "1", "4", "10", "40"])
     ax.minorticks_off()
-    ax.legend(loc="lower right")
+    ax.legend(loc="lower right", ncols=2, bbox_to_anchor=(1, 1))
 
 
 plot.show(
@@ -1164,7 +1178,7 @@ plot.show(
     alt="Chart of ImageNet accuracy over multiply-adds with grey rising lines of equal objective. EfficientNets run from lower left to "
     "upper right above all other networks, and cross the grey lines downwards as they grow.",
     caption="Accuracies and costs from the paper's Table 2 (first version). Grey: equal value of the search's objective. Dashed: the target "
-    "T. At every cost EfficientNet is the most accurate, but the objective falls from B0 to B7.",
+    "T. Of the networks drawn, EfficientNet is the most accurate at every cost, but the objective falls from B0 to B7.",
     height=3.8,
 )
 
@@ -1219,8 +1233,8 @@ Table(rows, decimals=2)
 
 # %% [markdown]
 # In B0 the theoretical field is almost four times the image, because the last stages move in steps of 32 pixels. Twice the
-# resolution halves that; four times the layers makes it more than four times as large. Width does not touch it. Compound scaling moves
-# it little, though nobody wrote a rule for it. Whether it is what matters is another question: this is the paper's
+# resolution halves that; four times the layers makes it more than four times as large. Width does not touch it. Compound scaling raises
+# it by little more than a quarter, though nobody wrote a rule for it. Whether it is what matters is another question: this is the paper's
 # intuition, not its proof.
 
 # %% [markdown]
@@ -1400,7 +1414,7 @@ plot.show(
 )
 
 # %% [markdown]
-# Three of the four learn alike. The deep one does not: it hardly moves for the first fifty steps and never makes up for them; in the end it is
+# The curves are smoothed, and the table's training loss is the mean over the whole pass, not its end. Three of the four learn alike. The deep one does not: it hardly moves for the first fifty steps and never makes up for them; in the end it is
 # where the base network is, for three times the work. And equal multiply-adds are not equal seconds, here either: compare the
 # last columns.
 #
@@ -1451,7 +1465,7 @@ Table(rows, decimals=2)
 # The two columns of accuracies are **not comparable**: other images, other networks, and a training of a few hundred steps. Compare
 # the rows.
 #
-# The column in the middle is a surprise. Counted from the table's own $d$, $w$ and $r$, the four networks do not cost the same: the
+# The column "the same, counted" is a surprise. Counted from the table's own $d$, $w$ and $r$, the four networks do not cost the same: the
 # compound one costs most, and the widened one about a fifth less. The paper prints 1.8 or 1.9 for all. We do not know how it
 # counted. A fifth less is a third of a doubling. From B2 to B3 the paper pays 0.85 doublings for 1.3 points, so that third may be
 # worth half a point of the two by which compound scaling leads. The lead remains, but the comparison is less even than it looks.
@@ -1488,7 +1502,7 @@ plot.study(
 # ## The paper's claim in miniature
 #
 # **Observation 2, and the method: compound beats each single dimension.** Differences seed by seed, signed so that the claim
-# predicts a positive number. "Seen" means that the 95 % interval of the mean lies above zero; three seeds make wide
+# predicts a positive number. "Seen" means that the 95 % interval of the mean lies above zero, "not clear" that zero is inside; three seeds make wide
 # intervals.
 
 # %%
@@ -1590,7 +1604,7 @@ plot.show(
 # For depth and width the second step is smaller than the first, at every seed; only for width is that clear. Twice the width below the
 # base is worth more than twice the width above it, and both help. More depth than the base has brings nothing here: the mean even
 # falls. That is not the paper's kind of saturation. A deep network needs more steps to learn (chapter 2), and it has only some
-# three hundred. For **resolution** there is no sign of an end yet, and that contradicts the beginning of this chapter. But there the
+# three hundred. For **resolution** neither step is clear by itself, and there is no sign of an end yet. That contradicts the beginning of this chapter. But there the
 # units saw 13 pixels. Those of the tiny network see 23, as `receptive_field(1, TINY, 1)` says, and its gates see everything:
 # how far one knob can be turned depends on where the others are.
 #
@@ -1614,8 +1628,8 @@ logits = train.predict(models["compound"], seen, seen.test.images)
 plot.mistakes(models["compound"], seen, logits, "stages.1")
 
 # %% [markdown]
-# The maps are those of the second stage, with 10x10 positions; the last stage has only 5x5. Vehicles before a flat, bright
-# background are easily taken for ships, and animals on long legs for horses. That is what 20x20 pixels and one pass through the
+# The maps are those of the second stage, with 10x10 positions; the last stage has only 5x5. Five of the eight are vehicles
+# before an even background, taken for ships. A bird before the sky is taken for an airplane. That is what 20x20 pixels and one pass through the
 # images teach: a little about the scene, less about the thing.
 #
 # ### Where do the four look?
@@ -1652,7 +1666,7 @@ plot.evidence(
 )
 
 # %% [markdown]
-# On the automobile all four put most of the evidence on the car; with the animals, much of it lies around them. The maps of the network scaled by
+# On the automobile all four put most of the evidence on the car; with most of the animals, much of it lies around them. The maps of the network scaled by
 # resolution are spottier, but they also have 14x14 positions instead of 8x8 or 10x10. That the compound network looks at more
 # relevant regions than the others, as the paper found, cannot be seen here. These networks are right less than half of the time.
 #
@@ -1708,11 +1722,11 @@ plot.show(
 # %% [markdown]
 # ## Play: turn the knobs
 #
-# B0, scaled up by $\phi$, along five routes. Each bar is a layer of the network: as wide as the layer has channels. Below, three
+# B0, scaled up by $\phi$, along five routes. Each bar is a block of the network, as high as its output has channels. On the right, three
 # numbers that should agree: the promise $2^\phi$; what $\alpha\,\beta^2\gamma^2$ makes of it; and what the network really costs after
 # rounding. Watch the constraint break: at "all by 1.2" the knobs are turned together, but much too far.
 #
-# Which route reaches the largest images? Which one has the thickest last layers? Where does the count leave the promise,
+# Which route reaches the largest images? Which one ends with the most channels? Where does the count leave the promise,
 # and is it rounding or the law?
 
 
@@ -1793,9 +1807,9 @@ Explorable(
 # %% [markdown]
 # ## When to use it today, and what came after
 #
-# Where multiply-adds, parameters or battery are what counts, B0 to B3 are still good networks, and weights for them are
-# everywhere. Where seconds on a GPU or a CPU count, measure first: a ResNet or one of the following may be both faster and more
-# accurate. The idea outlived the network: to ask in which proportions a model should grow is now a field of its own.
+# Where multiply-adds, parameters or battery are what counts, B0 to B3 are still good networks, and trained weights for them are easy to
+# get. Where seconds on a GPU or a CPU count, measure first: a ResNet or one of the following may be both faster and more
+# accurate. The question outlived the network: in which proportions should a model grow? Some of the papers below give other answers.
 #
 # - **Better recipes.** Others kept the networks and improved the training, for example Noisy Student
 #   {cite}`xie2020noisystudent`, which trains on 300 million further images without labels.
@@ -1878,7 +1892,7 @@ for a, b, g in search_solution((1.0, 1.1, 1.2, 1.3, 1.4), 0.05):
     print(f"alpha {a}, beta {b}, gamma {g}: product {a * b**2 * g**2:.2f}")
 
 # %% [markdown]
-# The products are anywhere below 2, although the counts are near it. In a network this small rounding decides: all depths from 1.1 to
+# In the folded output, the products are anywhere below 2, although the counts are near it. In a network this small rounding decides: all depths from 1.1 to
 # 1.4 make the same network, since two layers times 1.1 are already three.
 #
 # **4. (code)** Depthwise networks are slow per multiply-add. EfficientNetV2 therefore replaces, in the early stages, the 1x1 expansion
@@ -1987,7 +2001,7 @@ Table(
 
 # %%
 live = 100 * metrics.accuracy(logits, seen.test.targets)
-headline(f"compound scaling, test accuracy {live:.1f} %", seen.provenance)
+headline(f"Compound scaling, test accuracy {live:.1f} %", seen.provenance)
 
 # %%
 print(f"This chapter's computations took {(time.perf_counter() - started) / 60:.1f} minutes.")

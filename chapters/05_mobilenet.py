@@ -118,8 +118,9 @@ Table(costs, decimals=1)
 #
 # ### What had been tried
 #
-# - **Shrink a trained network**: product quantisation, hashing, pruning with Huffman coding, factorised filters
-#   {cite}`han2016compression`. Most of it aims at the size of the file.
+# - **Shrink a trained network**: let weights share a few values (quantisation, hashing), drop the small ones
+#   (pruning) and code the rest in few bits {cite}`han2016compression`, or factorise the filters. Most of it aims at the
+#   size of the file.
 # - **Let a large network teach a small one**: distillation {cite}`hinton2015distilling`. That goes together with
 #   everything here; chapter 8 is about it.
 # - **Fewer bits** for weights and activations.
@@ -138,7 +139,7 @@ Table(costs, decimals=1)
 # **combines**: every output channel is a mixture of all input channels. To do both at once, it needs a filter for
 # every *pair* of an input and an output channel. Do one after the other instead:
 #
-# 1. **depthwise**: one 3x3 filter for each input channel, which no other channel gets into;
+# 1. **depthwise**: one 3x3 filter for each input channel; it sees no other channel;
 # 2. **pointwise**: a 1x1 convolution, which mixes the channels of one position.
 #
 # Together they are a **depthwise separable convolution**.
@@ -186,15 +187,20 @@ plot.show(
 #
 # $$ k^2 \, C_\text{in} \, H W + C_\text{in} \, C_\text{out} \, H W. $$ (eq-mobilenet-separable)
 #
-# Divide the second by the first:
+# Divide the second by the first ($H W$ cancels):
 #
-# $$ \frac{k^2 C_\text{in} H W + C_\text{in} C_\text{out} H W}{k^2 C_\text{in} C_\text{out} H W}
+# $$ \frac{k^2 C_\text{in} + C_\text{in} C_\text{out}}{k^2 C_\text{in} C_\text{out}}
 #    = \frac{1}{C_\text{out}} + \frac{1}{k^2}. $$ (eq-mobilenet-ratio)
 #
 # With $k = 3$ and many channels that is a little more than $1/9$. Two multipliers shrink it further. The **width
 # multiplier** $\alpha$ thins every layer, the **resolution multiplier** $\rho$ shrinks the image and all maps with it:
 #
-# $$ k^2 \, \alpha C_\text{in} \, \rho^2 H W + \alpha C_\text{in} \, \alpha C_\text{out} \, \rho^2 H W. $$ (eq-mobilenet-multipliers)
+# $$
+# \begin{aligned}
+# & k^2 \, \alpha C_\text{in} \, \rho^2 H W \\
+# & {} + \alpha C_\text{in} \, \alpha C_\text{out} \, \rho^2 H W.
+# \end{aligned}
+# $$ (eq-mobilenet-multipliers)
 #
 # | symbol | meaning | in the paper | in the code |
 # |:--|:--|:--|:--|
@@ -589,7 +595,7 @@ for name, (settings, millions, parameters, accuracy) in TWINS.items():
             "parameters": inspect.count_parameters(model),
             "paper: millions": parameters,
             "multiply-adds": inspect.count_macs(model, (3, 224, 224)),
-            "paper: millions ": millions,
+            "paper: million multiply-adds": millions,
             "paper: top-1 in % (Tables 4, 5)": accuracy,
         }
     )
@@ -779,7 +785,7 @@ def draw(fig):
         for row, (end, part) in enumerate(zip(ends, parts, strict=True)):
             if part > 2.5:
                 ax.text(end + part / 2, row, f"{part:.0f}", ha="center", va="center", fontsize=8,
-                        color="white")  # fmt: skip
+                        color="white" if number < 4 else "black")  # fmt: skip
         ends = [end + part for end, part in zip(ends, parts, strict=True)]
     ax.set_yticks(range(len(bars)), ["weights", "multiply-adds", "time here"])
     ax.set(xlim=(0, 100), ylim=(2.5, -0.5), xlabel="share in %")
@@ -810,7 +816,8 @@ print(
 print(f"Layers without any multiply-add: {100 * uncounted:.0f} % of the time here.")
 
 # %% [markdown]
-# This is how the sentence about the computation time fares on the machine of this page. The layers that count for nothing,
+# So the sentence about the computation time does not hold on the machine of this page: the pointwise convolutions take a much smaller share of the
+# time than of the multiply-adds. The layers that count for nothing,
 # batch normalisation above all, do take time. A program that only answers, and trains no more, can fold them into the
 # convolutions; exercise 4 does that.
 #
@@ -848,8 +855,8 @@ def draw(fig):
         if name in ("full twin", "shallow") or not known:
             ax.plot(giga, ms, "s" if known else "D", color="C1" if known else "#777777")
     for name, place in {
-        "alpha 0.25": (-4, 8), "alpha 1": (8, -4), "128 px": (-14, -15), "shallow": (-12, 9),
-        "full twin": (-14, 8), "ResNet-18": (8, -5), "ResNet-50": (8, -5), "VGG-16": (-10, 8),
+        "alpha 0.25": (-4, 8), "alpha 1": (8, -4), "128 px": (-14, -15), "shallow": (8, -12),
+        "full twin": (-46, 6), "ResNet-18": (8, -5), "ResNet-50": (8, -5), "VGG-16": (-10, -15),
     }.items():  # fmt: skip
         if name in clocked:
             ax.annotate(name, clocked[name], place, textcoords="offset points", fontsize=8)
@@ -868,7 +875,8 @@ plot.show(
     alt="Scatter plot of milliseconds against giga multiply-adds, both on logarithmic axes, for MobileNets of several widths and "
     "resolutions, the full twin, the shallow network and ResNets, with a dashed line of equal speed through the full twin.",
     caption="One image at a time on the machine of this page. On the dashed line every multiply-add takes as long as in the twin "
-    "with full convolutions. Above it, multiply-adds are dearer.",
+    "with full convolutions. Above it, multiply-adds are dearer. Orange squares: the full twin and the shallow network. Grey: networks "
+    "of chapters 1 and 2.",
     height=3.6,
 )
 
@@ -1084,6 +1092,9 @@ plot.show(
 )
 
 # %% [markdown]
+# Step for step the full network learns faster. By the clock the separable one is ahead for as long as it runs, also because its learning rate
+# falls sooner.
+#
 # ## Results: the paper beside ours
 #
 # One training proves little. So a study trained thirteen networks three times each: three widths times three resolutions, and
@@ -1230,11 +1241,11 @@ plot.show(
 
 # %% [markdown]
 # The paper calls its results log-linear, with a drop at $\alpha$ = 0.25: on this axis its points lie nearly on a line, and then fall.
-# Ours lie nearly on a line too, and the three resolutions almost share it. A tenth of the multiply-adds costs some ten points, and it
+# Ours lie nearly on a line too, and the three resolutions almost share it. To get along with a tenth of the multiply-adds costs some ten points, and it
 # matters little which of the two knobs saves them.
 #
-# The grey marks are another story. In the paper the shallow network lies below the line and the full one a little above, for
-# 8.6 times the cost. Here the shallow network and the thin one with full convolutions lie well *above* the line. The next section
+# The grey marks are another story. In the paper the shallow network lies below the line, and the full one gains 1.1 points for
+# 8.6 times the cost. Here the shallow network lies well *above* the line, and the thin one with full convolutions above it, too. The next section
 # gives the differences with their spread.
 
 # %% [markdown]
@@ -1250,14 +1261,14 @@ plot.show(
 # | AlexNet | 57.2 | 720 | 60 |
 #
 # It then uses MobileNet as the base for other tasks: breeds of dogs, the place where a photograph was taken, attributes of
-# faces, detection, embeddings of faces. The message is the same each time: somewhat less accurate than the large network in its
-# place, at a fraction of the cost.
+# faces, detection, embeddings of faces. The message is the same each time: about as accurate as the large network in its
+# place, or somewhat less, at a fraction of the cost. (For attributes of faces it is even more accurate, when taught by the large network.)
 
 # %% [markdown]
 # ## The paper's claims in miniature
 #
 # Each row is a difference between arms, seed by seed, put such that the claim predicts a positive number. "Seen" means that the
-# 95 % interval of the mean lies above zero. For the two multipliers we average over the other one first: a width is compared at all
+# 95 % interval of the mean lies above zero, "reversed" that it lies below. For the two multipliers we average over the other one first: a width is compared at all
 # three resolutions, a resolution at all three widths.
 
 # %%
@@ -1297,11 +1308,11 @@ Table(rows)
 # **Separable or full.** With the same plan the full network is several points better; in the paper it is 1.1 points. At equal cost
 # there is nothing clear to see, and the mean is on the wrong side for the claim.
 #
-# **Width and resolution.** Both steps of the width cost accuracy, the second one more than the first, as in the paper. For the
+# **Width and resolution.** Both steps of the width cost accuracy, the second one more than the first on average, as in the paper. For the
 # resolution both means point the right way, but the steps are small, and three seeds cannot tell them from chance.
 #
 # **Thin or shallow.** Reversed, and clearly. The two have equal multiply-adds; the shallow one has half as many parameters again,
-# because its channels are wider. But compare it with $\alpha$ = 1 as well: on average the shallow network is better than the one
+# because its layers are wider. But compare it with $\alpha$ = 1 as well: on average the shallow network is better than the one
 # that it was made from, by *removing* three blocks. And its training loss is lower. Chapter 2 has taught us to read that: the deeper
 # network is not overfitting, it learns more slowly.
 
@@ -1329,7 +1340,7 @@ Table(
         "one pass: test accuracy in %": STUDY.text(arm, "test_accuracy", 100),
         "three passes": LONGER.text(arm, "test_accuracy", 100),
         "training loss, one pass": STUDY.text(arm, "train_loss"),
-        "three passes ": LONGER.text(arm, "train_loss"),
+        "training loss, three passes": LONGER.text(arm, "train_loss"),
     }
     for arm in PAIRS
 )
@@ -1338,7 +1349,7 @@ Table(
 # All four gain many points, and the order stays as it was; both claims are now clearly reversed. So one pass was not the reason, or
 # not the only one. What is left:
 #
-# - **Depth without shortcuts.** The separable network has twice as many normalised layers as the full one and, like the paper's,
+# - **Depth without shortcuts.** The separable network has nearly twice as many normalised layers as the full one and, like the paper's,
 #   nothing that leads around them. A few hundred to a thousand steps are few for that. The paper's networks train until they are done.
 # - **Width.** Equation {eq}`eq-mobilenet-ratio` pays in wide layers. At 16 to 128 channels the saving is smaller, and a depthwise
 #   layer with 16 channels has just 16 filters. The paper's typical layer has 512.
@@ -1381,11 +1392,14 @@ plot.evidence(
 )
 
 # %% [markdown]
+# Both mark the automobile, the ship and the truck themselves. With the animals they part: on the dog the full network marks the head and the legs, the separable one, which takes it for a horse, mostly the
+# white beside and between them.
+#
 # ### What the depthwise filters do
 #
 # A depthwise filter can be looked at as it is: nine numbers, for one channel. In a full convolution there are as many
-# filters for a channel as there are outputs, and no one can say what *the* filter of that channel does. The layer at blocks.3
-# has 64 channels; here are its filters after training.
+# filters for a channel as there are outputs, and no one can say what *the* filter of that channel does. The layer at `blocks.3`
+# has 64 channels; here are its filters after training. The *energy* of a filter is the sum of its squared numbers.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 filters = trained["separable"].blocks[3].depthwise.weight.detach()[:, 0]  # (64, 3, 3)
@@ -1411,7 +1425,7 @@ plot.show(
 # %%
 in_the_middle = int((energy[:, 4] > 0.5).sum())
 print(
-    f"{in_the_middle} of 64 filters have more than half of their energy in the middle: nearly a copy."
+    f"{in_the_middle} of 64 filters are nearly a copy of their channel: more than half of their energy is in the middle."
 )
 
 # %% [markdown]
@@ -1490,7 +1504,7 @@ plot.show(
 
 # %% [markdown]
 # With one term in each layer the twin only guesses. With four it is most of the way back, with seven it has lost nothing. Training has
-# made the filters of a channel more alike than chance, but the first term still holds only about a third of their energy or less. So a
+# made the filters of a channel more alike than chance, but the first term still holds only a quarter to two fifths of their energy. So a
 # trained full convolution is not a separable one in disguise. And seven terms cost nearly as much as the full layer, so nothing would
 # be gained. MobileNet does not approximate the full network; it is another network, trained from the start to make do with one
 # filter for each channel.
@@ -1502,8 +1516,8 @@ plot.show(
 # relative to the largest: parameters, multiply-adds, and the time measured on this machine, for an image alone and for an image
 # in a batch of 64.
 #
-# Three things to find. Which knob leaves the parameters alone? Two networks have nearly the same multiply-adds, 0.4 and
-# 0.5 million: the narrow one on large images and the wide one on small ones: does it matter which you take? And what do you save in
+# Three things to find. Which knob leaves the parameters alone? Two networks have nearly the same multiply-adds, 0.5 and
+# 0.4 million: the narrow one on large images and the wide one on small ones. Does it matter which you take? And what do you save in
 # time for an image that comes alone?
 
 # %%
@@ -1577,15 +1591,15 @@ print(
 
 # %% [markdown]
 # For networks as tiny as these, an image alone costs mostly what it takes to start nearly fifty operations, one after the other,
-# and that is the same for all nine. In a batch this is shared by 64 images, and more of the saving comes through. To wait for
-# fixed costs is the most common way to be disappointed by a small network.
+# and that is the same for all nine. In a batch this is shared by 64 images, and more of the saving comes through. Fixed costs are one
+# reason why a small network disappoints on the clock.
 
 # %% [markdown]
 # ## When to use it today, and what came after
 #
-# The depthwise separable convolution is everywhere: in all mobile networks that followed, in EfficientNet (chapter 4), in
+# The depthwise separable convolution is in most mobile networks that followed, in EfficientNet (chapter 4), in
 # segmentation networks, in modern convolutional networks with large kernels. MobileNet itself has been replaced by its successors.
-# What torchvision reports for the weights that it offers:
+# What torchvision reports for the weights that it offers (the recipes differ):
 
 # %%
 import torchvision
@@ -1693,8 +1707,12 @@ print(f"shallow: {shallow:,}; alpha = {best}/32: {count_solution(LAYOUT, best / 
 # %% [markdown]
 # **4. (code)** After training, batch normalisation is a scale and a shift for each channel, and both can move into the convolution:
 #
-# $$ \mathbf{w}'_c = \frac{\gamma_c}{\sqrt{v_c + \varepsilon}}\,\mathbf{w}_c, \qquad
-#    b'_c = \beta_c - \frac{\gamma_c\, m_c}{\sqrt{v_c + \varepsilon}}, $$
+# $$
+# \begin{aligned}
+# \mathbf{w}'_c &= \frac{\gamma_c}{\sqrt{v_c + \varepsilon}}\,\mathbf{w}_c, \\
+# b'_c &= \beta_c - \frac{\gamma_c\, m_c}{\sqrt{v_c + \varepsilon}},
+# \end{aligned}
+# $$
 #
 # with the running mean $m$ and variance $v$, the scale $\gamma$ and the shift $\beta$. Write `fold(convolution, norm)`. It returns
 # a new `nn.Conv2d` with a bias that does what both did. It must work with groups and strides.
@@ -1799,8 +1817,8 @@ for name in ("depthwise", "pointwise"):
     )
 
 # %% [markdown]
-# With a step for each channel, the weights can be rounded coarsely before it hurts. With one step for the whole layer, accuracy falls
-# earlier. The last cell says why: in some depthwise layer the largest channel is several times as large as the median one. It sets
+# With a step for each channel, even four bits cost little. With one step for the whole layer that is true down to five bits, and with four the
+# accuracy collapses. The last cell says why: in some depthwise layer the largest channel is several times as large as the median one. It sets
 # the step, and little is left of the small ones. Such channels come from folding: where a channel hardly varies, $v$ is tiny, and its
 # weights are divided by $\sqrt{v + \varepsilon}$. In pointwise layers there is less of this.
 #

@@ -118,7 +118,7 @@ Table(
             "side in pixels": side,
             "named rightly in %": as_it_is,
             "after enlarging to 64": enlarged,
-            "multiply-adds, enlarged over as it is": (64 / side) ** 2,
+            "times the multiply-adds when enlarged": (64 / side) ** 2,
         }
         for side, (as_it_is, enlarged) in by_side.items()
     ],
@@ -219,7 +219,13 @@ plot.show(
 # Let $C_2 \ldots C_5$ be the maps after the last block of each stage, the **bottom-up pathway**. The **top-down
 # pathway** with its **lateral connections** is
 #
-# $$ M_5 = L_5 C_5, \qquad M_k = L_k C_k + \operatorname{up}(M_{k+1}), \qquad P_k = S_k * M_k. $$ (eq-fpn-merge)
+# $$
+# \begin{aligned}
+# M_5 &= L_5 C_5, \\
+# M_k &= L_k C_k + \operatorname{up}(M_{k+1}), \\
+# P_k &= S_k * M_k.
+# \end{aligned}
+# $$ (eq-fpn-merge)
 #
 # | symbol | meaning | shape | in the code |
 # |:--|:--|:--|:--|
@@ -232,8 +238,8 @@ plot.show(
 # | $P_k$ | level of the pyramid | `(N, d, H/2^k, W/2^k)` | `levels` |
 # | $d$ | channels of all levels, 256 in the paper | number | `d` |
 #
-# All levels have the same number of channels, because the same **head** reads them all. There is no ReLU in the
-# neck; the authors tried and saw little difference. They also tried larger blocks in place of $L_k$, with marginal
+# All of this, between the network and what predicts, is called the **neck**. All levels have the same number of channels, because
+# the same **head**, the layers that predict, reads them all. There is no ReLU in the neck; the authors tried and saw little difference. They also tried larger blocks in place of $L_k$, with marginal
 # gains, and kept the simple one.
 
 # %% [markdown]
@@ -453,7 +459,7 @@ def pyramid_anchors(size, strides, sides, ratios=RATIOS):
 
 # %% [markdown]
 # By hand: a map of 1x2 positions with stride 16 has its positions at $x = 8$ and $x = 24$. Anchors of area $8^2$, square and
-# twice as high as wide:
+# four times as high as wide:
 
 # %% tags=["nbval-check-output"]
 print(anchor_grid(1, 2, stride=16, sides=(8,), ratios=(1.0, 4.0)))
@@ -518,8 +524,8 @@ others = torch.tensor(
 print(iou(one, others))
 
 # %% [markdown]
-# Half shifted away: 8 shared of 24, a third. Half as large: 4 of 16, a quarter. IoU is a strict judge of small boxes: the same two
-# pixels off that do nothing to a box of 100 pixels halve the IoU of a box of 6.
+# Half shifted away: 8 shared of 24, a third. Half as large: 4 of 16, a quarter. IoU is a strict judge of small boxes: two
+# pixels to the side cost a box of 100 pixels 4 % of the IoU and a box of 6 pixels half of it.
 #
 # ### Labels
 #
@@ -550,7 +556,7 @@ Table(rows, decimals=2)
 
 # %% [markdown]
 # With 0.7, most of our boxes would have no anchor but the forced one. The sides 12, 24, 48 and 96 on P2 to P5 suit images of
-# 128 pixels: one octave apart, so for any square box of 8.5 to 136 pixels there is a size with an IoU of at least 0.5.
+# 128 pixels: one octave apart, so for any square box of 8.5 to 136 pixels there is a size with an IoU of at least 0.5, if the middles agree.
 
 
 # %% tags=["model"]
@@ -589,8 +595,12 @@ print("labels:", labels.tolist(), " each stands for box:", box.tolist())
 #
 # The head does not predict a box but what is between the anchor and the box {cite}`girshick2014rcnn`:
 #
-# $$ t_x = \frac{x - x_a}{w_a}, \quad t_y = \frac{y - y_a}{h_a}, \quad t_w = \log \frac{w}{w_a}, \quad
-# t_h = \log \frac{h}{h_a}, $$ (eq-fpn-offsets)
+# $$
+# \begin{aligned}
+# t_x &= \frac{x - x_a}{w_a}, & t_y &= \frac{y - y_a}{h_a}, \\
+# t_w &= \log \frac{w}{w_a}, & t_h &= \log \frac{h}{h_a},
+# \end{aligned}
+# $$ (eq-fpn-offsets)
 #
 # with the centre $(x, y)$, width $w$ and height $h$ of the box and $(x_a, y_a)$, $w_a$, $h_a$ of the anchor. So the
 # same numbers mean the same *relative* correction at every level, which a shared head needs.
@@ -633,12 +643,16 @@ print("inverse for a thousand random pairs:", torch.allclose(back, many, atol=1e
 # ### The loss
 #
 # Nearly all anchors are background. So the paper draws lots: 256 anchors of each image, at most half of them
-# objects. Ours draws 64, from a fiftieth of the anchors. Of those,
+# objects. We draw 64, as we have a fiftieth as many anchors. Of those,
 #
-# $$ \mathcal{L} = \frac{1}{n} \sum_{i} \operatorname{BCE}(o_i, y_i) + \frac{1}{n} \sum_{i:\, y_i = 1} \sum_{j \in \{x, y, w, h\}}
-# \operatorname{smooth}_{L_1}(\hat t_{ij} - t_{ij}), $$ (eq-fpn-loss)
+# $$
+# \begin{aligned}
+# \mathcal{L} = \;& \frac{1}{n} \sum_{i} \operatorname{BCE}(o_i, y_i) \\
+# +\; & \frac{1}{n} \sum_{i:\, y_i = 1} \sum_{j \in \{x, y, w, h\}} \operatorname{smooth}_{L_1}(\hat t_{ij} - t_{ij}),
+# \end{aligned}
+# $$ (eq-fpn-loss)
 #
-# where $o_i$ is the logit of objectness of anchor $i$, $y_i$ its label, $\hat t_i$ the predicted offsets and $n$ the number
+# where BCE is the binary cross-entropy, $o_i$ is the logit of objectness of anchor $i$, $y_i$ its label, $\hat t_i$ the predicted offsets and $n$ the number
 # of anchors drawn. The smooth $L_1$ distance {cite}`girshick2015fast` is quadratic for small differences and linear for large ones.
 #
 # Everything here works on a whole batch at once. Images have different numbers of animals; the rows of `boxes` that an image does not
@@ -766,7 +780,7 @@ COSTS = Table(rows, decimals=1)
 COSTS
 
 # %% [markdown]
-# The arms do not cost the same, and cannot: more levels mean more positions to read. Bottom-up and FPN are exactly equal in both
+# The arms do not cost the same, and cannot: more levels mean more positions to read. Bottom-up and FPN are exactly equal in all three
 # columns, since adding costs no multiplication. That is the comparison to trust most. The single map does with
 # less than three quarters of the multiply-adds, and no lateral lies in between.
 
@@ -830,7 +844,7 @@ print("as torchvision's nms for 20 random images:", all(same))
 # ### Average recall
 #
 # A proposal network is good if the boxes are among its proposals. Take the best 100 for each image. For an IoU threshold, the **recall** is the share
-# of boxes that a proposal meets with at least that IoU. Every proposal can count for one box. The **average recall**, AR$^{100}$, is the
+# of boxes that a proposal meets with at least that IoU. Every proposal can count for one box. The **average recall**, $\text{AR}^{100}$, is the
 # mean over the ten thresholds 0.50, 0.55, ..., 0.95 {cite}`lin2014coco`. It asks for two things at once: find the thing, and fit it tightly.
 #
 # And it can be taken for some sizes only. COCO calls objects small below $32^2$ and large above $96^2$ pixels. Our images are a fifth as
@@ -903,7 +917,9 @@ print(f"average recall: {float(share.mean()):.2f}")
 # The paper's detector is Faster R-CNN. For each proposal, Fast R-CNN {cite}`girshick2015fast` takes a square of features and names it. On which
 # level? As if the levels came from an image pyramid:
 #
-# $$ k = \left\lfloor k_0 + \log_2 \frac{\sqrt{wh}}{224} \right\rfloor, \qquad k_0 = 4. $$ (eq-fpn-level)
+# $$ k = \left\lfloor 4 + \log_2 \frac{\sqrt{wh}}{224} \right\rfloor. $$ (eq-fpn-level)
+#
+# The 4 is called $k_0$.
 
 # %% tags=["nbval-check-output"]
 squares = torch.tensor(
@@ -957,7 +973,7 @@ print("roi_pool:", [round(value, 2) for value in pooled[0, 0, 0].tolist()])
 
 # %% [markdown]
 # The bins of a box from 3.3 to 10.3 have their middles at 3.8, 4.8, ... RoIAlign returns exactly that. RoI pooling rounds the box to 3 and 10, takes the largest
-# value in each bin, and is off by up to a position. On P2 a position is 4 pixels, on P5 it is 32.
+# value in each bin, and comes out 0.7 of a position too high here. On P2 a position is 4 pixels, on P5 it is 32.
 #
 # The head behind it: two fully connected layers of 1024 units with ReLU, then a score for each class and a box for each class. It replaces the fifth stage
 # of ResNet that earlier systems ran on every proposal, and is lighter and faster.
@@ -1123,7 +1139,7 @@ print(
 # |:--|:--|:--|:--|
 # | backbone | ResNet-50 and 101, from ImageNet | a small ResNet of 1.2 million parameters, from CIFAR-10 and cut-out animals | minutes instead of hours |
 # | channels $d$ | 256 | 32 | the neck stays cheaper than the backbone |
-# | images | COCO, 115,000 for training, shorter side 800 | VOC's animals, 128x128, with small ones pasted | nearly all of VOC's animals are large |
+# | images | COCO, 115,000 for training, shorter side 800 | VOC's animals, 128x128, with small ones pasted | three quarters of VOC's animals are on our P4 and P5 |
 # | levels | P2 to P6 for proposals | P2 to P5 | no box is larger than 128 pixels |
 # | anchors | side 8 strides, 3 shapes | side 3 strides, 3 shapes | small things in small images |
 # | labels | object from 0.7 or best, background below 0.3 | object from 0.5 or best, background below 0.3 | anchors further apart, see above |
@@ -1444,7 +1460,7 @@ plot.show(
 )
 
 # %% [markdown]
-# On scenes both pyramids are far ahead of the single map, which finds less than half as many of the smallest animals. For the largest the single map is the best of the three, and on the photographs as they
+# On scenes both pyramids are far ahead of the single map, whose recall for the smallest animals is less than half of theirs. For the largest the single map is the best of the three, and on the photographs as they
 # are the three are close. The pyramid from nothing comes near the pretrained one. Before we believe any of this, let us see more than one training.
 
 # %% [markdown]
@@ -1505,8 +1521,8 @@ Table(
 )
 
 # %% [markdown]
-# Do not compare the columns of the two tables: other images, other sizes, a backbone twenty times smaller and a training a hundred times
-# shorter. Compare the rows. And remember what the arms cost:
+# In the paper's table the columns small, medium and large are for 1,000 proposals. Do not compare the columns of the two tables: other images, other sizes,
+# a backbone twenty times smaller, and 150 steps of training instead of 40,000. Compare the rows. And remember what the arms cost:
 
 # %% tags=["nbval-check-output"]
 COSTS
@@ -1546,7 +1562,7 @@ plot.show(
 )
 
 # %% [markdown]
-# **The smallest animals.** The single map misses nearly all of them. Its stride is 16 pixels, and the animal may be
+# **The smallest animals.** The single map has a recall of 6.5 %, the pyramid one of 39.3 %. The stride of the single map is 16 pixels, and the animal may be
 # smaller than that. Without lateral connections the positions are there, 4 pixels apart, and the recall is still less than half of what the
 # pyramid reaches. So far the paper's table and ours agree.
 #
@@ -1554,12 +1570,12 @@ plot.show(
 # them. The hundred proposals are shared: where the pyramid sees the small animals, it spends proposals on them, and the single map spends all on what it sees. And our P5 has only 4x4
 # positions, with a quarter as many of the largest anchors as the single map has.
 #
-# **The top-down pathway.** In the paper it is worth 6.8 points over bottom-up, and 14.4 for small objects. Here, next to nothing.
+# **The top-down pathway.** In the paper it is worth 6.8 points over bottom-up at 1,000 proposals, and 14.4 for small objects. Here, next to nothing.
 
 # %% [markdown]
 # ## The paper's claim in miniature
 #
-# Each row is a difference in AR$^{100}$, in points, seed by seed, and signed so that the paper predicts a positive number. First
+# Each row is a difference in $\text{AR}^{100}$, in points, seed by seed, and signed so that the paper predicts a positive number. First
 # for the smallest animals, those of level 2:
 
 # %%
@@ -1584,28 +1600,28 @@ STUDY.claims(CLAIMS, "AR100 all", "AR100, points", 100)
 STUDY.claims(CLAIMS, "AR100 P5", "AR100 above 68 pixels, points", 100)
 
 # %% [markdown]
-# For the photographs as they are, where nearly everything is large:
+# For the photographs as they are, where most animals are large:
 
 # %%
 STUDY.claims(CLAIMS, "photographs AR100 all", "AR100 on photographs, points", 100)
 
 # %% [markdown]
-# **Seen**: a pyramid instead of one map, for small animals and for all of the scenes. For the largest it is **reversed**, for the reasons above, and the photographs as they are, where nearly
-# all animals are large, gain nothing. The single map also costs less.
+# **Seen**: a pyramid instead of one map, for small animals and for all of the scenes. For the largest it is **reversed**, for the reasons above, and on the photographs as they are, where
+# most animals are large, a gain is not clear. The single map also costs less.
 #
-# **Seen**: lateral connections, in three of the four tables, most for the smallest, and at nearly equal cost. For the largest they are not clear, and P5 is indeed the one level that is the same with and without them.
+# **Seen**: lateral connections, in three of the four tables, most for the smallest, and at nearly equal cost. For the largest they are not clear, and P5 is indeed the one level that is computed in the same way with and without them.
 #
 # **Not clear**: the top-down pathway, in all four tables, at exactly equal cost. For the largest animals there is room for a gain; in the other tables the intervals are narrow, and if there is an effect at this scale it
 # is small. Why? Our guesses:
 #
 # - The network is shallow. Between C2 and C5 lie three blocks, and in ResNet-50 thirteen; the paper itself expects the semantic gap to be worst in very deep networks.
-# - We only ask "animal or decoy", and fur against backdrop can be told from few pixels. The paper sees the largest loss without top-down pathway (9 points of AP, Table 2)
-#   where classes must be named.
+# - We only ask "animal or decoy", and fur against backdrop can be told from few pixels. Where classes must be named, the paper loses 9 points of AP without
+#   the top-down pathway (its Table 2).
 # - The training is short.
 #
-# The probes below test the first half of this: do the levels of the trained pyramid know more than the maps they come from?
+# The probes below look into the first guess: do the levels of the trained pyramid know more than the maps they come from?
 #
-# **Seen**: pretraining, at equal training. It is worth a few points, for the smallest animals and on the whole. On level 4 alone the table of results has the network from nothing ahead, which we cannot explain. From nothing the
+# **Seen**: pretraining, at equal training. It is worth a few points, for the smallest animals, on the whole and on the photographs. For the largest it is not clear. On level 4 alone the table of results has the network from nothing ahead, which we cannot explain. From nothing the
 # network gets surprisingly far in 150 steps: to say that there is something takes less than to say what.
 #
 # The study was measured once. To be sure that its code still runs, each arm trains here for a moment, and the result is
@@ -1621,8 +1637,8 @@ print("all arms of the study run:", len(STUDY.rehearse(few)) == len(ARMS))
 #
 # ### Failures first
 #
-# For every scene: what share of its boxes is met by one of the hundred proposals with an IoU of at least one half? The worst, four from the middle,
-# and the best.
+# For every scene: what share of its boxes is met by one of the hundred proposals with an IoU of at least one half? The four
+# worst, and four from the middle.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -1651,21 +1667,21 @@ def draw_found(proposed, split, index, best=0):
 share, _ = share_found(found["FPN"], small.test)
 order = share.argsort(stable=True)
 middle = len(order) // 2
-chosen = torch.cat([order[:4], order[middle - 2 : middle + 2], order[-4:]])
+chosen = torch.cat([order[:4], order[middle - 2 : middle + 2]])
 plot.boxes(
     small.test.images[chosen],
     draw_found(found["FPN"], small.test, chosen),
     titles=[f"{100 * share[i]:.0f} % found" for i in chosen.tolist()],
     columns=4,
-    alt="Twelve scenes: the four with the smallest share of boxes found, four from the middle and the four best. Found boxes are "
-    "green, missed ones orange.",
-    caption="The worst, typical and best scenes of the feature pyramid. Green: an animal that one of 100 proposals meets with IoU 0.5. Orange: "
+    alt="Eight scenes: the four with the smallest share of boxes found, and four from the middle. Found boxes are green, missed "
+    "ones orange.",
+    caption="The worst and typical scenes of the feature pyramid. Green: an animal that one of 100 proposals meets with IoU 0.5. Orange: "
     f"missed. Data: {small.provenance}.",
     inches=1.5,
 )
 
 # %% [markdown]
-# Most failures are of three kinds: herds far away, with animals smaller than any that we pasted; a row of animals that hide each other, of which NMS keeps too few boxes; and dark animals on
+# The worst scenes show three kinds of failure: a herd far away, with animals smaller than any that we pasted; a row of animals that hide each other, of which NMS may keep too few boxes; and dark animals on
 # a dark ground. In a typical scene everything is found. That is less than it sounds: an IoU of one half is lenient, and a hundred proposals are many.
 #
 # And on photographs without anything pasted? Here are the first ten validation photographs with the five proposals of which the network is most sure.
@@ -1683,8 +1699,8 @@ plot.boxes(
 )
 
 # %% [markdown]
-# Among the five there is nearly always one about the size of the animal. The others are small boxes on patterns, faces and wheels. The network has learnt from scenes with four
-# small animals in every one, so it expects them here, too.
+# In about seven of the ten, one of the five boxes has roughly the size and the place of an animal. Most others are small boxes, on patterns and on parts of animals. The network has learnt from scenes with four
+# small animals in every one, and probably expects them here, too.
 #
 # ### One head, four levels
 #
@@ -1711,13 +1727,13 @@ plot.cams(
     rows_of_maps=level_maps(answers),
     alt="Six scenes, and below each four heat maps of objectness: on P2 small spots on the small animals, on P5 a broad spot on "
     "the large animal.",
-    caption="Objectness by level, each map scaled to its own range. The finer levels answer for the small animals, the coarse one for the large. "
+    caption="Objectness by level, each map scaled to its own range. The finer levels answer for the small animals, the coarse one mostly for the large. "
     f"Data: {small.provenance}.",
 )
 
 # %% [markdown]
-# The levels have divided the work, and nobody told them how: P2 answers in small spots, P5 for the subject of the photograph. P2 and P3 also answer for decoys and for other small things with an
-# outline. They know that something is there, and much less well what.
+# The levels divide the work, as the sizes of their anchors tell them to: P2 answers in small spots, P5 in one broad spot. Mostly that is the subject of the photograph; but in the second scene the animal stands
+# at the right edge, and P5 prefers the middle. P2 and P3 also answer for decoys and for other small things with an outline. They know that something is there, and much less well what.
 #
 # ### What is missing without lateral connections?
 #
@@ -1747,7 +1763,7 @@ Table(rows)
 # %% [markdown]
 # C5 has 4x4 positions, and each becomes a square of 8x8 equal ones. The 3x3 convolution changes only the rim of a
 # square: left rim, inside and right rim make 3 different columns in each of 4 squares, the same goes for rows, and $12 \cdot 12 = 144$. On
-# the inside, 36 neighbouring positions say the same, and their anchors get the same score and the same offsets. The box of a small
+# the inside, 36 neighbouring positions say the same. The head has a 3x3 convolution of its own, so it gives the same score and the same offsets to the anchors of the inner 16. The box of a small
 # animal is 12 pixels wide, the square is 32. That is what the paper means when it says that the
 # locations of these features are not precise.
 #
@@ -1857,10 +1873,10 @@ plot.show(
 
 # %% [markdown]
 # Left: before the pyramid, the early maps know least, and the later ones more. In the pyramid the levels are closer together, and P2 knows more than C2, from which it has its positions.
-# So meaning does come down. But the gap was small from the start: a single position of C2 tells fur from background in most cases. This fits what the study found,
-# and it is the likely reason why the top-down pathway has little to do here.
+# So meaning does come down. But the gap was small from the start: a single position of C2 tells animal from background in 73 % of the cases, where guessing gives 50. This fits what the study found,
+# and it is a likely reason why the top-down pathway has little to do here.
 #
-# Right: some ten points above guessing, on every level. Before, the backbone named two thirds of the large animals, whole ones, rightly. Proposing needs no names, and it seems that the training has let them go. P2 cannot get
+# Right: 7 to 13 points above guessing, on every level. Before, the backbone named two thirds of the large animals, whole ones, rightly. Proposing needs no names, and it seems that the training has let them go. P2 cannot get
 # from C5 what C5 does not have. For names, they would have to be in the loss, as they are in the paper's detector.
 #
 # ### Where does a decision come from?
@@ -1868,7 +1884,12 @@ plot.show(
 # Grad-CAM {cite}`selvaraju2017gradcam` needs one number for each image. For a proposal network we take the logit of *one* anchor: of all anchors, the one that
 # overlaps a given true box $b$ most,
 #
-# $$ y = o_{a^*}, \qquad a^* = \arg\max_a \operatorname{IoU}(a, b). $$ (eq-fpn-target)
+# $$
+# \begin{aligned}
+# y &= o_{a^*}, \\
+# a^* &= \arg\max_a \operatorname{IoU}(a, b).
+# \end{aligned}
+# $$ (eq-fpn-target)
 #
 # So the map shows what makes the network believe that there is an object *in this box*. We ask for the largest box of an image and for the
 # first pasted one, at C4 (8x8 positions) and C2 (32x32).
@@ -1939,8 +1960,8 @@ plot.show(
 )
 
 # %% [markdown]
-# The evidence for the large animal often lies at parts of it, or at its border, where a box is decided. For the small one the maps look untidy, for the pretrained network as for the other: much lights up that is not in the box.
-# This is less a fault of the networks than of the method. Grad-CAM takes *one* weight for each channel, the mean of the gradient over the whole map, and then shows wherever these channels respond. A proposal depends on
+# The evidence for the large animal lies on it in some scenes, the fourth and the sixth for the pretrained network, and beside it in others, the third and the fifth. For the small one the maps look untidy, for the pretrained network as for the other: much lights up that is not in the box.
+# This need not be a fault of the networks. Grad-CAM takes *one* weight for each channel, the mean of the gradient over the whole map, and then shows wherever these channels respond. A proposal depends on
 # one place. The map shows everything that looks like the evidence, wherever it is. For one anchor among thousands, the objectness maps above say more.
 
 # %% [markdown]
@@ -2022,8 +2043,8 @@ def draw_labels(fig, side, shape):
 def described(side, shape):
     _, overlap, labels, k = labels_for(side, shape)
     return (
-        f"A {shape} box of {side} pixels: level {k} by the formula, {(labels == 1).sum()} anchors are objects, "
-        f"{(labels == -1).sum()} are neither, and the best IoU is {overlap.max():.2f}."
+        f"A {shape} box of {side} pixels: level {k} by the formula; anchors that are objects: {(labels == 1).sum()}, "
+        f"neither: {(labels == -1).sum()}; and the best IoU is {overlap.max():.2f}."
     )
 
 
@@ -2032,14 +2053,14 @@ Explorable(
     (BOX_SIDES, tuple(SHAPES)),
     ("square root of the area", "shape"),
     alt=described,
-    caption="Left: the box (black) and the anchors that count as objects (strong) or as neither (faint); red, orange, green and blue are P2 to P5. Right: the best IoU on each level.",
+    caption="Left: the box (black) and the anchors that count as objects (strong) or as neither (faint); pink, orange, green and blue are P2 to P5. Right: the best IoU on each level.",
     key="fpn-levels",
     size=(6.2, 2.9),
 )
 
 # %% [markdown]
 # At 7 pixels the best IoU is 0.34. Without the forced best, this box would have no anchor. At 17 and 34 pixels, on the border of two levels,
-# both levels come to 0.5 and a single anchor makes it: here the octave between two levels shows. In the middle of a level, at 12, 24 and 48 pixels, several anchors do. And a tall box does
+# both levels come to about 0.5 and a single anchor makes it: here the octave between two levels shows. In the middle of a level, at 12, 24 and 48 pixels, several anchors do. And a tall box does
 # about as well as a square one, because there are tall anchors.
 
 # %% [markdown]
@@ -2224,7 +2245,7 @@ verify(check_finest, FinestOnlySolution)
 # - Average recall asks how many boxes are among the proposals, at ten degrees of strictness.
 #
 # **Three questions.** Why do offsets divide by the size of the anchor? Why must all levels have the same number of channels? A friend trains on images of twice
-# the size and keeps all anchors as they are: which boxes does he lose?
+# the size and keeps all anchors as they are: which boxes are lost?
 
 # %%
 score = 100 * histories["FPN"].last("AR100 all")

@@ -185,8 +185,8 @@ plot.boxes(
 )
 
 # %% [markdown]
-# The boxes come from a fixed list, and the classifier was never asked whether a window *fits*. To it, a head is a fine
-# sheep. It was also never shown what is *no* animal, so it names an animal where there is a wall. R-CNN has extra stages for
+# The boxes come from a fixed list, and the classifier was never asked whether a window *fits*: a part of an animal is
+# enough for it. It was also never shown what is *no* animal, so it names one where there is a wall or a tree. R-CNN has extra stages for
 # both: a regression that corrects the boxes, a support vector machine that knows the background, trained one after the
 # other. No stage knows what the next one needs.
 
@@ -204,12 +204,18 @@ plot.boxes(
 #
 # The confidence has a definition:
 #
-# $$ \text{confidence} = \Pr(\text{object}) \cdot \text{IoU}(\text{box}, \text{truth}), $$ (eq-yolo-confidence)
+# $$ \text{confidence} = \Pr(\text{object}) \cdot \text{IoU}, $$ (eq-yolo-confidence)
 #
-# that is 0 in an empty cell, and elsewhere how well the box fits. The class probabilities are conditional on there
+# where IoU is the overlap of the box with the true one, from 0 to 1 (the next section computes it). So the confidence is 0
+# in an empty cell, and elsewhere it says how well the box fits. The class probabilities are conditional on there
 # being an object. So their product
 #
-# $$ \Pr(c \mid \text{object}) \cdot \Pr(\text{object}) \cdot \text{IoU} = \Pr(c) \cdot \text{IoU} $$ (eq-yolo-score)
+# $$
+# \begin{aligned}
+# & \Pr(c \mid \text{object}) \cdot \Pr(\text{object}) \cdot \text{IoU} \\
+# & = \Pr(c) \cdot \text{IoU}
+# \end{aligned}
+# $$ (eq-yolo-score)
 #
 # scores a box for a class: how likely is it, and how well does the box fit?
 #
@@ -383,7 +389,7 @@ plot.show(
 )
 
 # %% [markdown]
-# A cell is much smaller than an animal. It is not that the cell is searched; the network sees the whole photograph and
+# A cell is often much smaller than its animal, like the one of the sheep in front. It is not that the cell is searched; the network sees the whole photograph and
 # writes its answer down in the place of that cell. The grid is a form with 49 lines to fill in.
 
 # %% [markdown]
@@ -615,20 +621,21 @@ Table([row_of("paper, 448 px", paper, 448, 2), row_of("ours, 128 px", small, 128
 # YOLO** has 9 convolutions in place of 24, with fewer filters, and is otherwise trained the same.
 #
 # There is no reference implementation of the paper's network in a library to compare answers with. What *can* be compared are the
-# parts: `overlap` and `suppress` agree with torchvision, above, and average precision is checked below.
+# parts: `iou` and `suppress` agree with torchvision, above, and average precision is checked below.
 
 # %% [markdown]
 # ## The loss, term by term
 #
 # Everything is a squared error, because that is easy to optimise (the paper's words; it adds that this does not quite
-# match the goal). With hats for the truth:
+# match the goal). With hats for the truth, and without the indices of $x, y, w, h$ and $C$, which are all those of box $j$
+# in cell $i$:
 #
 # $$
 # \begin{aligned}
-# L = \;& \lambda_\text{coord} \sum_{i,j} \mathbb{1}_{ij} \left[ (x_i - \hat x_i)^2 + (y_i - \hat y_i)^2 \right] \\
-# +\; & \lambda_\text{coord} \sum_{i,j} \mathbb{1}_{ij} \left[ (\sqrt{w_i} - \sqrt{\hat w_i})^2 + (\sqrt{h_i} - \sqrt{\hat h_i})^2 \right] \\
-# +\; & \sum_{i,j} \mathbb{1}_{ij} (C_i - \hat C_i)^2
-#   \;+\; \lambda_\text{noobj} \sum_{i,j} (1 - \mathbb{1}_{ij}) (C_i - \hat C_i)^2 \\
+# L = \;& \lambda_\text{coord} \sum_{i,j} \mathbb{1}_{ij} \left[ (x - \hat x)^2 + (y - \hat y)^2 \right] \\
+# +\; & \lambda_\text{coord} \sum_{i,j} \mathbb{1}_{ij} \left[ (\sqrt{w} - \sqrt{\hat w})^2 + (\sqrt{h} - \sqrt{\hat h})^2 \right] \\
+# +\; & \sum_{i,j} \mathbb{1}_{ij} (C - \hat C)^2 \\
+# +\; & \lambda_\text{noobj} \sum_{i,j} (1 - \mathbb{1}_{ij}) (C - \hat C)^2 \\
 # +\; & \sum_{i} \mathbb{1}_{i} \sum_{c} (p_i(c) - \hat p_i(c))^2
 # \end{aligned}
 # $$ (eq-yolo-loss)
@@ -749,9 +756,9 @@ Table(
 # %% [markdown]
 # Without roots the pull is the same, 0.1, for both. With them it is seven times stronger where 0.05 is a third of the
 # object. On paper: the derivative of $(\sqrt{w} - \sqrt{\hat w})^2$ is $1 - \sqrt{\hat w / w}$, which depends on the
-# *ratio* of the two alone. But look at the end of the scale. IoU depends on the ratio alone as well, so why not take the
-# logarithm, which would be consistent? The loss with roots still counts a 10 % error in a large box for more than a 10 %
-# error in a small one. The paper says itself that the roots solve the problem only in part; its successor
+# *ratio* of the two alone. The error itself does not: in the right half of the figure, the same relative mistake still
+# costs more in a large box than in a small one. IoU depends on the ratio alone, and so would a difference of logarithms.
+# The paper says itself that the roots solve the problem only in part; its successor
 # {cite}`redmon2017yolo9000` predicts logarithms.
 
 
@@ -938,7 +945,7 @@ for name, found in (("one right detection", one), ("the same twice", again)):
 
 # %% [markdown]
 # 6 of 11 points lie at a recall of at most 0.5, and 51 of 101. So the same detector scores 0.5455, 0.5000 or 0.5050. Half a
-# point is nothing, 4.5 points are more than most papers gain. Never mix the rules. (The duplicate costs nothing here,
+# point is little, 4.5 points are a lot. Never mix the rules. (The duplicate costs nothing here,
 # as it comes after everything that is right.)
 #
 # One more rule matters: VOC marks some objects as *difficult*. To find them counts neither as right nor as wrong, and to
@@ -1190,7 +1197,8 @@ plot.show(
 # ### The detector
 #
 # Now all training photographs, in batches of 32, with random windows, flips and colours. The recipe is AdamW with one
-# cycle, and what is evaluated is a moving average of the weights.
+# cycle, and what is evaluated is a moving average of the weights. In the table, *best recall* is the share of the animals
+# that is found at the end of the list, when all boxes count.
 
 
 # %% tags=["model"]
@@ -1276,7 +1284,7 @@ Table(
 )
 
 # %% [markdown]
-# torchmetrics should be close to our 101 points, not to the other two, and not equal to it: by COCO's rule a detection
+# torchmetrics should be close to our 101 points and not to the other two. It need not be equal: by COCO's rule a detection
 # that overlaps two objects may still take the second one if the first is gone, and no photograph may have more than 100
 # detections.
 
@@ -1316,7 +1324,7 @@ plot.show(
 # ### What it sees
 #
 # Photographs of the validation set, boxes above a score of 0.3. First those that it does best, then typical ones, then the worst: photographs are sorted by
-# the share of right boxes among all boxes and all animals.
+# the share of right boxes among all boxes and all animals. Where only white boxes are drawn, no box reached that score.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -1408,12 +1416,13 @@ Table(
 )  # fmt: skip
 
 # %% [markdown]
-# The first column of numbers is the paper's argument. The windows cost some twenty times as much, and the one look is better as
+# The first column of numbers is the paper's argument. The windows cost 24 times as many multiply-adds, and the one look is better as
 # well: it was trained on what it is judged by, from the pixels to the box. The ratio of the *times* depends on the machine;
 # that of the multiply-adds does not.
 #
 # By class, beside the paper's YOLO on the same five classes. The two columns are **not comparable**: another test set,
-# another size of photograph, another start, another amount of training. Compare the *order*.
+# another size of photograph, another start, another amount of training. Compare the *order*: in both, the cat is first, and
+# cow and sheep are last. The side of a box is the root of its area.
 
 # %%
 PAPER_2012 = {"cat": 81.4, "cow": 60.8, "dog": 77.2, "horse": 72.3, "sheep": 52.2}  # Table 3
@@ -1597,12 +1606,12 @@ Table(rows)
 # Each verdict is about *this* size: 4 epochs at 64 px, three seeds. An effect of a point of mAP cannot be seen with so little,
 # whether it exists or not; "not clear" says no more than that.
 #
-# - **The start** is worth more than everything else together. From nothing, mAP is less than half, and most of what is missing are the names:
-#   the overlap in the cells, above, differs far less. That is what it costs to start from nothing. The paper spent a week on its start.
+# - **The start** is worth more than everything else together. From nothing, mAP is less than half, although the boxes in the cells fit
+#   nearly as well: what is missing are mostly the names. The paper spent a week on its start.
 # - **The weight of empty cells** acts on the confidence. With a squared error, confidence settles at an average of what it is
 #   told, and with the full weight it falls by about a third. This is the collapse that the paper warns of, in small: nothing diverges here. mAP hardly
 #   notices, because it sees the *order* of the boxes only. Whoever sets a fixed threshold notices at once.
-# - **Two boxes** fit better than one, and fewer of the surest boxes are badly placed.
+# - **Two boxes** fit better than one, and fewer of the surest boxes are badly placed. That mAP rises is not clear from three seeds.
 # - **The roots** do not do here what they are there for. Small animals do not gain, and large ones lose some overlap: the square of a plain error pulls hard at large
 #   boxes, and most animals on these photographs are large. The paper calls the roots a partial remedy; at this length of training we cannot see the benefit.
 
@@ -1619,6 +1628,8 @@ Table(rows)
 # - **other animal**: wrong class, overlap of at least 0.1 (the paper has two kinds here, *similar* and *other*; our five
 #   animals are all similar);
 # - **background**: overlaps nothing by 0.1.
+#
+# The windows are those of the classifier from the beginning, on its 100 photographs.
 
 # %%
 shares = kinds_of_mistakes(found, truth, classes)
@@ -1680,12 +1691,12 @@ plot.show(
 # %% [markdown]
 # Two things agree with the paper and one does not. **Agree:** of the wrong boxes of YOLO, those on the background are the
 # fewest; a network that sees the whole photograph rarely finds an animal where none is. And localisation is a large share. **Does
-# not:** in the paper localisation outweighs everything else together; ours more often has the wrong *name*. There are two reasons. Our
+# not:** in the paper localisation outweighs everything else together; ours more often has the wrong *name*. Two reasons are likely. Our
 # five classes are five furry animals with four legs, while most of VOC's twenty are as unlike as a bottle and a bus. And our backbone has seen far fewer
 # pictures than one that was trained on ImageNet. The line above the figure makes the same point with another number: if the name did not matter, the
 # boxes would score much higher.
 #
-# If your guess was "the box does not fit": you were right about the paper.
+# If your guess was "the box does not fit", you were right about the paper; if it was "another animal", about ours.
 
 # %% [markdown]
 # ### Failures first
@@ -1743,13 +1754,13 @@ plot.boxes(
 # $$ s = \max_{i,\,j,\,c} \; C_{ij} \cdot p_i(c), $$ (eq-yolo-cam)
 #
 # the product of the confidence of box $j$ in cell $i$ and the probability of class $c$ there, at the cell, box and class
-# where it is largest. The layer is the last map of the stage `layer3`, 8x8 positions. The second row asks the same of a detector
-# that started from nothing, trained for as many epochs as we could spare: few.
+# where it is largest. The layer is the last map of the stage `layer3`, 8x8 positions. The last row asks the same of a detector
+# that started from nothing and was trained for two epochs.
 
 
 # %%
 def surest(model):
-    """The scalar of equation eq-yolo-cam as a function of the network's output, for `cam.grad_cam`."""
+    """The score of the surest box as a function of the network's output, for `cam.grad_cam`."""
 
     def target(output):
         seen = model.read(output)
@@ -1798,6 +1809,9 @@ plot.cams(
 )
 
 # %% [markdown]
+# The pretrained detector has its evidence in a few small places, often on the animal and sometimes beside it. That of the other
+# one is spread over the photograph. Most of the scores are low: these are the first ten photographs, not the best ones.
+#
 # ### Do the two boxes of a cell specialise?
 #
 # The paper says that responsibility makes each of them better at certain sizes, shapes or classes. For every occupied cell of the
@@ -1837,12 +1851,15 @@ Table(
 )
 
 # %% [markdown]
+# They do, by size: the second box is responsible for few objects, and these are less than half as wide and as high.
+#
 # ## Play: two thresholds
 #
-# A detector has two knobs that no training sets. The **confidence threshold**: boxes below it are dropped. The **suppression
+# A detector has two knobs that no training sets. The **confidence threshold**: boxes with a lower score are dropped. The **suppression
 # threshold**: a box that overlaps a surer one of its class by more than this is removed. Turn the first up, and you walk down the
 # curve on the right: fewer boxes, a larger share of them right. Then leave it low, and turn the second one from 0.3 to 0.9: the
-# duplicates come back, and with each of them precision falls while recall hardly moves. The curve itself sinks.
+# duplicates come back, and precision falls to less than half. Recall rises much less: few of the boxes that come back are on an
+# animal that was not found yet. The curve itself sinks.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 CONFIDENCES = (0.02, 0.05, 0.1, 0.2, 0.4)
@@ -1922,8 +1939,9 @@ Table(
 )
 
 # %% [markdown]
-# All the other numbers of this chapter are at 0.4. It was chosen by looking at these photographs, so it flatters us a little; the table
-# says by how much at most.
+# Here it adds 7.6 points, more than in the paper. All other numbers of this detector are at 0.4 (the windows are at 0.3, the study and
+# the detector from nothing at 0.5). That was chosen by looking at these photographs, so it flatters us a little: the
+# thresholds next to it give about a point less.
 #
 # ## Look twice
 #
@@ -1985,8 +2003,8 @@ print(f"one look: mAP {mAP:.3f}; two looks, at twice the cost: {mAP_twice:.3f}")
 # - **GIoU** {cite}`rezatofighi2019giou` and its relatives: train on the overlap itself, not on four numbers.
 # - **DETR** {cite}`carion2020detr`: a transformer and a one-to-one matching; no grid, and no suppression.
 #
-# If you need a detector now, take a recent one from a library with weights trained on COCO, and tune it. Of this paper's
-# ideas nearly all of them have kept two: one pass, and a confidence that is trained on the overlap.
+# If you need a detector now, take a recent one from a library with weights trained on COCO, and tune it. All the
+# detectors in this list have kept the idea of the title: one pass over the whole photograph.
 
 # %% [markdown]
 # ## Exercises
@@ -2063,8 +2081,9 @@ def collisions_solution(boxes, labels, size, grid):
 verify(check_collisions, collisions_solution)
 
 # %% [markdown]
-# **4. (code)** Write `responsible_box(prediction, truth)`: for every occupied cell, in the order of the cells, the number of the box that
-# overlaps the object most, and the object's x, y, w, h. Then look at the table above again with other statistics: is one box for cats?
+# **4. (code)** Write `responsible_box` again as `responsible(prediction, truth)`, one cell at a time: for every occupied cell, in the
+# order of the cells, the number of the box that overlaps the object most, and the object's x, y, w, h. Then look at the table above
+# again with other statistics: is one box for cats?
 
 
 # %%
@@ -2122,7 +2141,7 @@ verify(check_responsible, responsible_solution)
 # - Detection as one regression: $S \times S \times (5B + C)$ numbers, the cell of the centre in charge, confidence = probability times overlap.
 # - Five squared errors. Roots make the pull depend on ratios; responsibility lets boxes specialise; empty cells are many and count half.
 # - 271,703,550 parameters, three quarters of them in two fully connected layers; 7x7x30.
-# - Average precision has three rules that differ by more than most ideas gain. Say which.
+# - Average precision has three rules, which differ by 1.3 points for our detector. Say which you use.
 # - What limits it can be read from its mistakes, and part of it from the boxes alone.
 #
 # **Three questions.** Why must no gradient flow through the target of the confidence? Why do two boxes in a cell not help a flock of birds?

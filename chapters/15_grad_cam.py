@@ -73,8 +73,8 @@ cbam = chapter("07_cbam")
 
 # %% [markdown]
 # All small networks of this book have been trained for this chapter: ten that name what is on a picture of 32 pixels, and
-# the four of chapters 11 to 14 with their own tasks. They are in `helpers/zoo.py` and only have to be loaded. We ask them
-# about validation photographs of VOC's animals {cite}`everingham2010voc`, which none of them has seen.
+# the four of chapters 11 to 14 with their own tasks. They are in `helpers/zoo.py` and only have to be loaded. They take
+# photographs of any size; the ten get 64 pixels here. We ask them about validation photographs of VOC's animals {cite}`everingham2010voc`, which none of them has seen.
 
 # %%
 started = time.perf_counter()
@@ -103,7 +103,7 @@ print(
 # pixel matters if the answer changes when it changes. The largest of the three channels' absolute values makes a picture,
 # the **saliency map** {cite}`simonyan2014saliency`.
 #
-# Two older methods give nicer pictures by changing one thing: how the gradient passes a ReLU. With $x$ the input of the
+# Two more methods of the years before the paper give nicer pictures by changing one thing: how the gradient passes a ReLU. With $x$ the input of the
 # ReLU and $g$ the gradient that arrives from behind,
 #
 # | rule | what goes on to the front | |
@@ -156,7 +156,8 @@ class ReLURule(TorchFunctionMode):
 
 
 # %% [markdown]
-# Four numbers arrive at a ReLU from the front, four gradients from behind. Which pass?
+# Four numbers arrive at a ReLU from the front, four gradients from behind. Which pass? (`True` at the end: function, method
+# and module agree.)
 
 # %% tags=["nbval-check-output"]
 x = torch.tensor([2.0, 2.0, -2.0, -2.0], requires_grad=True)
@@ -268,7 +269,8 @@ plot.show(
 # Ask for the left animal or for the right one: the picture changes a little, and seldom to where it should. Guided
 # backpropagation draws the edges of both. That is the failure which the paper sets out to fix: these methods are sharp, but
 # they are not **class-discriminative**. Let us put a number on it. A map's share on the half that shows the animal asked about should
-# be near 100 %; a map that does not know what it was asked has 50 %.
+# be near 100 %; a map that does not know what it was asked has 50 %. Here and below, ± is the standard error of the mean
+# over the images.
 
 
 # %% tags=["model"]
@@ -307,7 +309,7 @@ Table(
 )
 
 # %% [markdown]
-# Fifty percent would be: no idea. All three are within a few points of it. The other tool of the time, **class activation mapping** (CAM) {cite}`zhou2016cam`, does
+# All three are within a few points of 50 %. The other tool of the time, **class activation mapping** (CAM) {cite}`zhou2016cam`, does
 # discriminate. But it needs a network of a certain shape: feature maps, their average over all positions, one linear
 # layer. VGG has no such shape. To use CAM, Zhou et al. cut VGG's fully connected layers off and train again, and the new
 # network classifies worse: the paper gives a top-1 error that is 2.98 points higher (its Table 1). An explanation should
@@ -433,7 +435,8 @@ print("same as with autograd:", torch.equal(by_hand, by_torch))
 # %% [markdown]
 # ## The method, whole
 #
-# The one technical task is to get hold of $A$ while the network runs. A **hook** does that.
+# The one technical task is to get hold of $A$ while the network runs. A **hook** does that: a function that PyTorch calls
+# whenever the layer has run, with what the layer gave.
 
 
 # %% tags=["model"]
@@ -546,15 +549,20 @@ plot.show(
 
 # %% [markdown]
 # Grad-CAM listens to the question. It is coarse, and it is far from 100 %: the network is small, it takes one animal for
-# another more often than not, and it finds some evidence for a horse in many a cat. But of all the maps this is the one that
-# moves.
+# another more often than not, and it finds some evidence for a horse in many a cat. In some scenes most of the map lies on
+# the wrong animal. But of all the maps this is the one that moves.
 
 # %% [markdown]
 # ## The proof that it contains CAM
 #
 # Take a network as CAM wants it: $A$, the average of each channel, one linear layer.
 #
-# $$ F^k = \frac{1}{Z} \sum_{ij} A^k_{ij}, \qquad Y^c = \sum_k w_k^c F^k + b^c. $$
+# $$
+# \begin{aligned}
+# F^k & = \frac{1}{Z} \sum_{ij} A^k_{ij}, \\
+# Y^c & = \sum_k w_k^c F^k + b^c.
+# \end{aligned}
+# $$
 #
 # CAM pulls the sum over $k$ inside: $Y^c = \frac{1}{Z} \sum_{ij} \sum_k w_k^c A^k_{ij} + b^c$, and calls
 # $\sum_k w^c_k A^k$ the map of class $c$. Now differentiate:
@@ -592,7 +600,7 @@ Table(rows)
 # %% [markdown]
 # Where the head is different, CAM has no answer, and Grad-CAM has. Our VGG has two linear layers with a ReLU between. Is its
 # Grad-CAM still a fixed weighting of the channels, the same for every image? In the ResNet it is: $w_k^c / Z$. Two
-# photographs, the same class, and the cosine of the two $\alpha$:
+# photographs, the same class: are the two $\alpha$ equal?
 
 # %% tags=["nbval-check-output"]
 vgg = ZOO["VGG"].load()
@@ -891,8 +899,8 @@ Table(
 # %% [markdown]
 # The paper asks people. Workers saw one map for one of the two classes of a VOC photograph and had to say for which: right in
 # 44.44 % of cases with guided backpropagation, in 61.23 % with guided Grad-CAM, 53.33 % with deconvolution alone (section
-# 5.1 of the paper; 43 workers). Our table is the same experiment without people, and it says the same: the two pictures of pixels
-# are near chance, and multiplied by Grad-CAM they are not.
+# 5.1 of the paper; 43 workers). Our table is the same experiment without people, and it says the same: the pictures of pixels
+# are near chance, and guided backpropagation multiplied by Grad-CAM is not.
 #
 # Two more things to see. The counterfactual is clearly *below* 50 %: what speaks against one animal is, more often, the
 # other one. And the earlier the layer, the less a map knows what it was asked: edges are the same for all animals. That is
@@ -904,12 +912,12 @@ Table(
 # | | paper | here | why, and what it costs |
 # |:--|:--|:--|:--|
 # | networks | VGG-16, AlexNet, GoogLeNet, ResNet, with ImageNet's classes; networks for captions and questions | fourteen small networks of this course | nothing to download; their answers are often wrong |
-# | layer | the last convolution; 14x14 positions for VGG-16 at 224 pixels, 512 channels | the last stage; 16x16 or 8x8 positions at 64 pixels | the same: the last that still has positions |
+# | layer | the last convolution; 14x14 positions for VGG-16 at 224 pixels, 512 channels | the last stage; in the ResNet 16x16 positions at 64 pixels, 64 channels | the same: the last that still has positions |
 # | localisation | ILSVRC-15, 1000 classes, predicted class; error if the box overlaps less than half | VOC's five animals; we ask for the class that is there | separates where from what |
 # | box | region above 15 % of the maximum, largest connected component | the same | |
 # | pointing | maximum within 15 pixels of the object {cite}`zhang2018excitation` | within 2 of 64 pixels | about the same share of a photograph |
 # | baselines | CAM, excitation backpropagation, gradient | random, centre, another photograph's map, gradient | a baseline should be cheap and hard to beat |
-# | class discrimination, trust | people | energy on the right half; no trust | repeatable, and narrower |
+# | class discrimination, trust | people | share of the map on the half that was asked for; no trust | repeatable, and narrower |
 # | faithfulness | rank correlation with occlusion on VOC 2007 | the same idea on VOC 2012 | |
 # | bias | doctors and nurses from an image search | a tag on CIFAR-10's dogs | planted, so that we know the truth |
 
@@ -1199,8 +1207,8 @@ plot.cams(
 )
 
 # %% [markdown]
-# The biased network looks at the tag; where there is none, it has little to look at. The balanced one looks elsewhere. A
-# picture of eight dogs convinces, but proves nothing. The study does it three times, with numbers: the **energy** of
+# The biased network looks at the tag where there is one; the balanced one looks elsewhere. (On the two dogs without a tag the
+# maps are bright, too: each map has its own range.) A picture of eight dogs convinces, but proves nothing. The study does it three times, with numbers: the **energy** of
 # the map near the tag, its share within 4 pixels of it, on 300 test dogs that all have a tag. The region's area is the
 # share that an even map would have.
 
@@ -1226,8 +1234,8 @@ Table(
 # %% [markdown]
 # Three times out of three: the biased network is nearly 20 points better on tests with its own bias, hardly better than a
 # coin without tags, and almost always wrong when only cats have one. Its Grad-CAM has more than three quarters of its
-# energy near the tag. After the cure it has what an even map would have. The saliency map sees the tag, too, but faintly:
-# with a share like that nobody would have become suspicious.
+# energy near the tag. After the cure it has about what an even map would have. The saliency map sees the tag, too, but
+# faintly: a share like that would hardly have raised suspicion.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 plot.study(
@@ -1309,7 +1317,8 @@ def pointing(maps, regions, tolerance=0):
 
 
 # %% [markdown]
-# Three checks on a map whose answer we know: a small bright piece and a large dim one, and a pointer that misses by two.
+# A check on a map whose answer we know: a small bright piece and a large dim one, a pointer that misses by two, and a map of
+# zeros.
 
 # %% tags=["nbval-check-output"]
 toy = torch.zeros(1, 8, 8)
@@ -1363,15 +1372,17 @@ def of_the_asked(targets, labels):
     return targets["boxes"] * (targets["labels"] == labels[:, None])[..., None]
 
 
+def masks_of_the_asked(targets, labels):
+    """The same for masks (N, H, W): 0 where another animal is, which counts as background; void stays 255."""
+    masks, animal = targets["masks"], (labels + 1)[:, None, None]
+    return torch.where((masks == 255) | (masks == animal), masks, 0)
+
+
 def judge_maps(maps, targets, labels, tolerance=2):
     """Pointing, energy inside the mask (nan without one) and overlap of the box, each (N,), for maps (N, side, side)."""
     side, boxes = maps.shape[-1], of_the_asked(targets, labels)
     regions = cbam.filled(boxes, side)
-    masks = targets["masks"].clone()
-    masks[(masks != 255) & (masks != labels[:, None, None] + 1)] = (
-        0  # another animal is background
-    )
-    energy = cbam.share_inside(maps.clamp_min(0), masks)
+    energy = cbam.share_inside(maps.clamp_min(0), masks_of_the_asked(targets, labels))
     found = box_from_map(maps)
     overlap = torch.stack(
         [box_iou(f[None], b)[0].nan_to_num().max() for f, b in zip(found, boxes, strict=True)]
@@ -1457,13 +1468,13 @@ Table(row(name, by_saliency[name]) for name in ("VGG", "ResNet", "DenseNet", "U-
 # | CAM (another network, classifies worse) | 57.20 | about 45.1 | |
 # | excitation backpropagation (c-MWP) {cite}`zhang2018excitation` | about 70.9 | about 63.0 | 60.30 |
 #
-# **Not comparable** with ours: their network tells a thousand classes apart at 224 pixels, ours five at 64.
+# **Not comparable** with ours: their network tells a thousand classes apart at 224 pixels, ours twelve at 64.
 #
 # ## The paper's claims in miniature
 #
 # Ten classifiers are ten trainings, so they can be a sample: one value for each network, and the interval of their mean.
-# "Seen" means that the 95 % interval lies above zero. All maps of a row see the same photographs and cost the same, one
-# backward pass.
+# "Seen" means that the 95 % interval lies above zero. All maps of a row see the same photographs. Grad-CAM and the gradient
+# cost the same, one backward pass; the first two baselines cost nothing.
 
 # %%
 TEN = list(accuracy)
@@ -1517,9 +1528,12 @@ Table(rows)
 # **Grad-CAM finds animals**: far better than noise, better than another photograph's map, and better than the gradient for
 # the pixels, over ten networks. **And a bump in the middle does as well or better.** It never looks at the photograph. VOC's
 # animals are large and central, and whoever reports that a map points at the object should report this number with it. The
-# paper compares with other methods and not with the centre. On ILSVRC's photographs the centre would be hard to beat, too.
+# paper compares with other methods and not with the centre. On ILSVRC's photographs the centre would probably be hard to
+# beat, too.
 #
-# Two more things in the large table. The networks that have learned from masks or boxes put the most energy on the animal
+# Three more things in the large table. The *box* is a weak test here: maps of noise get it right about as often as some of the
+# networks. 15 % of the maximum keeps nearly all of a noisy map, so its box is nearly the whole photograph, and many
+# animals fill half of that. The networks that have learned from masks or boxes put the most energy on the animal
 # where they are asked about a class (U-Net, FCN, YOLO), and they do not point better: their score is that of one place or
 # region, and its map may be as small as that. And FPN is asked about any object, not about the animal. The small networks'
 # weakness is part of all these numbers: a network that takes the sheep for a dog has little reason to look at the sheep.
@@ -1605,9 +1619,9 @@ plot.cams(
 )
 
 # %% [markdown]
-# ### Fourteen networks, one photograph each of five animals
+# ### Four networks, one photograph each of five animals
 #
-# A part of the list; the {ref}`gallery` shows the same fixed pictures through all of them.
+# The {ref}`gallery <gallery>` shows ten other photographs through all fourteen networks.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 five = torch.tensor(FIVE)
@@ -1749,15 +1763,15 @@ plot.show(
 )
 
 # %% [markdown]
-# The order is the paper's: Grad-CAM agrees with the truth by occlusion far better than the pictures of pixels do. And here the centre
+# As in the paper, Grad-CAM and guided Grad-CAM agree with occlusion far better than guided backpropagation does. And here the centre
 # is no rival. So the maps do say something about what this network does, even though they find the animal no better than a bump in the
 # middle. To find the object and to be faithful are two different things.
 #
 # ### The sanity check: does the picture depend on what was learned?
 #
-# Now for your guess. Adebayo et al. {cite}`adebayo2018sanity` propose a test that any explanation should fail to pass
-# unchanged: replace the trained weights by random ones, layer by layer from the top, and look whether the picture changes.
-# If it does not, it never showed what the network had learned.
+# Now for your guess. Adebayo et al. {cite}`adebayo2018sanity` propose a test for any explanation: replace the
+# trained weights by random ones, layer by layer from the top, and look whether the picture changes. If it does not, it never
+# showed what the network had learned. The table has the rank correlation with the picture of the trained network.
 
 # %%
 PARTS = {
@@ -1837,9 +1851,10 @@ plot.show(
 # %% [markdown]
 # The answer to your guess, with only the last layer random, is: nearly all of it. (Grad-CAM keeps a good part, too, because the maps
 # $A^k$ are still the trained ones.) With the last stage random as well, Grad-CAM has lost its picture, as it should. The picture of guided backpropagation is still much like the one before. It is an edge detector made of the first
-# layers, and it would have convinced you of a network that knows nothing. A sharp picture is not a deep one.
+# layers, and it would have convinced you of a network that knows nothing.
 #
-# That also settles what guided Grad-CAM is: the question is answered by its coarse factor, and the detail is decoration.
+# That also says what guided Grad-CAM is: the question is answered almost only by its coarse factor, and the detail hardly
+# depends on what the last layers have learned.
 
 # %% [markdown]
 # ### Adversarial images
@@ -1992,7 +2007,7 @@ Table(
 #   sentence rests on, although the model has no attention that it was trained to show. For captions of regions, where boxes
 #   are known, it lights up mostly inside.
 # - **Visual question answering.** Image and question go in, and the answer is a class. The score is the answer's logit. Ask
-#   for another answer to the same question, and the map moves, as it moved from cat to dog. It also works on a network with
+#   for another answer to the same question, and the map moves, as ours moved from one animal to the other. It also works on a network with
 #   200 layers and attention of its own.
 # - **Trust.** For 54 people the authors set two networks side by side, AlexNet and VGG-16, on photographs where both give the same
 #   answer, and ask which is more reliable, from -2 to 2. VGG is the better one (79.09 against 69.20 mAP). With guided
@@ -2072,13 +2087,13 @@ Explorable(
 #   builds it and shows when the two agree.
 # - **Score-CAM** {cite}`wang2020scorecam` needs no gradient: it masks the image with each channel and looks at the score.
 #   **RISE** {cite}`petsiuk2018rise` masks at random and needs no access to the network at all. Both take many passes.
-# - **Integrated gradients** {cite}`sundararajan2017axiomatic` add the gradients on the way from a black image to this one; the
-#   parts then sum to the score.
+# - **Integrated gradients** {cite}`sundararajan2017axiomatic` add up the gradients on the way from a black image to this one; the
+#   parts then sum to the difference of the two scores.
 # - **Sanity checks** {cite}`adebayo2018sanity` changed how such methods are judged; run one before you show a picture.
 # - Transformers have no last convolution. The same formula works on their tokens, put back on the grid.
 #
 # In this book, Grad-CAM was a tool from [chapter 1](01_vgg) on. What its maps could not show was said there, too:
-# [chapter 7](07_cbam) measures against the area and another image's map, [chapter 14](14_yolo) asks for a box.
+# [chapter 7](07_cbam) measures against the area and another image's map, [chapter 14](14_yolo) asks about a box.
 
 # %% [markdown]
 # ## Exercises
@@ -2144,7 +2159,8 @@ verify(check_hires, hires_solution)
 
 # %% [markdown]
 # They agree where the gradient is the same at all positions, so behind an average and linear layers. Behind a flattened
-# map and a linear layer they do not, and there HiResCAM is the one whose entries add up to the score.
+# map and a linear layer they do not, and there HiResCAM is the one whose entries, before the ReLU, add up to the score (less
+# the bias).
 #
 # **4. (code)** The **deletion curve** {cite}`petsiuk2018rise`: set pixels to the mean colour (0 after normalisation), the
 # hottest first, and note the score of each image after each of `steps` equal parts, the whole image last. A faithful map
@@ -2218,8 +2234,8 @@ Table(
 #
 # - $\alpha_k^c$ is the gradient of the score averaged over a channel's positions; $L^c = \text{ReLU}(\sum_k \alpha_k^c A^k)$.
 # - Behind an average and a linear layer $Z \alpha_k^c = w_k^c$: CAM is a special case, and the network need not be changed.
-# - Negated weights give the counterfactual. The product with guided backpropagation gives detail; the question is answered by
-#   the coarse factor alone.
+# - Negated weights give the counterfactual. The product with guided backpropagation gives detail; the question is answered
+#   almost only by the coarse factor.
 # - A heat map needs baselines: the area, the centre, another photograph's map, random weights.
 # - A biased validation set flatters a biased network. Grad-CAM saw the tag without a clean test set.
 # - Three libraries agree to rounding, and differ in their defaults: ReLU, size, range.

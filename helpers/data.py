@@ -15,6 +15,7 @@ downloads what is missing; `standin` always draws. `data.provenance` says which 
 """
 
 import argparse
+import re
 import sys
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -201,7 +202,9 @@ def with_masks(data):
         known = split.targets["has_mask"]
         return Split(split.images[known], split.targets["masks"][known])
 
-    return replace(data, train=keep(data.train), test=keep(data.test))
+    train, test = keep(data.train), keep(data.test)
+    detail = re.sub(r"[\d,]+ \+ [\d,]+ images", f"{len(train):,} + {len(test):,} images", data.provenance.detail)
+    return replace(data, train=train, test=test, provenance=replace(data.provenance, detail=detail))
 
 
 def largest_animal(data):

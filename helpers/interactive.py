@@ -35,11 +35,13 @@ class Explorable(widgets.VBox):
     caption: what to notice.
     key: lower-case letters, digits and hyphens, not used for another figure in the book.
     size: width and height in inches, at 96 pixels an inch on the page.
+    start: the values to begin with, the first ones if it is not given.
 
-    Raises ValueError for no frame or more than 40, labels that do not fit the values, an empty alt, a bad key.
+    Raises ValueError for no frame or more than 40, labels that do not fit the values, an empty alt, a bad key, a start
+    that is no frame.
     """
 
-    def __init__(self, draw, values, label, *, alt, caption, key, size=(6.4, 3.6)):
+    def __init__(self, draw, values, label, *, alt, caption, key, size=(6.4, 3.6), start=None):
         two = not isinstance(label, str)
         self._labels = tuple(label) if two else (label,)
         self._values = tuple(tuple(v) for v in values) if two else (tuple(values),)
@@ -58,16 +60,20 @@ class Explorable(widgets.VBox):
             raise ValueError("alt is empty; say in a sentence what the picture shows.")
         if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", key):
             raise ValueError(f"key={key!r} must consist of lower-case letters, digits and single hyphens.")
+        self._start = self._grid[0] if start is None else tuple(start) if two else (start,)
+        if self._start not in self._grid:
+            raise ValueError(f"start={start!r} is none of the frames; its parts must stand in the lists of values.")
         self._draw, self._alt, self._caption, self._key, self._size = draw, alt, caption, key, size
         self._frames = {}
 
         self._sliders = [
             widgets.SelectionSlider(
                 options=[(_text(v), v) for v in options],
+                value=value,
                 description=name,
                 style={"description_width": "initial"},
             )
-            for name, options in zip(self._labels, self._values, strict=True)
+            for name, options, value in zip(self._labels, self._values, self._start, strict=True)
         ]
         self._picture = widgets.HTML()  # widgets.Image has no place for a description
         for slider in self._sliders:
@@ -110,11 +116,12 @@ class Explorable(widgets.VBox):
         alts = [self.alt(*v) for v in self._grid]
         controls = "".join(
             f'<div class="course-slider"><label for="{identity}-{n}">{html.escape(name)}</label>'
-            f'<input type="range" id="{identity}-{n}" min="0" max="{len(options) - 1}" value="0" step="1" '
-            f'autocomplete="off" aria-valuetext="{html.escape(_text(options[0]))}" '
+            f'<input type="range" id="{identity}-{n}" min="0" max="{len(options) - 1}" step="1" '
+            f'value="{options.index(value)}" '
+            f'autocomplete="off" aria-valuetext="{html.escape(_text(value))}" '
             f'data-texts="{html.escape("|".join(map(_text, options)))}">'
-            f'<output for="{identity}-{n}">{html.escape(_text(options[0]))}</output></div>\n'
-            for n, (name, options) in enumerate(zip(self._labels, self._values, strict=True))
+            f'<output for="{identity}-{n}">{html.escape(_text(value))}</output></div>\n'
+            for n, (name, options, value) in enumerate(zip(self._labels, self._values, self._start, strict=True))
         )
         script = (Path(__file__).with_name("explorable.js")).read_text("utf-8")
         for mark, value in {"ID": identity, "FRAMES": _script_json(uris), "ALTS": _script_json(alts)}.items():
@@ -122,7 +129,7 @@ class Explorable(widgets.VBox):
         # JupyterLab would otherwise take the arrow keys for itself
         return (
             f'<figure class="course-figure explorable" id="{identity}" data-lm-suppress-shortcuts="true">\n'
-            f"{self._img(self._grid[0])}\n{controls}<figcaption>{html.escape(self._caption)}</figcaption>\n"
+            f"{self._img(self._start)}\n{controls}<figcaption>{html.escape(self._caption)}</figcaption>\n"
             f"<script>\n{script}</script>\n</figure>"
         )
 

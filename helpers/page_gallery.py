@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 
 from helpers import cam, plot, study
+from helpers.chapters import chapter
 from helpers.data import largest_animal, voc_animals
 from helpers.settings import ROOT
 from helpers.table import Table
-from helpers.zoo import ZOO, to_input
+from helpers.zoo import EPOCHS, ZOO, to_input
 
 PAGE = ROOT / "pages" / "gallery.md"
 FOUND = ROOT / "pages" / "gallery.json"
@@ -26,26 +27,6 @@ GROUPS = {"named": list(ZOO)[:10], "placed": list(ZOO)[10:]}
 
 
 # -------------------------------------------------------------------------------------------------- measuring
-
-
-def inside_boxes(targets, labels, margin=0):
-    """Which pixels (N, SIDE, SIDE) lie in a box of the image's label (N,), larger by `margin` px on each side."""
-    centres = torch.arange(SIDE) + 0.5
-    left, top, right, bottom = targets["boxes"].unbind(-1)
-    x = (centres >= left[..., None] - margin) & (centres <= right[..., None] + margin)
-    y = (centres >= top[..., None] - margin) & (centres <= bottom[..., None] + margin)
-    chosen = targets["labels"] == labels[:, None]  # (N, M)
-    return (y[..., :, None] & x[..., None, :] & chosen[..., None, None]).any(1)
-
-
-def energy(maps, regions):
-    """Share of each map (N, H, W), none below zero, that lies in its region (N, H, W); NaN for a map of zeros."""
-    return (maps * regions).sum((1, 2)) / maps.sum((1, 2))
-
-
-def hits(maps, regions):
-    """The pointing game: whether the largest value of each map (N, H, W) lies in its region."""
-    return regions.flatten(1).gather(1, maps.flatten(1).argmax(1, keepdim=True))[:, 0]
 
 
 def heat(member, model, data, images, labels):
@@ -59,13 +40,17 @@ def heat(member, model, data, images, labels):
 
 
 def scores(maps, targets, labels):
-    """Means over the photographs, in percent: energy in boxes and in masks, pointing game. A dict."""
-    masks = (targets["masks"] == (labels + 1)[:, None, None]) & targets["has_mask"][:, None, None]
-    drawn = masks.flatten(1).any(1)
+    """Means over the photographs, in percent: energy in boxes and in masks, pointing game. A dict.
+
+    maps: (N, SIDE, SIDE), none below zero. An empty map has no energy to share, and points nowhere.
+    """
+    cbam, gradcam = chapter("07_cbam"), chapter("15_grad_cam")
+    boxes = cbam.filled(gradcam.of_the_asked(targets, labels), SIDE)
+    masks = gradcam.masks_of_the_asked(targets, labels)
     percent = {
-        "energy in box": energy(maps, inside_boxes(targets, labels)),
-        "energy in mask": energy(maps, masks)[drawn],
-        "pointing game": hits(maps, inside_boxes(targets, labels, TOLERANCE)).float(),
+        "energy in box": cbam.share_inside(maps, boxes),
+        "energy in mask": cbam.share_inside(maps, masks)[targets["has_mask"]],
+        "pointing game": gradcam.pointing(maps, boxes, TOLERANCE).float(),
     }
     return {name: round(100 * float(values.nanmean()), 1) for name, values in percent.items()} | {
         "empty maps": int((maps.amax((1, 2)) <= 0).sum())
@@ -104,7 +89,9 @@ def measure():
         shown[name] = maps[index]
     everywhere = torch.ones(len(images), SIDE, SIDE)
     centre = F.pad(torch.ones(len(images), 2, 2), [SIDE // 2 - 1] * 4)
-    by_chance = inside_boxes(targets, labels, TOLERANCE).float().mean()  # a point drawn at random
+    gradcam = chapter("15_grad_cam")
+    boxes = chapter("07_cbam").filled(gradcam.of_the_asked(targets, labels), SIDE)
+    by_chance = gradcam.near(boxes, TOLERANCE).mean()  # a point drawn at random
     found = {
         "provenance": f"{data.provenance.name}, {len(images)} validation photographs at {SIDE} px",
         "photographs": [data.classes[label] for label in labels[index].tolist()],
@@ -119,7 +106,7 @@ def measure():
             images[index],
             None,
             titles=found["photographs"],
-            rows_of_maps={name.replace(" ", "\n"): shown[name] for name in names},
+            rows_of_maps={name.replace(" ", "\n").replace("-CNN", "-\nCNN"): shown[name] for name in names},
             alt="see the page",
             inches=0.72,
         )
@@ -141,6 +128,10 @@ def _table(found, names):
     return Table(rows, decimals=1)._repr_markdown_()
 
 
+def _listed(names):
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 def text():
     """The page as MyST Markdown, from `pages/gallery.json`."""
     found = json.loads(FOUND.read_text())
@@ -150,11 +141,12 @@ def text():
     return TEMPLATE.format(
         animals=animals,
         provenance=found["provenance"],
-        named=", ".join(named),
-        placed=", ".join(placed),
+        named=_listed(named),
+        placed=_listed(placed),
         table_named=_table(found, named),
         table_placed=_table(found, placed),
         tolerance=TOLERANCE,
+        epochs=EPOCHS,
         middle=found["the middle"]["pointing game"],
         side=SIDE,
         reading_named=READING_NAMED,
@@ -176,21 +168,21 @@ largest animal covers from a tenth to half of the picture. Nobody picked them fo
 
 ## Ten networks that name what they see
 
-{named}: each a small one, built by its chapter's code and trained alike, for two passes over CIFAR-10 and animals cut
-out of VOC's training photographs at 32 pixels (`helpers/zoo.py`). They were never told where on a photograph an
-animal stands. Here they get whole photographs at 64 pixels, and are asked for the logit of the animal.
+{named}: each a small one, built by its chapter's code and trained alike, for {epochs} passes over CIFAR-10 and
+animals cut out of VOC's training photographs at 32 pixels (`helpers/zoo.py`). They were never told where on a
+photograph an animal stands. Here they get whole photographs at 64 pixels, and are asked for the logit of the animal.
 
 ```{{figure}} _static/gallery-named.webp
 :alt: Ten photographs of animals in a row, and below them ten rows of heat maps, one for each network: {named}.
 :width: 100%
 
-Grad-CAM for the true animal, one row per network. Photographs: {provenance}.
+Grad-CAM for the true animal, one row per network. Ten of: {provenance}.
 ```
 
 **Energy in box** is the share of a map that lies in the boxes of that animal, **energy in mask** the share on the
-animal itself, where a mask exists. In the **pointing game** {{cite}}`zhang2018excitation` only the map's highest
-point counts: is it in a box, give or take {tolerance} pixels of {side}? The means are over all validation
-photographs.
+animal itself, where a mask exists; its undecided pixels do not count. In the **pointing game**
+{{cite}}`zhang2018excitation` only the map's highest point counts: is it in a box, give or take {tolerance} pixels of
+{side}? The means are over all validation photographs.
 
 For comparison, the last row is a map that is the same everywhere (in the pointing game, a point drawn at random). And
 a point in the very middle of every photograph, which needs no network either, scores **{middle:.1f} %** in the
@@ -210,7 +202,7 @@ whatever the animal (FPN), the best detection of the animal (YOLO).
 :alt: The same ten photographs, and below them four rows of heat maps, one for each network: {placed}.
 :width: 100%
 
-Grad-CAM for these four. Photographs: {provenance}.
+Grad-CAM for these four. Ten of: {provenance}.
 ```
 
 {table_placed}
@@ -236,10 +228,10 @@ frame. Such agreement is a hint about the training pictures; chapter 15 shows ho
 """
 
 READING_PLACED = """\
-Three of these four were trained with places, and hold more of their evidence on the animal than any of the ten above.
-FPN was, too, but its question has no animal in it: its best anchor may well be about something else on the
-photograph. All four read a map of 8x8 positions, and in the pointing game they do not beat the ten.
+All four were trained with places. Three of them hold more of their evidence on the animal than any of the ten above.
+FPN's question has no animal in it: its best anchor may well be about something else on the photograph. All four read
+a map of 8x8 positions, and in the pointing game they do not beat the ten.
 
 For {empty} photographs the map is empty: at that layer nothing speaks for the answer. An empty map has no energy to
-share and is left out of the first two columns; in the pointing game it points to a corner.
+share and is left out of the first two columns; in the pointing game it counts as a miss.
 """

@@ -318,8 +318,9 @@ CBAM = Paper(
     "CBAM",
     "Gates for channels and then for positions make networks more accurate for almost no parameters (Table 4), more "
     "than squeeze-and-excitation does, and channel first is slightly better than spatial first (Table 3).",
-    "ResNet-20 with 8 to 32 channels and six kinds of attention, for one epoch. Costs differ by up to some 5 % in "
-    "parameters. The last two rows are a control of ours: branches times a fixed 1/4, without any attention.",
+    "ResNet-20 with 8 to 32 channels, with five kinds of attention and with none, for one epoch. Costs differ by up to "
+    "some 5 % in parameters. The last two rows are a control of ours: branches times a fixed 1/4, without any "
+    "attention.",
     (
         Group(
             ACCURACY,
@@ -398,8 +399,9 @@ ASSEMBLED = Paper(
     "Techniques that each help a little still help when they are put together: every step raises ImageNet accuracy, "
     "and nearly every one lowers the error on corrupted images (Table 7).",
     "The paper's ladder on ResNet-8, for 8 epochs of 2,000 images, each step against the one before it; then the "
-    "complete set against the set without one technique, and against none after 24 epochs. All arms see the same "
-    "images equally often; their multiply-adds differ. *Mini-mCE* is the error on corrupted images, *flips* are "
+    "complete set against the set without one technique, and against the plain network after 24 epochs. *+ "
+    "AutoAugment* is the complete set, distillation aside. All arms see the same images equally often; their "
+    "multiply-adds differ. *Mini-mCE* is the error on corrupted images in percent of the plain network's, *flips* are "
     "answers that change when the image moves.",
     (
         Group(
@@ -517,9 +519,9 @@ UNET = Paper(
     "U-Net",
     "Handing the early maps across, weighing the walls between cells, and deforming the images make few annotated "
     "images enough to label every pixel.",
-    "A small U-Net on slices of cells, 200 steps for each arm; *plain*, *balance* and *map* are the loss, with class "
-    "weights and with the paper's weight map. Then a U-Net on photographs, with and without skips and with and without "
-    "a pretrained half. All arms take the same steps; those without skips cost a little less.",
+    "A small U-Net on slices of cells, 200 steps for each arm; *plain*, *balance* and *map* are the loss without "
+    "weights, with class weights and with the paper's weight map. Then a U-Net on photographs, with and without skips "
+    "and with and without a pretrained half. All arms take the same steps; those without skips cost a little more.",
     (
         Group(
             "cells apart at threshold 0.5, points",
@@ -597,8 +599,9 @@ FPN = Paper(
     "FPN",
     "Deep, coarse maps handed down to the fine ones find more objects than a single map; small objects gain most, and "
     "both the lateral connections and the top-down pathway are needed (Table 1).",
-    "Five small networks that propose boxes, with the same images and steps. FPN and bottom-up cost exactly the same, "
-    "FPN and no lateral nearly so; one map costs less. AR100 is the average recall of 100 proposals.",
+    "Four small networks that propose boxes, one of them also from nothing, with the same images and steps. FPN and "
+    "bottom-up cost exactly the same, FPN and no lateral nearly so; one map costs less. AR100 is the average recall of "
+    "100 proposals.",
     (
         Group(
             "AR100 below 17 pixels, points",
@@ -629,8 +632,9 @@ FPN = Paper(
 YOLO = Paper(
     "14_yolo",
     "YOLO",
-    "One network that looks once finds everything, fast enough for video (Table 1). Its loss compares roots of widths "
-    "and heights and gives empty cells half the weight, and each cell has two boxes (section 2).",
+    "One network that looks once says where things are and what they are, fast enough for video (Table 1). Its loss "
+    "compares roots of widths and heights and gives empty cells half the weight, and each cell has two boxes (section "
+    "2).",
     "One choice of the paper changed at a time, for 4 epochs. All arms cost the same multiply-adds, but for one box "
     "per cell, which costs a little less. The claim of speed is no matter of seeds; the chapter measures it.",
     (
@@ -862,16 +866,16 @@ def text():
 
 def summary(results):
     """The table of the comparisons closest to each paper's claim, from Paper -> list of Found, or None."""
-    columns = ("paper", "claim in miniature", "measured", "difference", "verdict")
+    columns = ("paper", "claim in miniature", "verdict", "difference", "measured")  # a phone shows the first ones
     rows = []
     for paper, found in results.items():
         link = paper.link
         for one in found or ():
             if one.row.short:
-                rows.append((link, one.row.short, one.measured, spread(one.effect), one.effect.verdict))
+                rows.append((link, one.row.short, one.effect.verdict, spread(one.effect), one.measured))
                 link = ""  # once for each paper
         if found is None:
-            rows.append((link, "", "", "", UNMEASURED))
+            rows.append((link, "", UNMEASURED, "", ""))
     return markdown(columns, rows)
 
 
@@ -884,15 +888,15 @@ def section(paper, found):
     ]
     if found is None:
         return "\n".join([*lines, f"The study is {UNMEASURED}.\n"])
-    columns = ("claim", "measured", "first arm", "second arm", "difference (95 % interval)", "verdict")
+    columns = ("claim", "verdict", "difference (95\u00a0% interval)", "measured", "first arm", "second arm")
     rows = [
         (
             one.row.claim,
+            one.effect.verdict,
+            f"{spread(one.effect)} ({interval(one.effect)})",
             one.measured,
             arm_name(one.row.first),
             arm_name(one.row.second),
-            f"{spread(one.effect)} ({interval(one.effect)})",
-            one.effect.verdict,
         )
         for one in found
     ]
@@ -929,7 +933,7 @@ def spread(effect):
 
 
 def interval(effect):
-    return f"{effect.low:+.2f} to {effect.high:+.2f}"
+    return f"{effect.low:+.2f}\u00a0to\u00a0{effect.high:+.2f}"
 
 
 def arm_name(arm):

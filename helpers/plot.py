@@ -156,8 +156,8 @@ def mistakes(model, data, logits, layer, count=8):
         },
         alt=f"{len(worst)} misclassified test images, and below each two heat maps: where the evidence for the "
         f"predicted and for the true class lies. Predicted: {named[0]}. True: {named[1]}.",
-        caption=f"The most confident mistakes, and Grad-CAM at {layer} for the wrong and for the right class. Each map "
-        f"is scaled to its own range. Data: {data.provenance}.",
+        caption=f"The most confident mistakes, and Grad-CAM at {layer} for the wrong and for the right class. Above "
+        f"each image the predicted class and the true one. Each map has its own range. Data: {data.provenance}.",
     )
 
 
@@ -252,7 +252,7 @@ def confusion(counts, classes, alt="", caption=""):
             for column in range(len(classes)):
                 value = float(shares[row, column])
                 if value >= 0.5:
-                    ax.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8,
+                    ax.text(column, row, int(value + 0.5), ha="center", va="center", fontsize=8,
                             color="white" if value > 55 else "black")  # fmt: skip
         ax.set_xticks(range(len(classes)), classes, rotation=40, ha="right")
         ax.set_yticks(range(len(classes)), classes)

@@ -23,7 +23,7 @@ from helpers.chapters import chapter
 from helpers.data import VOC_ANIMALS, Dataset, Provenance, Split, voc_animals, with_masks
 from helpers.weights import Weights
 
-EPOCHS = 2
+EPOCHS = 4
 NAMES = torch.tensor([CLASSES.index(name) for name in VOC_ANIMALS])  # an animal's place in CLASSES
 
 

@@ -5,11 +5,12 @@ import shutil
 import subprocess
 import sys
 
+import nbformat
 import pytest
 import yaml
 
 from helpers import course
-from helpers.chapters import names
+from helpers.chapters import FOLDER, names
 from helpers.settings import ROOT
 
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
@@ -67,6 +68,20 @@ def test_chapter_shows_its_committed_outputs_and_no_traceback(html, name):
     text = (html / f"chapters/{name}.html").read_text()
     assert "course-headline" in text and "course-figure" in text
     assert "Traceback" not in text
+    assert not re.search(r"<p>\s*\|", text), "a table that is shown as text"
+
+
+def minutes_of(name):
+    """What the last cell of a committed notebook printed: how long its computations took."""
+    nb = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    printed = "".join(output.get("text", "") for output in course.code_cells(nb)[-1].outputs)
+    return re.search(r"computations took ([\d.]+) minutes", printed)[1]
+
+
+def test_the_reading_orders_give_every_chapter_its_minutes():
+    page = (ROOT / "pages/reading-orders.md").read_text()
+    rows = dict(re.findall(r"^\| \[\d+ [^]]*\]\(\.\./chapters/(\w+)\) \|.*\| ([\d.]+) \|$", page, re.MULTILINE))
+    assert rows == {name: minutes_of(name) for name in names()}
 
 
 def test_sound_source_builds(source, tmp_path):

@@ -382,7 +382,9 @@ def test_with_masks_leaves_out_what_has_none():
     images = torch.arange(4, dtype=torch.uint8)[:, None, None, None].expand(4, 3, 8, 8)
     targets = {"masks": images[:, 0], "has_mask": torch.tensor([True, False, True, True])}
     split = data.Split(images, targets)
-    kept = data.with_masks(data.Dataset(split, split, ("a",), data.Provenance("toy", False, "")))
+    whole = data.Dataset(split, split, ("a",), data.Provenance("toy", True, "4 + 4 images at 8 px, masks of toys"))
+    kept = data.with_masks(whole)
+    assert str(kept.provenance) == "toy, 3 + 3 images at 8 px, masks of toys"
     for part in (kept.train, kept.test):
         assert part.images[:, 0, 0, 0].tolist() == part.targets[:, 0, 0].tolist() == [0, 2, 3]
 

@@ -51,6 +51,15 @@ def test_live_figure_equals_the_books_frame_for_every_value(values, label):
     assert len(set(frames)) == len(frames), "the sliders do not change the picture"
 
 
+def test_both_lives_begin_where_they_are_told():
+    explorable = make(((3, 5, 7), (1, 2)), ("kernel size", "layers"), start=(5, 2))
+    page, frames, alts = static(explorable)
+    assert [slider.value for slider in explorable.children[:-1]] == [5, 2]
+    assert re.findall(r'value="(\d)" autocomplete', page) == ["1", "1"]
+    assert re.findall(r"<output[^>]*>(\w+)<", page) == ["5", "2"]
+    assert live(explorable) == (frames[3], alts[3]) and page.index(frames[3]) < page.index("<input")
+
+
 def test_each_frame_is_drawn_once():
     drawn = []
     explorable = make(draw=lambda figure, n: (drawn.append(n), draw(figure, n)))
@@ -105,6 +114,7 @@ def test_paper_gets_a_contact_sheet():
         ({"values": ((1,), (2,), (3,)), "label": ("a", "b", "c")}, "3 labels for 3"),
         ({"alt": " "}, "alt is empty"),
         ({"key": "Two words"}, "key='Two words'"),
+        ({"start": 9}, "start=9 is none"),
     ],
 )
 def test_unusable_arguments_are_refused(options, message):

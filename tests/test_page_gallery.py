@@ -20,14 +20,6 @@ def one_box(left, top, right, bottom, label=0):
     }
 
 
-def test_a_region_is_the_boxes_of_the_label():
-    targets = one_box(32.0, 64.0, 64.0, 96.0)
-    region = page_gallery.inside_boxes(targets, torch.tensor([0]))
-    assert region[0, 64:96, 32:64].all() and region.sum() == 32 * 32
-    assert page_gallery.inside_boxes(targets, torch.tensor([0]), margin=4).sum() == 40 * 40
-    assert page_gallery.inside_boxes(targets, torch.tensor([4])).all()
-
-
 def test_scores_by_hand():
     targets, labels = one_box(0.0, 0.0, 64.0, 128.0), torch.tensor([0])
     targets["masks"][0, :64, :64] = 1
@@ -39,7 +31,8 @@ def test_scores_by_hand():
     assert page_gallery.scores(maps, targets, labels)["pointing game"] == 100.0
     maps[0, 10, 69] = 6.0
     assert page_gallery.scores(maps, targets, labels)["pointing game"] == 0.0
-    assert page_gallery.scores(torch.zeros_like(maps), targets, labels)["empty maps"] == 1
+    nothing = page_gallery.scores(torch.zeros_like(maps), targets, labels)
+    assert nothing["empty maps"] == 1 and nothing["pointing game"] == 0.0
 
 
 def test_the_chosen_photographs_are_two_of_each_class():

@@ -256,6 +256,17 @@ def test_numbers_in_text_stay_as_they_are():
     assert repr(Table([{"k": "007", "x": "1e5"}])).split()[-2:] == ["007", "1e5"]
 
 
+def test_numbers_stand_flush_right_also_in_text_and_beside_empty_cells():
+    row = {"a": None, "b": "1,024", "c": "+1.2 ± 0.3", "d": "4 to 5", "e": "ResNet-20", "f": ""}
+    rule = Table([row | {"a": 1.0}, row, row | {"b": "8.75"}])._repr_markdown_().splitlines()[1]
+    assert [part.endswith(":") for part in rule.strip("|").split("|")] == [True, True, True, False, False, False]
+
+
+def test_a_bar_ends_no_cell():
+    head, _, body = Table([{"|γ|": "a|b"}])._repr_markdown_().splitlines()
+    assert [len(re.split(r"(?<!\\)\|", line)) for line in (head, body)] == [3, 3]
+
+
 def test_an_empty_table():
     assert Table([])._repr_markdown_() == "" == repr(Table([]))
 
