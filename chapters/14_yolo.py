@@ -178,8 +178,8 @@ def surest_windows(index, most=4):
 plot.boxes(
     data.test.images[:5],
     [surest_windows(index) for index in range(5)],
-    alt="Five validation photographs with the four surest windows of the classifier on each. Most show a part of the animal.",
-    caption="The classifier's surest windows. A part of an animal is enough for it to be sure. "
+    alt="Five validation photographs with the four surest windows of the classifier on each. Some hold a part of the animal, many none.",
+    caption="The classifier's surest windows. Some hold a part of the animal, many none. "
     f"Data: {data.provenance}.",
     inches=1.4,
 )
@@ -364,8 +364,8 @@ def draw_grid(ax, image, targets, index, grid):
         )
         cell.set(fill=True, facecolor=colour, alpha=0.45)
         ax.add_patch(cell)
-    plot.draw_boxes(ax, true_boxes(targets, index, data.classes))
-    ax.set_axis_off()
+    plot.draw_boxes(ax, true_boxes(targets, index, data.classes, named=False))
+    ax.set(xticks=[], yticks=[])
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -382,7 +382,7 @@ def draw(fig):
 plot.show(
     draw,
     alt="A photograph of a group of animals under a grid of 7x7 and of 14x14 cells. The cells with an animal's centre are filled.",
-    caption="The filled cell holds the centre, and it alone has to find the whole animal, most of which lies outside of it. "
+    caption="The filled cell holds the centre, and it alone has to find the whole animal. White: the true boxes. "
     f"Data: {data.provenance}.",
     width=5.0,
     height=2.6,
@@ -773,7 +773,7 @@ def draw(fig):
         left.plot(width, (width - true).square(), color=colour, linestyle="--", linewidth=1)
         left.axvline(true, color=colour, linewidth=0.6)
     left.set(xlabel="predicted width", title="squared error", ylim=(0, 0.35))
-    left.legend(loc="upper center", fontsize=7, frameon=True)
+    left.legend(loc="upper center", fontsize=7, bbox_to_anchor=(0.5, -0.2), ncols=2)
     sizes = torch.linspace(0.05, 0.9, 100)
     for share, shade in ((0.1, 0.4), (0.3, 1.0)):
         right.plot(sizes, (sizes.sqrt() - (sizes * (1 - share)).sqrt()).square(), color="C0", alpha=shade,
@@ -1188,8 +1188,8 @@ def draw(fig):
 plot.show(
     draw,
     alt="The five terms of the loss over the steps while 32 photographs are learnt by heart, on a logarithmic scale.",
-    caption="Five tasks at once. The weights are in it. Confidence where an object is cannot reach 0 before the boxes fit, because its target is their "
-    f"overlap. Data: {by_heart.provenance}.",
+    caption="Five tasks at once. The weights are in it. Confidence where an object is falls last: its target is the overlap, which changes until the "
+    f"boxes fit. Data: {by_heart.provenance}.",
     height=2.6,
 )
 
@@ -1307,7 +1307,7 @@ def draw_curves(ax, pairs, names):
 def draw(fig):
     left, right = fig.subplots(1, 2)
     draw_curves(left, pairs, data.classes)
-    left.legend(fontsize=7, loc="lower left")
+    left.legend(fontsize=7, loc="upper right")
     draw_terms(right, loss.history, every=max(1, len(loss.history) // 60))
     right.set_title("terms of the loss, weighted")
     right.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
@@ -1349,7 +1349,9 @@ ranked = (quality + 0.1 * sureness).argsort(descending=True)
 chosen = {
     "best": ranked[:4],
     "typical": ranked[torch.linspace(0.3 * n, 0.7 * n, 4).long()],
-    "worst": ranked[-4:],
+    "worst": (quality - 0.1 * sureness).argsort()[
+        :4
+    ],  # of those without a right box the surest
 }
 picked = torch.cat(list(chosen.values()))
 plot.boxes(
@@ -1540,8 +1542,8 @@ Table(
         "overlap, small": STUDY.text(arm, "fit_small"),
         "overlap, large": STUDY.text(arm, "fit_large"),
         "confidence": STUDY.text(arm, "confidence"),
-        "localisation, %": STUDY.text(arm, "localisation", 100, 1),
-        "background, %": STUDY.text(arm, "background", 100, 1),
+        "badly placed, %": STUDY.text(arm, "localisation", 100, 1),
+        "wrong name, %": STUDY.text(arm, "other animal", 100, 1),
     }
     for arm in ARMS
 )
