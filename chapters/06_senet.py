@@ -27,8 +27,8 @@
 # - measure what gates do in a trained network: by depth, by class, and when you take them away.
 #
 # **Before you read on, guess.** The gates add 10 % to the parameters of ResNet-50. What do they add to its
-# multiply-adds: 10 %, 1 % or 0.1 %? And to the time that an image takes? Write both down; two cells below settle
-# it.
+# multiply-adds: 10 %, 1 % or 0.1 %? And to the time that an image takes? Write both down; the section with the checks
+# settles them.
 
 # %% [markdown]
 # ## Setup
@@ -84,7 +84,8 @@ data = at_16_pixels(cifar10(train=pick(full=None, quick=640), test=pick(full=Non
 # %% [markdown]
 # ## The problem: a convolution does not know what is elsewhere
 #
-# A unit of a convolutional layer sees its window and nothing else. Here is a task in which that hurts.
+# What a convolution computes at a position depends on a window around it and on nothing else. Here is a task in which
+# that hurts.
 #
 # A picture has bright and dark patches, and somewhere in it hangs a lamp. If the lamp is red, mark the bright pixels. If
 # it is blue, mark the dark ones. Every picture comes as a pair of twins that differ in the lamp alone.
@@ -115,8 +116,8 @@ def lamp_pictures(pairs, seed, side=16, lamp=6):
 
 # %% [markdown]
 # The classifier gives one answer for each pixel. It has three 3x3 convolutions, so an answer depends on a window of
-# 7x7 pixels. There is room for one more layer, and for now nothing is in it. Only pixels whose window does not touch
-# the lamp count.
+# 7x7 pixels. Before the last of them there is room for one more layer, the `unit`, and for now nothing is in it. Only
+# pixels whose window does not touch the lamp count.
 
 
 # %% tags=["model"]
@@ -319,8 +320,8 @@ plot.show(
 #   and multiply with a mask for every position. The gates here are for channels alone, and therefore small.
 # - **The average over the map** has stood at the end of networks since Network in Network {cite}`lin2014nin`. Here it
 #   stands in every block.
-# - **Better networks by search** {cite}`zoph2017search` look for how to connect layers. A unit for channels works
-#   inside whatever block they find, and later searches took it in.
+# - **Search** {cite}`zoph2017search` finds better ways to connect layers. A unit for channels works
+#   inside whatever block it finds, and later searches took it in.
 
 # %% [markdown]
 # ## The smallest piece by hand
@@ -498,9 +499,10 @@ plot.show(
 )
 
 # %% [markdown]
-# The unit opens one set of channels under a red lamp and another under a blue one. The last convolution reads the two
-# sets with opposite signs. A few hundred parameters and as many multiply-adds make the difference between
-# guessing and knowing. Without the squeeze, the same parameters achieve nothing.
+# The unit opens one set of channels under a red lamp and another under a blue one; hardly any channel is open under
+# both. So the last convolution can read the two sets with opposite signs. A few hundred parameters and as many
+# multiply-adds make the difference between guessing and knowing. Without the squeeze, the same parameters achieve
+# nothing.
 #
 # The task was made for this. What do the gates do in a network for photographs?
 
@@ -567,8 +569,9 @@ plot.show(
 # | Identity | 22.20 | 6.15 |
 #
 # These are the paper's numbers (Table 14, SE-ResNet-50 on ImageNet). Three designs differ by less than a tenth of a
-# point in top-1 error, and only POST is half a point worse. What makes POST different? It also turns down what came over
-# the shortcut, and the shortcut of a ResNet is there not to be closed. Exercise 3 builds all four.
+# point in top-1 error, and only POST is half a point worse. What makes POST different? It alone stands behind the
+# addition, so that one gate turns down the branch and the shortcut together. In the other three designs, one of the
+# two ways stays open. Exercise 3 builds all four.
 #
 # The standard design in code: whatever a block's branch computes, pass it through a unit. We mix that into both blocks
 # of chapter 2.
@@ -779,8 +782,8 @@ rows.append(
 Table(rows, decimals={"paper: millions": 1, "paper: top-1 error in %": 2})
 
 # %% [markdown]
-# The counts agree when the paper's are read as rounded up. The error is the same for $r$ from 4 to 16 and rises at 32;
-# the cost is not. So 16 is a choice for economy.
+# The counts agree when the paper's are read as rounded up. The error is nearly the same for $r$ from 4 to 16 and
+# rises at 32. The parameters fall with each step. So 16 is a choice for economy.
 #
 # ### Which stages?
 #
@@ -816,8 +819,8 @@ for name, (kept, millions, error) in PAPER_STAGES.items():
 Table(rows, decimals={"more, %": 1, "paper: millions": 1, "paper: top-1 error in %": 2})
 
 # %% [markdown]
-# Stage 4 alone brings more than half of the gain for a third of the parameters. All but the last stage is an increase
-# of some 4 % instead of 10 %.
+# Stage 4 alone brings more than half of the gain for less than a third of the new parameters. Units in all stages but
+# the last are an increase of some 4 % instead of 10 %.
 #
 # ### Other places, other networks
 #
@@ -858,8 +861,8 @@ for name, count in macs50.items():
     print(f"{name}: {count / 1e9:.2f} billion, {(count + touched) / 1e9:.2f} with those")
 
 # %% [markdown]
-# So most of what a unit does is not arithmetic. It is going through the map twice. How long does that take? One image
-# of 224x224 pixels on this machine, and the small network of this chapter on a batch of 64:
+# So most of the operations of a unit are not in its layers: it goes through the whole map twice. How long does that
+# take? One image of 224x224 pixels on this machine, and the small network of this chapter on a batch of 64:
 
 # %%
 side, seconds = pick(full=(224, 3.0), quick=(64, 0.1))
@@ -909,12 +912,12 @@ Table(
 # %% [markdown]
 # That is the second answer, and it depends. In the large network the extra time varies with the machine and with what else it does:
 # in two runs of this page we have seen nothing and a good quarter, for less than a tenth of a percent more multiply-adds. In the small
-# network, where a layer takes little time, it is always there: what costs is starting a handful of small operations in every block.
+# network a layer takes little time, and starting a handful of small operations in every block costs a good part of it.
 # The paper measured 209 ms instead of 190 for a training step on 8 GPUs, 10 % more, and 167 ms instead of 164 for an
 # image on a CPU (section 4).
 #
-# "No squeeze" shows what the average is also good for. The same weights at every position are real work: 4.27 billion
-# multiply-adds instead of 3.87.
+# "No squeeze" shows what the average is also good for. In the large network the same weights at every position are real
+# work: 4.27 billion multiply-adds instead of 3.86. In the small one they are 3 % more, too little to show in the time.
 
 # %% [markdown]
 # ## Where we differ from the paper
@@ -924,7 +927,7 @@ Table(
 # | task | 1000 classes, 224x224, 1.28 M images | CIFAR-10 at 16x16, 40,000 or 50,000 images | minutes on a laptop; gains below one point cannot be seen |
 # | network | SE-ResNet-50 to 152, SE-ResNeXt, SE-Inception, SENet-154 | counts of those ResNets; training of SE-ResNet-20 | the CIFAR networks of the paper have 110 and 164 layers |
 # | optimiser | SGD, momentum 0.9, batch 1024, rate 0.6, a tenth every 30 of 100 epochs | Nesterov momentum, batch 128, one cycle with peak 0.1, 2 or 3 epochs | far from converged |
-# | reduction ratio | 16 | 2, 4 and 8 | with 8 to 64 channels, 16 leaves a hidden layer of one unit |
+# | reduction ratio | 16 | 2, 4 and 8 | 16 leaves 16 channels a single hidden unit, and 8 channels none |
 # | first weights | He for all layers | the same, biases zero | |
 # | fully connected layers | with bias in the released networks, without in the formula | with bias | 16,048 parameters in SE-ResNet-50 |
 # | stride in a bottleneck | on the first 1x1 (v1) | the same | |
@@ -1019,13 +1022,14 @@ plot.histories(
 # | ResNet-164, CIFAR-10 | 5.46 | 4.39 | | |
 #
 # With its units the network of 50 layers comes close to the one of 101 without, at half the multiply-adds. SENet-154,
-# with 115 million parameters, reached 18.68 % top-1 error (Table 8), and a small ensemble of SENets won the ILSVRC 2017
-# classification with 2.251 % top-5 error on the test set. The authors' released networks, trained longer, are better
-# than their paper: 22.37 % for SE-ResNet-50.
+# with 115 million parameters, reached 18.68 % top-1 error (Table 8), and a small ensemble of SENets won the ILSVRC
+# 2017 classification with 2.251 % top-5 error on the test set. The authors' released networks, trained longer, are
+# better than their paper: 22.37 % for SE-ResNet-50. Longer trainings are also behind the 23.30 and 22.28 % of the
+# tables above (section 6 of the paper).
 #
-# Ours is a study of ResNet-20 on CIFAR-10 at 16x16 pixels: without units, with units at two reduction ratios, and with
-# the unit that does not squeeze, at equal parameters. Every arm with the same seed starts from the same convolutions
-# and sees the same batches.
+# Ours is a study of ResNet-20 with half the channels (8, 16 and 32) on CIFAR-10 at 16x16 pixels: without units, with
+# units at two reduction ratios, and with the unit that does not squeeze, at equal parameters. Every arm with the same
+# seed starts from the same convolutions and sees the same batches.
 
 
 # %% tags=["model"]
@@ -1109,7 +1113,9 @@ plot.study(
 # ## The paper's claim in miniature
 #
 # What the paper's tables predict, put as differences of test accuracy that should be positive, seed by seed. On the
-# whole they are small numbers: a point and a half on ImageNet, one on CIFAR-10, each after a long training.
+# whole they are small numbers: a point and a half on ImageNet, one on CIFAR-10, each after a long training. The
+# verdict is "seen" if the 95 % interval of the mean lies above zero, "reversed" if it lies below, and "not clear"
+# otherwise.
 
 # %%
 CLAIMS = [
@@ -1122,15 +1128,17 @@ CLAIMS = [
 STUDY.claims(CLAIMS, "test_accuracy", "test accuracy, points", 100)
 
 # %% [markdown]
-# **Units.** Not clear, and if anything the wrong way round: on average the arms with units are a point or more *less*
-# accurate. Their spread over seeds is several times that of the arm without. Look at the training loss in the table above: it
-# is higher, too. So the larger networks do not overfit; in some 600 steps they have simply not come as far. One thing
-# that may hold them back is the start, where every branch has half its strength. We did not test that; exercise 5 does.
+# **Units.** Not clear, and if anything the wrong way round: on average the arms with units are about a point or more
+# *less* accurate. Their spread over seeds is several times that of the arm without. Look at the training loss in the
+# table above: it is higher, too. So the larger networks do not overfit; in some 600 steps they have simply not come
+# as far. One thing that may hold them back is the start, where every branch has half its strength. We did not test
+# that; exercise 5 does.
 #
-# **The squeeze.** Gates without it are clearly worse than no gates. With it they are half a point better than without, on
-# average, and that is not clear.
+# **The squeeze.** Gates without a squeeze are clearly worse than no gates. Gates with it are half a point better than
+# those, on average, and that is not clear.
 #
-# **Capacity.** The higher $r$, with its smaller units, is not worse. The paper found the same between 4 and 16.
+# **Capacity.** Not clear either: the higher $r$, with its smaller units, is half a point better on average. The paper
+# found hardly any difference between 4 and 16.
 #
 # Does this contradict the paper? It cannot. The paper's gain is a point after a hundred epochs, and our intervals are wider than
 # that after two. What the lamps showed for certain, a short training on small images does not show.
@@ -1215,7 +1223,7 @@ plot.evidence(
 # ### The gates, by depth
 #
 # Now what this paper makes visible. The network has nine units, three in each stage. Here are all their gates for the
-# test images. Can you guess which units are the busiest?
+# first 2,000 test images. Can you guess which units are the busiest?
 
 # %%
 sample = data.test.images[:2000]
@@ -1259,9 +1267,13 @@ plot.show(
 # a gate more than that is that it **varies** from image to image. And it may vary in two ways: from class to class, or
 # among the images of one class. The total variance of a gate is the sum of the two,
 #
-# $$ \underbrace{\frac{1}{N}\sum_n (s_n - \bar s)^2}_{\text{total}} =
-# \underbrace{\sum_k \frac{N_k}{N} (\bar s_k - \bar s)^2}_{\text{between classes}} +
-# \underbrace{\frac{1}{N}\sum_n (s_n - \bar s_{k(n)})^2}_{\text{within classes}}, $$ (eq-senet-variance)
+# $$
+# \begin{aligned}
+# & \underbrace{\frac{1}{N}\sum_n (s_n - \bar s)^2}_{\text{total}} \\
+# & \quad = \underbrace{\sum_k \frac{N_k}{N} (\bar s_k - \bar s)^2}_{\text{between classes}} \\
+# & \quad + \underbrace{\frac{1}{N}\sum_n (s_n - \bar s_{k(n)})^2}_{\text{within classes}},
+# \end{aligned}
+# $$ (eq-senet-variance)
 #
 # with $s_n$ the gate of a channel for image $n$, $\bar s$ its mean, $N_k$ images of class $k$, $\bar s_k$ the mean over
 # them, and $k(n)$ the class of image $n$.
@@ -1324,15 +1336,15 @@ plot.show(
 )
 
 # %% [markdown]
-# The gates stay around one half; hardly any is near 0 or 1. But they vary from image to image, and the more, the deeper:
-# the spread over images in the last block is more than twice that in the first. And the share of the variance that goes with
-# the class rises from about a tenth at the start to about two fifths in the last stage. So early gates react to
-# something that the classes share, late gates to what is in the image. Even there, the larger part of the variance is
-# within the classes.
+# The gates stay around one half; hardly any is near 0 or 1. But they vary from image to image, and on the whole the
+# more, the deeper: the spread over images in the last block is more than three times that in the first. And the share
+# of the variance that goes with the class rises from about a tenth at the start to about two fifths in the last
+# stage, not steadily: block 2.2 falls back. So early gates react mostly to something that the classes share, late
+# gates more to the class. Even there, the larger part of the variance is within the classes.
 #
 # ### The gates, by class
 #
-# The paper's Figure 7 shows the mean gate of each channel for a few classes, after each stage. For ImageNet it found
+# The paper's Figure 7 shows the mean gate of each channel for a few classes, at several depths. For ImageNet it found
 # that the classes share their gates in the early stages, differ later, and that the last two blocks go back to nearly
 # the same values for all. Here is the last block of each of our stages.
 
@@ -1367,12 +1379,12 @@ plot.show(
 )
 
 # %% [markdown]
-# From left to right, the classes part. At the end of stage 1 their lines run close to the black one, in stage 3 they cross
-# the grey band from side to side. That is the paper's finding: shared at first, specific later.
+# From left to right, the classes part. At the end of stage 1 their lines run mostly inside the grey band, in stage 3
+# they cross it from side to side and leave it. That agrees with the paper: shared at first, specific later.
 #
 # The paper's other finding is missing. There, the last two blocks have nearly the same gates for all classes, in one of
 # them mostly close to one, and could do without a unit. Here, the last block varies most of all. The networks are too different to say why: 9
-# blocks instead of 16, 10 classes instead of 1000, and three epochs, after which no gate has had the time to saturate.
+# blocks instead of 16, 10 classes instead of 1000, and three epochs, after which hardly any gate is near 0 or 1.
 #
 # ### What does the network do with them?
 #
@@ -1451,12 +1463,15 @@ Table(
 )
 
 # %% [markdown]
-# - **Average.** Without any reaction to the image, the network loses a few points, and next to nothing in stage 1. So most of what
-#   it does with its gates is a fixed scale for each channel, which the layer before could have had without a unit.
-# - **Any image.** The gates of a stranger are worse than the average: a wrong reaction is worse than none.
+# - **Average.** Without any reaction to the image, the network loses a few points, and only half a point in stage 1.
+#   So most of what it does with its gates is a fixed scale for each channel, which the layer before could have had
+#   without a unit.
+# - **Any image.** In each column the gates of a stranger are worse than the average: a wrong reaction is worse than
+#   none.
 # - **Same class.** In stage 3 the accuracy is *higher* than with its own gates. Do not rejoice: we chose the other image
 #   by its true label. Its gates carry some of that label into an image that the network had misread. That shows how
-#   much the late gates know about the class; as a method it would be cheating.
+#   much the late gates know about the class; as a method it would be cheating. In stages 1 and 2, the gates of the same
+#   class are no better than those of any image.
 # - **All one.** Far worse than everything else, above all in stage 1, and not because of what gates know. Every branch is
 #   suddenly about twice as strong as in training.
 
@@ -1464,8 +1479,9 @@ Table(
 # ## Play: swap the gates
 #
 # Choose an image, and what to do with its gates: leave them, replace those of one stage or of all by those of another
-# image (the small one), by the average over training images, or by one. Left, the gates of the last block of the stage
-# in question, what they were (grey) and what they are (blue). Right, the logits before (grey) and after (blue).
+# image (the small one), by the average over training images, or by ones. In the middle, the gates of the last block
+# of the stage in question, what they were (grey) and what they are (blue). Right, the logits before (grey) and after
+# (blue).
 #
 # Which stage's gates can you exchange without changing the answer? Is there an image that becomes what its donor shows?
 
@@ -1558,7 +1574,7 @@ Explorable(
 #
 # The unit is in many networks of the years after: MobileNetV3 {cite}`howard2019mobilenetv3` and EfficientNet
 # {cite}`tan2019efficientnet` ([chapter 4](04_efficientnet)) have one in their blocks, found or kept by search. Use it
-# when parameters and multiply-adds are what is scarce. Where seconds are, measure first: an operation that reads the
+# when multiply-adds are what is scarce. Where seconds are, measure first: an operation that reads the
 # whole map before anything else can go on costs more time than its count says.
 #
 # - **GENet** {cite}`hu2018genet`, from the same group, asks how far a unit has to look, and how to spread what it saw.
@@ -1568,8 +1584,8 @@ Explorable(
 #   any parameters.
 # - **Selective kernels** {cite}`li2019sknet` let the same kind of gate choose between branches with small and large
 #   filters; [chapter 9](09_assembled_cnn) uses them.
-# - The squeeze by average is no dogma: the maximum gives 22.57 % instead of 22.28 % top-1 error (the paper's Table 11).
-#   The sigmoid is: with tanh 23.00 %, and with a ReLU in its place 23.47 %, worse than the 23.30 % without any unit
+# - Average or maximum matters little: the maximum gives 22.57 % instead of 22.28 % top-1 error (the paper's Table 11).
+#   The sigmoid matters more: with tanh it is 23.00 %, and with a ReLU 23.47 %, worse than the 23.30 % without any unit
 #   (Table 12).
 #
 # The paper's other uses: the gain is similar for ResNeXt {cite}`xie2017aggregated`, Inception-ResNet, VGG-16 and BN-Inception
@@ -1698,7 +1714,7 @@ verify(check_prune, prune_solution)
 
 # %% [markdown]
 # On the trained network: prune the block whose gates vary least, then the next, and so on. How far can you go before
-# the loss on the test images rises?
+# the test accuracy falls by a point?
 
 # %% jupyter={"source_hidden": true} tags=["hide-cell"]
 pruned, rows = copy.deepcopy(model), []
@@ -1719,8 +1735,8 @@ for name in ["", *sorted(spreads, key=spreads.get)]:
 Table(rows, decimals={"test accuracy in %": 1})
 
 # %% [markdown]
-# Stage 1 goes first, and costs next to nothing. All nine together cost a few points and leave exactly the 269,722 parameters
-# of a ResNet-20: a network without units that has been trained with them.
+# Stage 1 goes first, and costs half a point. All nine together cost a few points and leave exactly the 269,722
+# parameters of a ResNet-20: a network without units that has been trained with them.
 #
 # **5. (open)** All gates start around one half, so every branch starts at half its strength. Does that matter in a short
 # training? Set `fc2.bias` of every unit to 3 before the training (the gates then start around 0.95) and repeat
@@ -1731,11 +1747,11 @@ Table(rows, decimals={"test accuracy in %": 1})
 # ## Recap
 #
 # - Squeeze: the average of each channel. Excitation: two small layers and a sigmoid give a gate for each. Scale.
-# - In ResNet-50 that is 10 % more parameters and less than 0.1 % more multiply-adds in layers with weights. In
-#   time it can be far more, above all in small networks, because the unit goes through the whole map twice.
-# - What convolutions cannot do is use what is elsewhere in the image. The lamps show it: half right without, nearly
+# - In ResNet-50 that is 10 % more parameters and less than 0.1 % more multiply-adds in layers with weights. In time
+#   it can be far more, because a unit is several small operations, and two of them go through the whole map.
+# - What a convolution cannot do is use what lies outside its window. The lamps show it: half right without, nearly
 #   all right with one average.
-# - The unit belongs on the branch, before the addition.
+# - The unit belongs before the addition; the paper puts it at the end of the branch.
 # - A gate is worth its cost where it varies from image to image. In our network gates vary more, and more with the
 #   class, the deeper they are. Where they do not vary, they can be folded away.
 #

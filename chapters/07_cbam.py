@@ -191,13 +191,22 @@ print("maximum is not sure of it:", found["maximum", "haze"] < 0.8)
 # Let $\mathbf{F}$ be a feature map with $C$ channels. CBAM computes two sets of gates, one after the other, and
 # multiplies by them:
 #
-# $$ \mathbf{F}' = \mathbf{M}_c(\mathbf{F}) \otimes \mathbf{F}, \qquad
-#    \mathbf{F}'' = \mathbf{M}_s(\mathbf{F}') \otimes \mathbf{F}'. $$ (eq-cbam)
+# $$
+# \begin{aligned}
+# \mathbf{F}' &= \mathbf{M}_c(\mathbf{F}) \otimes \mathbf{F}, \\
+# \mathbf{F}'' &= \mathbf{M}_s(\mathbf{F}') \otimes \mathbf{F}'.
+# \end{aligned}
+# $$ (eq-cbam)
 #
 # **Channel attention**, the "what": describe each channel by its average and by its maximum over all positions. Send
 # both descriptions through the *same* two small layers, and add the results:
 #
-# $$ \mathbf{M}_c(\mathbf{F}) = \sigma\big( W_1 \delta(W_0 \mathbf{F}^c_\text{avg}) + W_1 \delta(W_0 \mathbf{F}^c_\text{max}) \big). $$ (eq-cbam-channel)
+# $$
+# \begin{aligned}
+# \mathbf{M}_c(\mathbf{F}) = \sigma\big( & W_1 \delta(W_0 \mathbf{F}^c_\text{avg}) \\
+# & + W_1 \delta(W_0 \mathbf{F}^c_\text{max}) \big).
+# \end{aligned}
+# $$ (eq-cbam-channel)
 #
 # **Spatial attention**, the "where": describe each position by the average and by the maximum over all channels. That
 # is a picture of two channels. One convolution of 7x7 turns it into a picture of one:
@@ -431,13 +440,14 @@ print("either: both beat each one alone by 10 points:", either["both (CBAM)"] > 
 
 # %% [markdown]
 # Guessing would open the right one of eight gates in 12.5 % of the cases. Each descriptor alone solves the task that is
-# made for it and hardly more than guesses in the other. Together they solve both, though not perfectly. The shared
+# made for it and is little better than a guess in the other. Together they solve both, though not perfectly. The shared
 # layers get two numbers and are not told which is the average and which the maximum. An average of 0.4 must open the
 # gate, a maximum of 3, which is mere noise, must not, and a maximum of 8 must. That is the price of sharing.
 #
-# In a network the two descriptors are far more alike than here. The paper's own comparison with ResNet-50 on ImageNet
-# (its Table 1, top-1 error, figures to a tenth): no gates about 24.6 %, average about 23.1, maximum about 23.2, both
-# about 22.8. The gates themselves gain a point and a half; telling them the maximum as well gains a third of a point.
+# In a network the two descriptors can be more alike than here; we look at that below. The paper's own comparison with
+# ResNet-50 on ImageNet (its Table 1, top-1 error, figures to a tenth): no gates about 24.6 %, average about 23.1,
+# maximum about 23.2, both about 22.8. The gates themselves gain a point and a half; telling them the maximum as well
+# gains a third of a point.
 
 # %% [markdown]
 # ## The second half: spatial attention
@@ -495,11 +505,12 @@ for name, parameter in spatial.named_parameters():
 # %% [markdown]
 # The paper tried two other designs (its Table 2). Instead of the two descriptions, a learned 1x1 convolution over the
 # channels: a little worse, although it has parameters of its own. And 3x3 instead of 7x7: a little worse, too. With
-# both, the top-1 error of ResNet-50 goes from about 22.8 % (channel attention alone) to about 22.7 %. Keep that in mind:
-# on ImageNet the spatial half brings a tenth or two of a point.
+# the two descriptions and 7x7, the top-1 error of ResNet-50 goes from about 22.8 % (channel attention alone) to about
+# 22.7 %. Keep that in mind: on ImageNet the spatial half brings a tenth or two of a point.
 #
-# Why a large filter? To know whether a position matters, it helps to see its surroundings: at 14x14 positions, 7x7 is
-# half of the image. And with two channels in and one out a large filter has few weights.
+# Why a large filter? To know whether a position matters, it helps to see its surroundings: at 14x14 positions, a
+# window of 7x7 is half as wide and half as high as the image. And with two channels in and one out a large filter has
+# few weights.
 
 # %% [markdown]
 # ## The module: three orders
@@ -594,14 +605,15 @@ rows = inspect.trace(model, (3, 224, 224)).rows
 Table(row for row in rows if row["layer"].startswith("layer1.0"))
 
 # %% [markdown]
-# In the channel gate, `fc1` and `fc2` run twice, once for the average and once for the maximum. Their parameters are
+# Where `bn2` was, there are now two things: `bn2.0` is the batch normalisation, `bn2.1` the module behind it. In the
+# channel gate, `fc1` and `fc2` run twice, once for the average and once for the maximum. Their parameters are
 # counted where they run first.
 
 # %% [markdown]
 # ## Checks: are these the paper's networks?
 #
-# Parameters to the last one, next to the paper's Table 4. Its figures are printed as "about", to a tenth of a million
-# and of a percent.
+# Parameters to the last one, next to the paper's Table 4. We give its figures to a tenth of a million
+# and of a percent, hence "about".
 
 # %% tags=["nbval-check-output"]
 PAPER = {  # about: million parameters; top-1 error in % of the plain network, with SE, with CBAM (Table 4)
@@ -667,10 +679,10 @@ for row in rows:
     )
 
 # %% [markdown]
-# The spatial half is free in parameters; the channel half costs what squeeze-and-excitation costs. In multiply-adds
-# both together stay below a fifth of a percent. That is not the whole truth. Taking means and maxima is not counted, and
-# every gate reads and writes the whole feature map. So we also take the time, for the small networks that we train
-# below:
+# The spatial half is nearly free in parameters; the channel half costs what squeeze-and-excitation costs. In
+# multiply-adds both together stay below a fifth of a percent. That is not the whole truth. Taking means and maxima is
+# not counted, and every gate reads and writes the whole feature map. So we also take the time, for the small networks
+# that we train below:
 
 # %% tags=["model"]
 ARMS = {
@@ -718,8 +730,9 @@ Table(
 )
 
 # %% [markdown]
-# A few percent more multiply-adds, and a far larger part more time. Small layers that read much and compute little are
-# slow on every machine; on yours the factor is another one. "Negligible overhead" is a statement about parameters.
+# At most 4 % more multiply-adds, but far more time: CBAM more than doubles it in this table. Small layers that read
+# much and compute little are slow on every machine; on yours the factor is another one. "Negligible overhead" is a
+# statement about parameters.
 #
 # **MobileNet.** The paper also puts CBAM into MobileNet (chapter 5) and reports about 5.07 million parameters for it,
 # where the paper of squeeze-and-excitation reports about 4.7 million for the same network with SE. One block of
@@ -770,7 +783,7 @@ print("equal with the two channels swapped:", torch.allclose(ours, swapped, atol
 # |:--|:--|:--|:--|
 # | images | ImageNet, 1.28 M, 224x224 | CIFAR-10 at 16x16; animals of PASCAL VOC at 64x64 | minutes instead of days; everything is less accurate, and a 7x7 filter sees most of a small map |
 # | network | ResNet-18 to 101, wide ResNet, ResNeXt, MobileNet | ResNet-20 with 8 to 32 channels; ResNet-8 with 16 to 64 for the animals | a fraction of the cost |
-# | reduction ratio $r$ | 16 | 4 | 16 would leave a single hidden unit of 8 or 16 channels |
+# | reduction ratio $r$ | 16 | 4 | 16 leaves 16 channels a single hidden unit, and 8 channels none |
 # | batch normalisation before the sigmoid | not in the equation; in the code, scale 0 at first, running averages move by 0.01 per step | as in the code, but by 0.1 per step | at 0.01, the averages of a training of 230 steps would still remember the start |
 # | order of the two descriptions | average, maximum in the equation; the other way round in the code | as in the equation | none: weights swap |
 # | training | the authors' script: 100 epochs, SGD, learning rate 0.1, batch 256 | 1 epoch of 30,000 images in the study; one cycle, peak 0.1, batch 128 | the gates have little time to learn |
@@ -888,8 +901,8 @@ plot.show(
 # %% [markdown]
 # ## Results: the paper beside ours
 #
-# What does each half contribute, and does the order matter? A study trained the same ResNet-20 with six kinds of
-# attention, four times each, with the same first weights of the network and the same batches.
+# What does each half contribute, and does the order matter? A study trained the same ResNet-20 without attention and
+# with five kinds of it, four times each, with the same first weights of the network and the same batches.
 
 # %% tags=["model"]
 MEASURED = ("train_loss", "train_error", "test_loss", "test_accuracy")
@@ -961,7 +974,8 @@ plot.study(
 # ## The paper's claim in miniature
 #
 # Each row is a difference between two arms, seed by seed, signed so that the paper predicts a positive number. "Seen"
-# means that the 95 % interval of the mean lies above zero.
+# means that the 95 % interval of the mean lies above zero, "reversed" that it lies below, and "not clear" that it
+# contains zero.
 
 # %%
 CLAIMS = [
@@ -977,10 +991,10 @@ CLAIMS = [
 STUDY.claims(CLAIMS, "test_accuracy", "test accuracy, points", 100)
 
 # %% [markdown]
-# **Here the claim is not just unclear, it is reversed.** With CBAM, in either order, ResNet-20 loses between two and three
-# points, at every seed. Its training loss is higher as well: it learns more slowly. One kind of gate alone costs less than
-# a point, and only for channel attention do four seeds suffice to say so. The maximum adds nothing that we could see. The
-# order makes no difference.
+# **Here the claim is not just unclear, it is reversed.** With CBAM, in either order, ResNet-20 loses almost three
+# points on average, and some at every seed. Its training loss is higher as well: it learns more slowly. One kind of
+# gate alone costs less than a point on average, and only for channel attention do four seeds suffice to say that it
+# costs anything. The maximum adds nothing that we could see, and the order makes no difference that we could see.
 #
 # Is the paper wrong? Look at how a training starts. A gate of one half halves what a block adds. Two gates in a row leave
 # about a quarter. Our training has 234 steps to make up for that; 100 epochs of ImageNet in batches of 256 have 500,000.
@@ -1243,12 +1257,13 @@ plot.show(
 )
 
 # %% [markdown]
-# Read the table from left to right. The gates' energy on animals is within a few points of the area, above it or below,
-# and no block stands out for long: train the same seeds with another number of threads, and rounding alone changes
-# these signs. The column after that takes back what is left: the map of *another* photograph fits just as well. These
-# gates have not found the animal in this image. They have learned one picture for all images; compare the maps of the
-# last block with each other. And in blocks 2 and 3 the **untrained** network has more energy on the animals
-# than the trained one. Animals have contrast and texture, and random filters respond to that.
+# Read the table from left to right; the ± is the standard error over the images. The gates' energy on animals is
+# within a few points of the area, above it or below, and no block stands out for long: train the same seeds with
+# another number of threads, and rounding alone changes these signs. The column after that takes back what is left:
+# the map of *another* photograph fits just as well. These gates have not found the animal in this image. Compare the
+# maps of the last block with each other: they are nearly one picture for all images. And in blocks 2 and 3 the
+# **untrained** network has more energy on the animals than the trained one. A likely reason: animals have contrast
+# and texture, and random filters respond to that.
 #
 # So for your guess at the beginning, the answer of this small network is: neither. It looks at a place. It is also a weak
 # classifier, not far above the share of the most frequent class, and who hardly knows an animal cannot point at it. A
@@ -1302,10 +1317,10 @@ plot.show(
 )
 
 # %% [markdown]
-# All three are within a few points of the area. In our run the shares are larger with gates than without, as the paper
-# would have it. Before you believe it: this is one training of each network, the ± is the spread over images and not over
-# trainings, and SE, which cannot weigh positions at all, gains about as much as CBAM. Not clear. (A Grad-CAM that is zero
-# everywhere, because nothing speaks for the true class, has no share and is left out.)
+# All three are within a few points of the area. In our run the shares are larger with gates than without, as the
+# paper would have it. Before you believe it: this is one training of each network, the ± is the standard error over
+# images and not over trainings, and SE, which cannot weigh positions at all, gains about as much as CBAM. Not clear.
+# (A Grad-CAM that is zero everywhere, because nothing speaks for the true class, has no share and is left out.)
 
 # %% [markdown]
 # ### Detection
@@ -1325,10 +1340,12 @@ plot.show(
 plot.mistakes(model, small, logits, "layer2", count=7)
 
 # %% [markdown]
-# For most of them the evidence for the wrong class and for the right one lies in the same places. The network looks where
-# we would look, and sees something else.
+# For some of them the evidence for the wrong class and for the right one lies in the same places: the network looks
+# there and sees something else. For others the two maps differ.
 #
 # ### What the answer rests on
+#
+# The ten images of every chapter, with Grad-CAM at the end of stage 2.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 plot.evidence(
@@ -1389,10 +1406,10 @@ plot.show(
 )
 
 # %% [markdown]
-# Left: within an image the gates of different channels differ a lot. But one and the same gate hardly changes from image to
-# image: most of what a channel's gate does is a constant, and attention in the proper sense is a small part of it. Right:
-# the gates of the positions have stayed close to one half, the start. After one epoch, the second half of CBAM does
-# little but shrink.
+# Left: within an image the gates of different channels differ a lot. But in most blocks one and the same gate changes
+# much less from image to image: most of what a channel's gate does is a constant, and attention in the proper sense
+# is the smaller part. Right: the gates of the positions have stayed close to one half, the start, and hardly differ
+# from each other. After one epoch, the second half of CBAM does little but shrink.
 
 # %% [markdown]
 # ### Are the two descriptors different in a trained network?
@@ -1421,8 +1438,8 @@ plot.show(
 )
 
 # %% [markdown]
-# In the first block, where a map has 16x16 positions, the two say different things. In the last, on 4x4 positions, they
-# nearly say the same: the largest of 16 numbers is never far from their average. A needle needs a haystack.
+# In the first block, where a map has 16x16 positions, the two say different things. In the last, on 4x4 positions,
+# they say much the same: the largest of 16 numbers is seldom far from their average. A needle needs a haystack.
 
 # %% [markdown]
 # ## Play: what the gates see, and what they do
@@ -1431,8 +1448,8 @@ plot.show(
 # half gets (average and maximum over the channels), and the gates that its 7x7 filter makes of them. Below: the gate of
 # each channel, sorted, and what it would be if the two layers were told the average alone or the maximum alone.
 #
-# Look for an image whose maximum picture shows the animal and whose gates do not. Then compare the orange and grey
-# marks: which of the two descriptors moves the gates?
+# Look for a case in which the average or the maximum shows the animal and the gates do not. Then compare the orange
+# and grey marks: which of the two descriptors moves the gates?
 
 
 # %%
@@ -1538,7 +1555,7 @@ Explorable(
 #
 # - **Measure it with several seeds.** Gains of a few tenths of a point are smaller than the difference between two
 #   trainings of the same network. Public re-implementations report mixed results.
-# - **Give it time.** The gates start by shrinking what they multiply. In a short training that is all they do.
+# - **Give it time.** The gates start by shrinking what they multiply. In a short training they do little else.
 # - **Measure seconds, not parameters.** The table of costs above shows why.
 # - **Do not read its maps as explanations** unless you have measured that they find what you think they find. We did.
 #
@@ -1661,7 +1678,8 @@ Table(
 )
 
 # %% [markdown]
-# Compare with what the area alone would give: the share of hits of a random position is the mean area, printed above.
+# Compare with what the area alone would give: the share of hits of a random position is the mean area, printed
+# above the table of the gates' energy.
 #
 # **5. (open)** Is sequential better than parallel? `small_network("parallel")` builds the third order. Train it and
 # "channel first" with the recipe of the study, with the same four seeds, and compare with `metrics.paired_effect`. Then
@@ -1677,14 +1695,15 @@ Table(
 #   98 weights and a batch normalisation, whatever the number of channels.
 # - CBAM applies the one, then the other, at the end of a residual branch. The paper finds this order slightly better
 #   than the reverse.
-# - Gates of one half leave a quarter of each branch at the start. In a training of a few hundred steps that alone made
-#   CBAM worse than no attention.
-# - Few parameters are not few seconds.
+# - Gates of one half leave a quarter of each branch at the start. In a training of a few hundred steps CBAM was worse
+#   than no attention, and a fixed quarter lost as much.
+# - Few parameters do not mean few seconds.
 # - An attention map is a claim about where. Test it against the area, against another image's map and against an
 #   untrained network.
 #
-# **Three questions.** Why does the gate of a branch not lose what it closes? Why can a 7x7 filter be afforded here and not
-# in the convolutions of the network? Which baseline does a map beat that is simply bright in the middle, and which not?
+# **Three questions.** Why is what a gate of the branch shuts out not lost? Why can a 7x7 filter be afforded here and
+# not in the convolutions of the network? Which baseline does a map beat that is simply bright in the middle, and
+# which not?
 
 # %%
 best = 100 * metrics.accuracy(logits, small.test.targets)

@@ -70,7 +70,8 @@ with_training_error = resnet.with_training_error
 
 # %% [markdown]
 # The images are those of chapter 2: CIFAR-10 {cite}`krizhevsky2009cifar` at 16x16 pixels. The student gets only 2,000
-# of the 50,000 for its training. The test images are all there.
+# of the 50,000 for its training. The networks trained on this page are tested on 4,000 of the 10,000 test images, those
+# of the study on all of them.
 
 
 # %% tags=["model"]
@@ -100,10 +101,11 @@ small = few_images(train=pick(full=2000, quick=320), test=pick(full=4000, quick=
 # the pre-activation block of chapter 2: batch normalisation and ReLU come *before* each convolution. Three groups of
 # blocks have 16, 32 and 64 channels, as in the ResNets for CIFAR, times a **widening factor** $k$. With $n$ blocks of
 # two convolutions in each group there are $6n + 4$ convolutions: the first one and those of the three shortcuts that
-# change the shape count, the linear layer does not. WRN-28-4 has 28 of them and $k = 4$.
+# change the shape count, the linear layer does not. (With $k = 1$ only two shortcuts change it; the name stays the
+# same.) WRN-28-4 has 28 convolutions and $k = 4$.
 #
-# `B(3, 3)` lists the kernels of a block: two 3x3 convolutions. The authors also tried `B(3, 1, 3)`, `B(1, 3, 1)` and
-# others, and kept `B(3, 3)`. Between the convolutions there may be dropout; they use 0.3 on CIFAR.
+# `B(3, 3)` lists the kernels of a block: two 3x3 convolutions. Zagoruyko and Komodakis also tried `B(3, 1, 3)`,
+# `B(1, 3, 1)` and others, and kept `B(3, 3)`. Between the convolutions there may be dropout; they use 0.3 on CIFAR.
 
 
 # %% tags=["model"]
@@ -232,17 +234,17 @@ Table(
     [
         {
             "teacher": "WRN-10-2",
-            "trained on": record["data"],
+            "data (training + test)": record["data"],
             "epochs": int(record["metrics"]["epochs"]),
             "test accuracy in %": 100 * record["metrics"]["test_accuracy"],
-            "date": record["made_with"]["date"],
         }
     ],
     decimals=1,
 )
 
 # %% [markdown]
-# Now the student on its own, from 2,000 images and their labels.
+# The teacher was trained on the 50,000 images and tested on the 10,000. Below it is tested on the 4,000 of this page,
+# and its accuracy is a little different. Now the student on its own, from 2,000 images and their labels.
 
 
 # %% tags=["model"]
@@ -288,11 +290,12 @@ Table(
 )
 
 # %% [markdown]
-# A wide gap, and three reasons for it: the teacher has four times the weights, it was trained twenty times as long, and
-# **it has seen 25 times as many images**. The last is on purpose. Distillation is often used where a large network is
-# at hand and its data are not. It also means that a gain below is partly a gain from the teacher's data. And the
-# student's training is short, some 300 steps, because this chapter needs many of them: it ends far from what more
-# patience would reach. All students below end after the same number of steps.
+# A wide gap, and three reasons for it: the teacher has four times the weights, its training went through twenty times
+# as many images in all (8 epochs of 50,000, and 10 of 2,000), and **it has seen 25 times as many different images**.
+# The last is on purpose. Distillation is often used where a large network is at hand and its data are not. It also
+# means that a gain below is partly a gain from the teacher's data. And the student's training is short, some 300
+# steps, because this chapter needs many of them: it ends far from what more patience would reach. All students below
+# end after the same number of steps.
 #
 # What can the teacher give that the labels do not? A label says "cat". The teacher has an opinion about everything:
 # how sure it is, what else it might be, and, in its maps, what it has seen where.
@@ -337,8 +340,8 @@ print("at T = 20 within 5 % of a third of the difference of the logits:",
       bool((own.grad - limit).norm() < 0.05 * limit.norm()))  # fmt: skip
 
 # %% [markdown]
-# At a high temperature, then, the student matches logits; at a low one, mostly the winner. $T^2$ keeps the two parts of
-# the loss in proportion when you change the temperature.
+# At a high temperature, then, the student matches logits; at a low one, mostly the winner. In use, this loss is added to
+# the cross-entropy with the labels. $T^2$ keeps the two in proportion when you change the temperature.
 #
 # ### The second answer: its maps
 #
@@ -381,8 +384,8 @@ Table(
 )
 
 # %% [markdown]
-# Most values are negative, and together they are large. The ReLU turns each of them into 0: the next layer cannot
-# tell −0.1 from −3. So there are two bad places to compare maps.
+# Most values are negative, and they are not small: look at the last column. The ReLU turns each of them into 0: the next
+# layer cannot tell −0.1 from −3. So there are two bad places to compare maps.
 #
 # - **Before the ReLU, as they are.** Then the student works to reproduce how negative the teacher is, which means
 #   nothing to the layers behind.
@@ -420,7 +423,7 @@ Table(
 )
 
 # %% [markdown]
-# After the ReLU, half of the student does not hear the teacher.
+# After the ReLU, half of the student's elements do not hear the teacher.
 #
 # ## The idea: four questions
 #
@@ -488,7 +491,7 @@ plot.show(
 # Why not $m = 0$, the ReLU itself? Because the student would then aim at the very point where its own ReLU switches. It
 # should be *safely* off, as far below zero as the teacher is on average: $m_c = \mathbb{E}[x \mid x < 0]$ for
 # channel $c$. No image is needed for it. The teacher's batch normalisation gives channel $c$ the mean $\beta$ and the
-# standard deviation $|\gamma|$, and if the values are normally distributed, then
+# standard deviation $|\gamma|$. If the values are normally distributed, then
 #
 # $$ m = \beta - |\gamma| \, \frac{\varphi(\beta / \gamma)}{\Phi(-\beta / |\gamma|)}. $$ (eq-margin)
 #
@@ -885,8 +888,8 @@ class FeatureLoss:
 
 
 # %% [markdown]
-# The weights of the three positions: equal distances per element should matter about equally. One element in every
-# position differs by 1, everywhere:
+# Do the weights $1/2^{n-j}$ make the three positions matter equally? Suppose that every element of every map is wrong by
+# 1. Then the distance of a position is the number of its elements:
 
 # %% tags=["nbval-check-output"]
 theirs = [norm.num_features * side**2 for norm, side in zip(norms, (16, 8, 4), strict=True)]
@@ -1089,8 +1092,11 @@ for kernels, depth in (((3, 3), 40), ((3, 1, 3), 40), ((1, 3, 1), 40)):
 Table(rows)
 
 # %% [markdown]
-# **Dropout** costs no parameter, and none of it is there in evaluation mode. The authors report for WRN-28-10 on
-# CIFAR-10 and CIFAR-100 errors of 4.00 and 19.25 %, and 3.89 and 18.85 % with dropout (medians of five runs, their
+# With as many layers, a block of three convolutions leaves fewer blocks, and a 1x1 convolution has a ninth of the weights
+# of a 3x3.
+#
+# **Dropout** costs no parameter, and none of it is there in evaluation mode. Zagoruyko and Komodakis report for WRN-28-10
+# on CIFAR-10 and CIFAR-100 errors of 4.00 and 19.25 %, and 3.89 and 18.85 % with dropout (medians of five runs, their
 # repository).
 #
 # **Is a wide network really faster?** Two networks with nearly the same parameters and multiply-adds, one eight
@@ -1188,7 +1194,7 @@ print("soft targets at T = 1:", torch.allclose(kd_loss(one, two, 1.0), cross - e
 # | optimiser | SGD, Nesterov momentum 0.9, decay 5e-4, batch 128 | the same, batch 64 | more steps from few images |
 # | learning rate | 0.1, a tenth at 1/2 and at 3/4 of 200 epochs | one cycle with peak 0.1, 10 epochs | a short training |
 # | first weights | normal, from the number of outputs | normal, from the number of inputs (He) | as in the other chapters |
-# | weight of the distillation | 1/1000, halved from position to position towards the input | the same | our maps have a quarter of the elements, so it weighs less |
+# | weight of the distillation | 1/1000, halved from position to position towards the input | the same | our maps have an eighth of the elements of WRN-28-4's (half of the channels, a quarter of the positions), so it weighs less |
 # | teacher's batch normalisation | batch statistics; the taken maps pass theirs twice, so its running ones move twice as fast | batch statistics, once | |
 #
 # The schedule, augmentation, first weights and factors of the paper's column are those of the authors' code.
@@ -1242,8 +1248,8 @@ print("standard deviation within 0.01 of 1:",
 #
 # ## Training
 #
-# Two tests on one batch of 64 images. The student learns their labels by heart; and with the distillation alone, its
-# regressors come close to the teacher's maps.
+# Two tests on one batch of 64 images. Can the student learn their labels by heart? And with the distillation alone, do
+# its regressors come closer to the teacher's maps?
 
 
 # %% tags=["nbval-check-output"]
@@ -1460,16 +1466,17 @@ STUDY.claims(
 #
 # **What does not show.** Partial L2 is no better than plain L2 here, and batch statistics are no better than running
 # ones. The paper argues that to imitate useless values costs the student capacity. Our student stops after some 300
-# steps, at an error of about one half on its own training images; hardly for lack of capacity. And with the margin, plain
-# L2 asks for little more: not for −3, only for the margin (how little, is measured below). As for the statistics, our few images come from the same
-# data as the teacher's; exercise 5 changes that.
+# steps, at an error of about one half on its own training images; hardly for lack of capacity. And with the margin,
+# plain L2 does not ask for −3, only for the margin (what that costs is measured below). As for the statistics, our few
+# images come from the same data as the teacher's; exercise 5 changes that.
 #
 # **What is reversed.** Attention transfer makes it worse, at every seed. That says little about the method. Such
 # factors are chosen for trainings of hundreds of epochs. In a training of ten, its part of the loss competes with the
 # labels when nothing has been learned yet. We did not tune its factor, nor that of any other arm.
 #
-# Look at the training error, too. In no arm does the student overfit; the teacher helps it to learn *faster*. That is
-# another reason for a gain than the one that the paper's long trainings show.
+# Look at the training error, too. It is about one half in every arm, so no student has learned its images by heart. With
+# the paper's method its mean is lower than without a teacher: the teacher helps to learn *faster*. In trainings as long
+# as the paper's, time is not what a student lacks, so a gain there has another reason.
 #
 # The study was measured once. To be sure that its code still runs, each arm trains here for a moment, and the result is
 # thrown away.
@@ -1514,8 +1521,8 @@ Table(rows, decimals=1)
 # %% [markdown]
 # The student that has never met the teacher agrees with it on about half of the images, and repeats a third of its
 # mistakes: some images are hard for everyone. Measure the others by that. Those who were taught agree more often. The one
-# that was shown the teacher's opinions repeats the most mistakes, too. (One training each, and the differences are of a
-# few points.)
+# that was shown the teacher's probabilities repeats the most mistakes, too. (One training each, and the differences are
+# of one to five points.)
 
 # %% [markdown]
 # ### Where do they look?
@@ -1559,7 +1566,7 @@ Table(
 
 # %% [markdown]
 # Every student that was taught looks more where the teacher looks than the one on its own, and not only those that were
-# shown maps: probabilities alone do it, too. But all are far from 1.
+# shown maps: probabilities alone do it, too. But all are far from 1. (One training each, again.)
 
 # %% [markdown]
 # ### What is imitated
@@ -1595,7 +1602,7 @@ plot.show(
     draw,
     alt="A test image and six channels of the teacher's map after the margin ReLU, above the same channels as the student's regressor "
     "predicts them.",
-    caption="Red is positive, blue negative. The teacher's blue is of one shade per channel, its margin. Where it is blue, the student "
+    caption="Red is positive, blue negative. The teacher's deepest blue in each channel is its margin. Where it is blue, the student "
     f"may be of any darker blue at no cost. Data: {small.provenance}.",
     height=2.2,
 )
@@ -1639,15 +1646,15 @@ plot.show(
 
 # %% [markdown]
 # At any time, roughly a tenth to a quarter of all elements are skipped. What plain L2 would spend on them is large in the
-# first steps, and then, when the student has come closer, small in the last group and moderate in the first. So there
-# is little for partial L2 to save at the end of this training, as the study says, too.
+# first hundred steps. Then, when the student has come closer, it is small in the last group and moderate in the first. So
+# there is little left for partial L2 to save in most of this training. That fits the study, which sees no gain.
 
 # %% [markdown]
 # ## Play: what one element is asked to do
 #
 # Choose the shift $\beta$ of the teacher's channel ($|\gamma| = 1$) and one of its values $T$. Left: how the channel is
 # distributed, its margin, and where $T$ ends up after the margin ReLU. Right: what the student pays for each value of
-# $S$. The flat part on the left of each curve is the region of no interest.
+# $S$. Where $T$ is not positive, the curve is flat on its left: there nothing is asked of the student.
 #
 # Start with $\beta = 0$ and move $T$ down from 2. At which $T$ does the curve change its kind? From where on does it not
 # change any more? Then raise $\beta$: why does the margin move so slowly?
@@ -1683,7 +1690,7 @@ def draw_element(fig, beta, value):
     if wanted <= 0:
         right.axvspan(-5, wanted, color="#999999", alpha=0.2, linewidth=0)
     right.axvline(0, color="#666666", linewidth=0.8, linestyle="--")
-    right.set(xlim=(-5, 3), ylim=(-6, 12), xlabel="S of the student")
+    right.set(xlim=(-5, 3), ylim=(-9, 12), xlabel="S of the student")
     right.set_title(
         "grey: nothing is asked" if wanted <= 0 else "meet the teacher", fontsize=10
     )
@@ -1707,13 +1714,15 @@ Explorable(
     caption="Left: the density of the channel, what is negative shaded, the margin orange; the dot is T, the arrow what the margin ReLU "
     "does to it. Right: partial L2 and its derivative for the student's value; dashed is the student's own ReLU.",
     key="distillation-element",
+    start=(0.0, 2.0),
     size=(5.4, 2.2),
 )
 
 # %% [markdown]
-# Two answers. The curve changes its kind where $T$ crosses 0: a parabola becomes half of one. Below the margin nothing
-# changes any more; that is what the margin ReLU is for. And with a large $\beta$ the few negative values are all close to
-# zero, so their mean cannot fall far, until they are so rare that the rule with $-3|\gamma|$ takes over.
+# The answers. The curve changes its kind where $T$ crosses 0: a parabola becomes half of one. Below the margin nothing
+# changes any more; that is what the margin ReLU is for. And as $\beta$ grows, the few values that are still negative are
+# all close to zero, so their mean can only creep towards it. Beyond the slider, where $\beta$ is above 3, they are so rare
+# that the rule with $-3|\gamma|$ takes over.
 #
 # ## When to use it today, and what came after
 #

@@ -244,15 +244,18 @@ Table(
 )
 
 # %% [markdown]
-# A person would not change a single answer for a pixel. The network changes a good share of its answers, and that share
-# is not part of its error rate. Under corruption the error is far above that on clean images.
+# So the answer to the guess at the top is, for this network, more than 10 of 100. (Its pixels are large: one is a
+# sixteenth of the image's width.) That share is not part of its error rate. Under every corruption the error is higher
+# than on clean images, most of all with little contrast.
 #
-# So the paper measures three things, and reports all three for every technique:
+# The paper's ladder of techniques, which you will see below, has three measures:
 #
 # - **top-1 accuracy** on clean images;
 # - **mCE**, the mean corruption error, explained below;
-# - **throughput**, images per second. It does not count multiply-adds, because they do not tell how long a network
-#   takes. That is a lesson of chapters 4 and 5, and you will see it again.
+# - **throughput**, images per second. The paper does not count multiply-adds, because they do not tell how long a
+#   network takes. That is a lesson of chapters 4 and 5, and you will see it again.
+#
+# In our own experiments the share of answers that change with a pixel, the *flips*, is a fourth.
 
 # %% [markdown]
 # ## The idea: assemble what exists
@@ -324,9 +327,9 @@ plot.show(
 # **Label smoothing** takes a little mass from the true class $y$ and spreads it over all $M$ classes; **mixup** draws
 # $\lambda$ from a Beta distribution and mixes two images and their targets:
 #
-# $$ \mathbf{q} = (1 - \varepsilon)\, \mathbf{e}_y + \frac{\varepsilon}{M}, \qquad
+# $$ \begin{gathered} \mathbf{q} = (1 - \varepsilon)\, \mathbf{e}_y + \frac{\varepsilon}{M}, \\
 #    \tilde{\mathbf{x}} = \lambda \mathbf{x} + (1 - \lambda) \mathbf{x}', \quad
-#    \tilde{\mathbf{q}} = \lambda \mathbf{q} + (1 - \lambda) \mathbf{q}'. $$ (eq-assembled-targets)
+#    \tilde{\mathbf{q}} = \lambda \mathbf{q} + (1 - \lambda) \mathbf{q}'. \end{gathered} $$ (eq-assembled-targets)
 #
 # **DropBlock** should keep a share $\kappa$ of the positions. It drops squares of side $b$ whose centres it draws with
 # probability $\gamma$. A square has $b^2$ positions, and its centre must be far enough from the border:
@@ -519,8 +522,8 @@ for name in ("max-pooling", "strided convolution"):
 # %% [markdown]
 # ### ResNet-D
 #
-# ResNet throws positions away in two places, and its first layer is expensive. He et al. {cite}`he2019bag` change three
-# things:
+# ResNet throws positions away in two places, and its stem (the layers before the first block) begins with
+# one large convolution. He et al. {cite}`he2019bag` change three things:
 #
 # 1. **The stride of the bottleneck** moves from the first 1x1 convolution to the 3x3. That is v1.5 of chapter 2.
 # 2. **The stem**: three 3x3 convolutions in place of the 7x7, the first with stride 2. Together they see 11x11 pixels, with two
@@ -690,8 +693,8 @@ class AssembledBottleneck(Assembled, Bottleneck):
 
 
 # %% [markdown]
-# DropBlock differs from stage to stage, so it is added afterwards, to the stages that are named. Where that is, its class
-# follows further down. And the two families of networks, from chapter 2's:
+# DropBlock differs from stage to stage, so it is added afterwards, to the stages that are named. (Its class follows among
+# the regularisers.) Then the two families of networks, made from chapter 2's:
 
 
 # %% tags=["model"]
@@ -968,8 +971,8 @@ def draw(fig):
         ax.set_title(
             f"size {size}, $\\gamma$ = {layer.gamma(28, 28):.3f}", fontsize=9, loc="center"
         )
-        ax.set_xticks([])
-        ax.set_yticks([])
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(True)
 
 
 plot.show(
@@ -997,8 +1000,9 @@ for keep in (0.95, 0.9, 0.8, 0.7, 0.5):
 Table(rows, decimals=3)
 
 # %% [markdown]
-# Single positions are kept as asked. Squares are kept too often, and the more, the more are dropped. At the paper's 0.9
-# the difference is small. Torchvision has the layer; the same random numbers must give the same result.
+# Single positions are kept as asked. With squares, more is kept than asked, and the lower `keep` is, the larger the
+# difference. At the paper's 0.9 it is small; at 0.95 it is lost in the luck of the draw. Torchvision has the layer; the
+# same random numbers must give the same result.
 
 # %% tags=["nbval-check-output"]
 features = torch.randn(4, 8, 14, 14, generator=torch.Generator().manual_seed(0))
@@ -1019,7 +1023,7 @@ print(
 # some 5,000 GPU hours for CIFAR-10 and 15,000 for ImageNet (Table 1 of its paper). The result is a list of 25 pairs. For every image one pair is
 # drawn; each of its two operations has a chance of being applied and a level from 0 to 9.
 #
-# Here are the fourteen operations, on whole batches of images in [0, 1], each image with its own strength.
+# Here are the fourteen operations of these lists, on whole batches of images in [0, 1], each image with its own strength.
 
 
 # %% tags=["model"]
@@ -1214,6 +1218,8 @@ plot.show(
 )
 
 # %% [markdown]
+# The frog is nearly gone. Its pair is *TranslateY* twice, at the highest level, and both went the same way.
+#
 # ### Distillation
 #
 # The last regulariser is Hinton's: a larger network's probabilities as a second target. Chapter 8 has the loss, and
@@ -1318,7 +1324,7 @@ print("same first weights:", all(torch.equal(tweaked[name], plain[name]) for nam
 # ### The paper's ladder
 #
 # This is the table that the paper is about, its Table 7: ImageNet, one technique more in each row. A row without
-# a throughput changes nothing about the network in use.
+# a throughput changes nothing about the network in use. The exception is E9: it does change the network.
 
 # %%
 PAPER = [  # step, what is new, top-1 in %, mCE in %, images per second: Table 7 of the paper
@@ -1385,7 +1391,7 @@ plot.show(
 # ### Throughput, measured here
 #
 # What do the tweaks cost *you*? The full-size networks, untrained, on this machine's processor, one image at a
-# time, beside the paper's throughput (on a GPU, in batches) as a share of ResNet-50's.
+# time, beside the paper's (on a GPU, in batches). To compare the two, each time is given as a multiple of ResNet-50's.
 
 
 # %%
@@ -1424,8 +1430,9 @@ Table(rows, decimals=2)
 
 # %% [markdown]
 # Compare the last three columns. Squeeze-and-excitation is the classic case: hardly any multiply-adds, but on the paper's
-# GPU a good part of the speed (from 493 to 420). It reads each map twice and waits in between. That is why the paper counts
-# images per second.
+# GPU a good part of the speed (from 493 to 420 images per second). It reads each map twice and waits in between. On our
+# processor it costs much less, so measure on the machine that you will use. That is why the paper counts images per
+# second.
 
 # %% [markdown]
 # ## Where we differ from the paper
@@ -1462,7 +1469,7 @@ print(
 )
 pale = data.normalize(corrupted(data)["contrast"][2])
 print(
-    "the palest images keep that, below half the contrast:",
+    "the palest images are not stretched again, standard deviation below 0.75:",
     bool((pale.std((0, 2, 3)) < 0.75).all()),
 )
 
@@ -1523,7 +1530,8 @@ print("32 images learned by heart, loss below 0.1:", last < 0.1)
 
 # %% [markdown]
 # Two more networks, for the same number of epochs as the plain one at the start of the chapter and with the same batches:
-# one with anti-aliasing and nothing else, one with everything.
+# one with anti-aliasing and nothing else, one with all the techniques of our ladder: D, SK (in place of SE), DropBlock,
+# anti-aliasing, label smoothing, mixup and AutoAugment.
 
 # %%
 RECIPES = {
@@ -1763,10 +1771,9 @@ plot.show(
 # 1.6 times as large. Anti-aliasing adds no parameter but nearly doubles the multiply-adds, because two convolutions move
 # to the larger map. The regularisers cost nothing in use.
 #
-# The accuracies are those of 20,000 parameters after 8 passes over 2,000 images. Do not compare them with the paper's;
-# compare the rows, and look at how far the three dots of a row are apart. The next section says which steps are more than
-# luck.
-#
+# The accuracies are those of 20,000 to 32,000 parameters after 8 passes over 2,000 images. Do not compare them with the
+# paper's; compare the rows, and look at how far the three dots of a row are apart. The next section says which steps are
+# more than luck.
 #
 # The study was measured once. To be sure that its code still runs, some of its arms train here for a moment on 128 images.
 
@@ -1820,11 +1827,11 @@ Table(rows)
 # less accurate than the plain ResNet-8 that it started from. In the paper every step goes up.
 #
 # **mini-mCE.** Mixup lowers it at every seed, as the paper says of it, although it does not raise top-1 here. So a step may help
-# the one number and not the other. All steps together change nothing that could be seen.
+# the one number and not the other. All steps but distillation, together, change nothing that could be seen.
 #
 # Why so different? The regularisers make the training images harder. A network that has not even learned its training
-# images has no use for that, and ours, with 20,000 parameters and 8 epochs, has not. The next two sections look at this
-# from two sides.
+# images has no use for that, and ours, with 20,000 to 32,000 parameters and 8 epochs, has not. The next two sections look
+# at this from two sides.
 #
 # ### Leave one out
 #
@@ -1871,7 +1878,7 @@ print(
 # One verdict is clear, and it is against its technique: leave mixup out of the complete set, and the network gains more than
 # three points. All other intervals include zero. Look at D: it was worth two points on the plain network, and in the
 # crowd it is worth nothing that we could see. Where the two columns of gains differ by more than their spread, the order
-# has decided.
+# may have decided.
 #
 # If all gains were additive, the two numbers in the last line would be equal; SE has no part in it, since SK has taken its
 # place. They are far from equal: one by one, the losses sum to much more than all techniques cost together. The harm may
@@ -1880,7 +1887,7 @@ print(
 #
 # ### Does more training change the verdict?
 #
-# The regularisers make training harder on purpose, so a short training cannot profit. The paper trains for 120 epochs, and gains again with
+# The regularisers make training harder on purpose, so a short training can hardly profit. The paper trains for 120 epochs, and gains again with
 # 600. So two arms were trained three times as long: none of the techniques, and all of them.
 
 
@@ -1921,15 +1928,15 @@ for length, (study, none, everything) in BOTH.items():
 Table(rows, decimals=1)
 
 # %% [markdown]
-# Three times as long, both networks are better, and the complete set is still behind: now by an interval that excludes zero.
-# The last two columns say how much there was to gain at all. The distance between training and test accuracy is what a
-# regulariser works on, and it stays at a few points. So these networks hardly overfit, with or without; what they lack is
-# capacity and time. The paper's network has 2,000 times the parameters and sees each image 600 times. Do not judge its
-# recipe by a short training, and do not give a short training its recipe.
+# Three times as long, both networks are better, and the complete set is as far behind as before; both times the interval
+# excludes zero. The last two columns say how much there was to gain at all. The distance between training and test accuracy
+# is what a regulariser works on. It about doubles, and is still only a few points. So these networks hardly overfit, with or
+# without; what they lack is capacity and time. The paper's network has more than a thousand times the parameters and sees
+# each image 600 times. Do not judge its recipe by a short training, and do not give a short training its recipe.
 #
 # ### Anti-aliasing and movement
 #
-# The demonstration on untrained layers was sure. Do trained networks keep their answers when the image moves?
+# On untrained layers the effect of the blur was large. Do trained networks keep their answers when the image moves?
 
 # %%
 STUDY.claims(
@@ -1973,7 +1980,7 @@ Table(
 # %% [markdown]
 # In the fourth column, above zero is overconfident and below zero is too modest. Smoothing and mixup lower the
 # confidence; whether that improves the calibration depends on where the network was before. They are a cure for
-# overconfidence. A network that is not overconfident does not need it, and then the ECE rises.
+# overconfidence. Ours is not overconfident without them, so with them its ECE rises.
 
 # %% [markdown]
 # ## Look inside
@@ -1989,6 +1996,9 @@ plot.mistakes(networks["all"], data, logits, "layer2")
 
 # %% [markdown]
 # ### Where do they look?
+#
+# The same ten images for the plain network, the anti-aliased one and the one with everything, each for its own prediction.
+# The titles give the prediction of the plain network.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 plot.evidence(
@@ -2038,8 +2048,9 @@ plot.show(
 # ### What do selective kernels select?
 #
 # The two branches of a selective kernel are of the same size. Do they still divide the work? For each unit of the trained network, the
-# share that the first branch gets, over all channels and 500 images. A unit that does not care sits at 0.5. How
-# much of the variation is between images, and not between channels, tells whether it really looks at the image.
+# share that the first branch gets, over all channels and 500 images. A unit that does not care sits at 0.5. The last
+# column splits the variation of the shares: the part between images, and not between channels, tells whether a unit really
+# looks at the image.
 
 # %%
 sample = data.normalize(data.test.images[:500])
@@ -2079,9 +2090,10 @@ Table(
 )
 
 # %% [markdown]
-# Shares near 0 and near 1 mean that the branches have divided the work, although their kernels are equally large. The last
-# column says how much of it depends on the image; at 0 % the unit would be a fixed mixture, and it could be replaced by one
-# ordinary convolution after the training.
+# The shares reach 0 and 1: for some channel of some image, one branch has it all, although the kernels are equally large.
+# The mean is near one half, so neither branch is idle. The last column says how much depends on the image, here more than
+# half. At 0 % each unit would be a fixed mixture, and the layers that compute its weights could be thrown away after the
+# training.
 
 # %% [markdown]
 # ## Play: move the image
@@ -2090,8 +2102,8 @@ Table(
 # probability of the *true* class, for the plain network and for the one with anti-aliasing that was trained on the same batches. A
 # network that did not care about the position would draw a level line.
 #
-# The images are those on which the plain network wavers most. That is unfair to it on purpose, so the table first gives the fair
-# numbers: the mean over many images.
+# The images are those on which the plain network wavers most. That is unfair to it on purpose, so the table first gives
+# the fair numbers, the means over many images. There the two networks are much closer.
 
 # %%
 REACH = 4
@@ -2153,9 +2165,9 @@ def draw_shift(fig, image, shift):
         )
         said.append(f"{name}: {data.classes[curves[name][shift + REACH, index].argmax()]}")
     right.axvline(shift, color="#666666", linewidth=1, linestyle="--")
-    right.set(ylim=(-0.02, 1.02), xlabel="moved to the right by pixels")
+    right.set(ylim=(-0.02, 1.3), yticks=(0, 0.5, 1), xlabel="moved to the right by pixels")
     right.set_title(f"probability of {image}", fontsize=10)
-    right.legend(fontsize=8, loc="best")
+    right.legend(fontsize=8, loc="upper center", ncols=2)
     left.set_title("\n".join(said), fontsize=9, loc="center")
 
 
@@ -2171,26 +2183,31 @@ Explorable(
         f"{100 * of_truth['anti-aliased'][shift + REACH, chosen[image]]:.0f} %."
     ),
     caption="Left: the image that both networks see, and what they call it. Right: the probability of its true class at "
-    "every position. Look for zigzags with a period of two pixels: that is the subsampling.",
+    "every position. Zigzags with a period of two pixels are a sign of subsampling.",
     key="assembled-shift",
+    start=(next(iter(chosen)), 0),
     size=(5.2, 2.2),
 )
 
 # %% [markdown]
 # Two strides of 2 lie between the image and the last map, so moving by four pixels moves the last map by a whole
-# position. Between those, the plain network sees a picture that is sampled in another way.
+# position. Between those, the plain network sees a picture that is sampled in another way. Even so, do not expect equal
+# values at −4, 0 and 4. Four pixels are a quarter of this image: something has gone out on one side, and its mirror image
+# has come in on the other.
 
 # %% [markdown]
 # ## When to use it today, and what came after
 #
 # - **The recipe is the model.** With a modern training procedure and *none* of the network tweaks, ResNet-50 reaches
-#   80.4 % at 224 pixels {cite}`wightman2021strikes`. The paper's ladder says the same in its own way: regularisers are free in use, and
-#   they are worth most of the gain. Torchvision's second set of weights for ResNet-50 (chapter 2) is another instance.
+#   80.4 % at 224 pixels {cite}`wightman2021strikes`. The paper's ladder points the same way: of the 5.9 points from E0 to
+#   E11, the regularisers and the longer training, which are free in use, have 3.2. Torchvision's second set of weights for
+#   ResNet-50 (chapter 2) is another instance.
 # - **ResNet-D** costs so little that many later ResNets have it built in.
 # - **Anti-aliasing** is worth its price when the answer must not flicker: video, tracking, anything that a person watches. Blur where
 #   you subsample, not everywhere.
 # - **Mixup and strong augmentation** belong to long trainings of networks that can memorise their images. In a short training, or
-#   with a small network, leave them out. Later recipes mix CutMix in, and draw augmentations at random instead of searching for a policy.
+#   with a small network, leave them out. Later recipes add CutMix, which pastes a rectangle of one image into another, and
+#   draw augmentations at random instead of searching for a policy.
 # - **Label smoothing** changes what the probabilities mean. It also makes a network a worse *teacher*
 #   {cite}`muller2019smoothing`, so be careful with smoothing and distillation together.
 # - Before you assemble, measure: throughput on *your* machine, corruption on *your* images, and leave-one-out on *your* task. A technique
@@ -2296,7 +2313,10 @@ def remainder_solution(base, everything, left_out):
 verify(check_remainder, remainder_solution)
 
 # %% [markdown]
-# A positive remainder: techniques overlap, and one can stand in for another. A negative one: they need each other.
+# If the techniques help: a positive remainder means that they overlap, and one can stand in for another; a negative one,
+# that they need each other. In the study the single worths are negative and the remainder is positive: left out one by
+# one, the techniques give back more than they cost together. Either each is worse in the crowd than alone, or the three
+# trainings of the complete network were unlucky.
 #
 # **5. (open)** E9 of the paper changes the network and the size of the test images at once. Design the arms that tell the two apart,
 # and run them in miniature: train at 16x16 pixels, test at 16x16 and at 20x20 (`F.interpolate`), with and without
@@ -2309,21 +2329,22 @@ verify(check_remainder, remainder_solution)
 # - Accuracy, robustness and speed are three numbers. A technique can move one and leave the others.
 # - Subsampling without a blur aliases: a pixel of movement changes what the next layer sees. `BlurPool`, and the average in
 #   ResNet-D's shortcut, are the same remedy.
-# - Network tweaks cost time in use, and not in proportion to their multiply-adds. Regularisers cost nothing in use, but need
-#   a long training and a network that could overfit.
+# - Most network tweaks cost time in use, not always in proportion to their multiply-adds. Regularisers cost nothing in use,
+#   but need a long training and a network that could overfit.
 # - The paper's final network is E11: D, SK instead of SE, Big-Little and anti-aliasing; label smoothing, mixup, DropBlock, AutoAugment
 #   and distillation; 600 epochs; tested at 256 pixels.
-# - Stacked tables credit whoever comes last in line. Leave-one-out asks the other question.
+# - A stacked table credits each technique with what it adds to those before it, so the order matters. Leave-one-out asks the
+#   other question.
 #
 # **Three questions.** Why does a blur *after* the subsampling not help? Why can ResNet-D's stem cost three times the multiply-adds and
 # still be worth it? A table says "+0.3 from Big-Little and 256 pixels": which experiment is missing?
 
 # %%
 headline(
-    f"{len(STEPS) - 1} techniques on ResNet-8: top-1 {100 * STUDY.mean('ResNet-8', 'accuracy')[0]:.1f} % without, "
+    f"{len(STEPS) - 1} steps from ResNet-8: top-1 {100 * STUDY.mean('ResNet-8', 'accuracy')[0]:.1f} % without, "
     f"{100 * STUDY.mean(LAST, 'accuracy')[0]:.1f} % with; flips {100 * STUDY.mean('ResNet-8', 'flips')[0]:.1f} % and "
     f"{100 * STUDY.mean(LAST, 'flips')[0]:.1f} %",
-    data.provenance,
+    part_of_cifar10().provenance,
 )
 
 # %%

@@ -863,8 +863,8 @@ plot.show(
     "guided Grad-CAM, counterfactual map.",
     caption="Five answers to two questions. Guided backpropagation is nearly the same for both; its product with Grad-CAM is not. The "
     f"counterfactual tends to the other animal. Data: {animals.provenance}.",
-    width=6.2,
-    height=4.6,
+    width=4.5,
+    height=3.5,
 )
 
 
@@ -1196,7 +1196,7 @@ plot.cams(
     "balanced ones.",
     caption="Grad-CAM for dog at the last stage (8x8 positions). Where does each network find its dog? "
     f"Data: {pets.provenance}.",
-    inches=0.75,
+    inches=0.68,
 )
 
 # %% [markdown]
@@ -1608,7 +1608,7 @@ plot.cams(
     f"animal. Answers: {', '.join(animals.classes[said[i]] for i in worst.tolist())}.",
     caption="The most confident mistakes, and Grad-CAM for the wrong and for the right animal. Each map has its own range: a bright map may "
     f"stand for little evidence. Data: {animals.provenance}.",
-    inches=0.75,
+    inches=0.68,
 )
 
 # %% [markdown]
@@ -1629,7 +1629,7 @@ plot.cams(
     alt="Five photographs, one of each animal, and below each the Grad-CAM of VGG, ResNet, FCN and YOLO for that animal.",
     caption="Grad-CAM for the animal that is there. FCN has learned from masks and YOLO from boxes; the others from names alone. "
     f"Data: {animals.provenance}.",
-    inches=0.75,
+    inches=0.68,
 )
 
 # %% [markdown]
@@ -1649,7 +1649,7 @@ plot.cams(
     alt="Five photographs and below each four heat maps, from the first convolution to the last stage of ResNet-8.",
     caption="Grad-CAM for the true animal in four layers. In front it follows edges and surfaces; the later the layer, the more it follows "
     f"the animal. Data: {animals.provenance}.",
-    inches=0.75,
+    inches=0.68,
 )
 
 # %% [markdown]
@@ -1920,7 +1920,7 @@ plot.cams(
     alt="Photographs after the attack, with the answer before and after it; below each the Grad-CAM for the first answer and for the new "
     "one.",
     caption=f"Every pixel moved by {EPSILON} of 255. The pictures are those that the network gets, at 64x64 pixels. Data: {animals.provenance}.",
-    inches=0.75,
+    inches=0.68,
 )
 
 # %% [markdown]

@@ -6,9 +6,9 @@ With `--measure`, the times of the models page and the maps of the gallery are m
 import argparse
 import sys
 
-from helpers import page_gallery, page_models, page_results
+from helpers import page_gallery, page_minutes, page_models, page_results
 
-PAGES = (page_results, page_models, page_gallery)
+PAGES = (page_results, page_models, page_gallery, page_minutes)
 
 
 def main(arguments=None):

@@ -5,12 +5,11 @@ import shutil
 import subprocess
 import sys
 
-import nbformat
 import pytest
 import yaml
 
-from helpers import course
-from helpers.chapters import FOLDER, names
+from helpers import course, page_minutes
+from helpers.chapters import names
 from helpers.settings import ROOT
 
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
@@ -71,17 +70,10 @@ def test_chapter_shows_its_committed_outputs_and_no_traceback(html, name):
     assert not re.search(r"<p>\s*\|", text), "a table that is shown as text"
 
 
-def minutes_of(name):
-    """What the last cell of a committed notebook printed: how long its computations took."""
-    nb = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
-    printed = "".join(output.get("text", "") for output in course.code_cells(nb)[-1].outputs)
-    return re.search(r"computations took ([\d.]+) minutes", printed)[1]
-
-
 def test_the_reading_orders_give_every_chapter_its_minutes():
-    page = (ROOT / "pages/reading-orders.md").read_text()
-    rows = dict(re.findall(r"^\| \[\d+ [^]]*\]\(\.\./chapters/(\w+)\) \|.*\| ([\d.]+) \|$", page, re.MULTILINE))
-    assert rows == {name: minutes_of(name) for name in names()}
+    page = page_minutes.PAGE.read_text()
+    assert [row["name"] for row in page_minutes.ROW.finditer(page)] == names()
+    assert page == page_minutes.text(), "a chapter was run again: ./course pages"
 
 
 def test_sound_source_builds(source, tmp_path):
