@@ -265,8 +265,8 @@ Table(
 #
 # | kind | technique | what it does | cost when the network is used |
 # |:--|:--|:--|:--|
-# | network tweak | ResNet-D {cite}`he2019bag` | looks at all positions where ResNet skips some | little |
-# | network tweak | SE {cite}`hu2018senet`, SK {cite}`li2019sknet` | a gate for each channel; a mixture of two branches | SE little, SK more |
+# | network tweak | ResNet-D {cite}`he2019bag` | looks at all positions where ResNet skips some | little on a GPU |
+# | network tweak | SE {cite}`hu2018senet`, SK {cite}`li2019sknet` | a gate for each channel; a mixture of two branches | SE hardly any multiply-adds, but time; SK more of both |
 # | network tweak | anti-aliasing {cite}`zhang2019shift` | a blur before each subsampling | some |
 # | network tweak | Big-Little {cite}`chen2019biglittle` | two branches at two resolutions | less than nothing: it saves |
 # | regulariser | label smoothing {cite}`szegedy2016rethinking` | no target is quite 0 or 1 | none |
@@ -1430,9 +1430,11 @@ Table(rows, decimals=2)
 
 # %% [markdown]
 # Compare the last three columns. Squeeze-and-excitation is the classic case: hardly any multiply-adds, but on the paper's
-# GPU a good part of the speed (from 493 to 420 images per second). It reads each map twice and waits in between. On our
-# processor it costs much less, so measure on the machine that you will use. That is why the paper counts images per
-# second.
+# GPU a good part of the speed (from 493 to 420 images per second). It reads each map twice and waits in between. That is
+# why the paper counts images per second.
+#
+# What SE costs by itself is the step from the row above. On our processor this step is much smaller than on the GPU. With D
+# it may be the other way round. So measure on the machine that you will use.
 
 # %% [markdown]
 # ## Where we differ from the paper
@@ -1594,7 +1596,7 @@ Table(
 # *Flips* are predictions that change when the image moves by a pixel. The blur has
 # no parameters, so the first two networks are equally large; compare their *flips*. In the last row, compare training and
 # test accuracy: a regulariser works on the distance between them, and where there is little distance, there is little to
-# gain.
+# gain. (Training accuracy is that of 500 images only, so it may even come out below the test accuracy.)
 
 # %% [markdown]
 # ## Results: the paper beside ours
@@ -1678,7 +1680,7 @@ STUDY = Study("09_assembled_cnn", run=train_arm, arms=ARMS, data=part_of_cifar10
 
 # %% [markdown]
 # Beside accuracy (top-1), mini-mCE and flips stand three costs. Parameters and multiply-adds are counted. Images per
-# second are measured here and now, in batches of 128.
+# second are measured here and now, in batches of 128; a difference of a few per cent between them means nothing.
 
 
 # %%
@@ -1767,7 +1769,7 @@ plot.show(
 )
 
 # %% [markdown]
-# The costs first, for they are not a matter of luck. On this small network D adds no parameter, SE 4 %, and SK makes it
+# The counted costs first, for they are not a matter of luck. On this small network D adds no parameter, SE 4 %, and SK makes it
 # 1.6 times as large. Anti-aliasing adds no parameter but nearly doubles the multiply-adds, because two convolutions move
 # to the larger map. The regularisers cost nothing in use.
 #
@@ -2091,8 +2093,8 @@ Table(
 
 # %% [markdown]
 # The shares reach 0 and 1: for some channel of some image, one branch has it all, although the kernels are equally large.
-# The mean is near one half, so neither branch is idle. The last column says how much depends on the image, here more than
-# half. At 0 % each unit would be a fixed mixture, and the layers that compute its weights could be thrown away after the
+# The mean is near one half, so neither branch is idle. The last column says how much depends on the image, here about
+# half or more. At 0 % each unit would be a fixed mixture, and the layers that compute its weights could be thrown away after the
 # training.
 
 # %% [markdown]
@@ -2103,7 +2105,8 @@ Table(
 # network that did not care about the position would draw a level line.
 #
 # The images are those on which the plain network wavers most. That is unfair to it on purpose, so the table first gives
-# the fair numbers, the means over many images. There the two networks are much closer.
+# the fair numbers, the means over many images. There the two networks are close, and one training of each does not settle
+# which is the steadier.
 
 # %%
 REACH = 4
@@ -2191,9 +2194,10 @@ Explorable(
 
 # %% [markdown]
 # Two strides of 2 lie between the image and the last map, so moving by four pixels moves the last map by a whole
-# position. Between those, the plain network sees a picture that is sampled in another way. Even so, do not expect equal
-# values at −4, 0 and 4. Four pixels are a quarter of this image: something has gone out on one side, and its mirror image
-# has come in on the other.
+# position. Between those, the plain network sees a picture that is sampled in another way. The blur reduces the aliasing,
+# but does not end it: the curve of the anti-aliased network can zigzag, too. And do not expect equal values at
+# −4, 0 and 4. Four pixels are a quarter of this image: something has gone out on one side, and its mirror image has come
+# in on the other.
 
 # %% [markdown]
 # ## When to use it today, and what came after
@@ -2202,7 +2206,7 @@ Explorable(
 #   80.4 % at 224 pixels {cite}`wightman2021strikes`. The paper's ladder points the same way: of the 5.9 points from E0 to
 #   E11, the regularisers and the longer training, which are free in use, have 3.2. Torchvision's second set of weights for
 #   ResNet-50 (chapter 2) is another instance.
-# - **ResNet-D** costs so little that many later ResNets have it built in.
+# - **ResNet-D** costs so little on a GPU that many later ResNets have it built in.
 # - **Anti-aliasing** is worth its price when the answer must not flicker: video, tracking, anything that a person watches. Blur where
 #   you subsample, not everywhere.
 # - **Mixup and strong augmentation** belong to long trainings of networks that can memorise their images. In a short training, or
