@@ -1324,7 +1324,8 @@ plot.show(
 # ### What it sees
 #
 # Photographs of the validation set, boxes above a score of 0.3. First those that it does best, then typical ones, then the worst: photographs are sorted by
-# the share of right boxes among all boxes and all animals. Where only white boxes are drawn, no box reached that score.
+# the share of right boxes among all boxes and all animals, and of the worst the surest are shown. Where only white boxes are
+# drawn, no box reached that score.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -1368,6 +1369,9 @@ plot.boxes(
 )
 
 # %% [markdown]
+# The worst are well placed and have the wrong name: a dog is called cat, a cow horse. Keep that in mind for the section on
+# mistakes.
+#
 # ## Results: the paper beside ours
 #
 # The paper's Table 1, on VOC 2007, twenty classes, with the speed of a Titan X; and Table 3 for VOC 2012.
