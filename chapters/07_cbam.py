@@ -719,17 +719,14 @@ timed = {
     for kind in ("none", "SE", "channel only", "spatial only", "channel first")
 }
 Table(
-    [
-        {
-            "ResNet-20 with": kind,
-            "parameters": inspect.count_parameters(small_network(kind)),
-            "multiply-adds": inspect.count_macs(small_network(kind), (3, 16, 16)),
-            "microseconds per image": microseconds,
-            "times the plain network": microseconds / timed["none"],
-        }
-        for kind, microseconds in timed.items()
-    ],
-    decimals={"microseconds per image": 0, "times the plain network": 1},
+    {
+        "ResNet-20 with": kind,
+        "parameters": inspect.count_parameters(small_network(kind)),
+        "multiply-adds": inspect.count_macs(small_network(kind), (3, 16, 16)),
+        "microseconds per image": microseconds,
+        "times the plain network": microseconds / timed["none"],
+    }
+    for kind, microseconds in timed.items()
 )
 
 # %% [markdown]
@@ -969,8 +966,8 @@ plot.study(
     "test_accuracy",
     "test accuracy in %",
     scale=100,
-    alt="Dot plot of the test accuracy of ResNet-20 without attention and with five kinds of it, four dots and a mean each.",
-    caption="The same network and batches without attention and with five kinds of it.",
+    alt="Dot plot of the test accuracy of ResNet-20 with six kinds of attention, four dots and a mean each.",
+    caption="The same network and batches with six kinds of attention.",
 )
 
 # %% [markdown]
@@ -1313,7 +1310,7 @@ plot.show(
     lambda fig: draw_maps(fig, evidence),
     alt="Five photographs with the outlines of their animals, and below each the Grad-CAM of ResNet-8, with SE and with CBAM as heat "
     "maps with the same outlines.",
-    caption="Grad-CAM for the true class at the last stage. White: outline of the animals. Each map has its own range; a black one holds no evidence. "
+    caption="Grad-CAM for the true class at the last stage. White: outline of the animals. "
     f"Data: {voc.provenance}.",
     width=5.2,
     height=4.2,
