@@ -921,8 +921,8 @@ def draw(fig):
 plot.show(
     draw,
     alt="Log-scale line chart of the gradient norm of each convolution in four untrained networks. The plain network's grows steeply "
-    "towards the first layer; those of the ResNet and of the two DenseNets stay within a factor of about twenty.",
-    caption="Norm of the gradient by convolution. In DenseNet-BC, 1x1 and 3x3 convolutions alternate, hence the teeth.",
+    "towards the first layer; those of the ResNet and of the two DenseNets stay within about one order of magnitude, apart from the first convolution.",
+    caption="Norm of the gradient by convolution. In the DenseNets, 1x1 and 3x3 convolutions and transitions alternate, hence the teeth.",
 )
 
 # %%
@@ -1193,7 +1193,7 @@ Table(
             "parameters": counts[arm],
             "million multiply-adds": macs[arm] / 1e6,
             "epochs": ARMS[arm]["epochs"],
-            "seconds, at the rates above": round(seconds[arm]),
+            "seconds, at the rates above": f"{seconds[arm]:.0f}",
         }
         for arm in ARMS
     ],

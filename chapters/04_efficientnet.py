@@ -1414,8 +1414,8 @@ plot.show(
 )
 
 # %% [markdown]
-# The curves are smoothed, and the table's training loss is the mean over the whole pass, not its end. Three of the four learn alike. The deep one does not: it hardly moves for the first fifty steps and never makes up for them; in the end it is
-# where the base network is, for three times the work. And equal multiply-adds are not equal seconds, here either: compare the
+# The curves are smoothed, and the table's training loss is the mean over the whole pass, not its end. Three of the four learn alike. The deep one does not: it starts slowly and never catches up with them; in the end it is
+# about where the base network is, for three times the work. And equal multiply-adds are not equal seconds, here either: compare the
 # last columns.
 #
 # ## Results: the paper beside ours
@@ -1628,8 +1628,8 @@ logits = train.predict(models["compound"], seen, seen.test.images)
 plot.mistakes(models["compound"], seen, logits, "stages.1")
 
 # %% [markdown]
-# The maps are those of the second stage, with 10x10 positions; the last stage has only 5x5. Five of the eight are vehicles
-# before an even background, taken for ships. A bird before the sky is taken for an airplane. That is what 20x20 pixels and one pass through the
+# The maps are those of the second stage, with 10x10 positions; the last stage has only 5x5. Most of the eight are vehicles
+# in front of large even areas, taken for ships. A bird before the sky is taken for an airplane. That is what 20x20 pixels and one pass through the
 # images teach: a little about the scene, less about the thing.
 #
 # ### Where do the four look?
@@ -1666,7 +1666,7 @@ plot.evidence(
 )
 
 # %% [markdown]
-# On the automobile all four put most of the evidence on the car; with most of the animals, much of it lies around them. The maps of the network scaled by
+# On the automobile all four put most of the evidence on the car; with several of the animals, much of it lies around them. The maps of the network scaled by
 # resolution are spottier, but they also have 14x14 positions instead of 8x8 or 10x10. That the compound network looks at more
 # relevant regions than the others, as the paper found, cannot be seen here. These networks are right less than half of the time.
 #
@@ -1715,8 +1715,8 @@ plot.show(
 
 # %% [markdown]
 # This is what the paper's intuition is about, and here it shows. A unit of the network scaled by resolution uses about half the share
-# of its image that the base network's units use: the window stayed, the image grew. Depth widens the share a little, width leaves it as
-# it was, and compound scaling brings it nearly back to that of the base. In accuracy the network with the small window
+# of its image that the base network's units use: the window stayed, the image grew. Depth widens the share a little, width hardly
+# changes it, and with compound scaling it is only a little smaller than in the base. In accuracy the network with the small window
 # pays no price yet. In images this small, with one object each, a window on the middle seems to be enough.
 
 # %% [markdown]
@@ -1978,7 +1978,7 @@ Table(
 )
 
 # %% [markdown]
-# On the large map with few channels, the full convolution does more than four times as many multiply-adds in hardly more time. On the small map with
+# On the large map with few channels, the full convolution does more than four times as many multiply-adds in little more time. On the small map with
 # many channels it takes clearly longer. That is why EfficientNetV2 fuses the early stages and keeps MBConv in the late ones.
 #
 # **5. (open)** The paper's $\alpha$, $\beta$ and $\gamma$ were found for B0 on ImageNet. For the tiny network on CIFAR-10 others may be

@@ -447,16 +447,13 @@ for name, unit in {"no squeeze": NoSqueeze(16, r=2), "SE": SqueezeExcitation(16,
     train.set_seed(0)
     answering[name] = train_on_lamps(unit, lamps, name)
 Table(
-    [
-        {
-            "unit": name,
-            "right answers in %": 100 * share,
-            "parameters": inspect.count_parameters(network),
-            "multiply-adds": inspect.count_macs(network, (3, 16, 16)),
-        }
-        for name, (network, share) in answering.items()
-    ],
-    decimals=1,
+    {
+        "unit": name,
+        "right answers in %": 100 * share,
+        "parameters": inspect.count_parameters(network),
+        "multiply-adds": inspect.count_macs(network, (3, 16, 16)),
+    }
+    for name, (network, share) in answering.items()
 )
 
 # %% tags=["nbval-check-output"]
@@ -488,7 +485,7 @@ def draw(fig):
     ):
         places = [channel + offset for channel in range(found.shape[1])]
         ax.bar(places, found[rows].mean(0), 0.38, color=colour, label=name)
-    ax.set(xlabel="channel", title="mean gate", ylim=(0, 1.05), xticks=range(16))
+    ax.set(xlabel="channel", title="mean gate", ylim=(0, 1.05))
     ax.grid(axis="x", visible=False)
     ax.legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
 
@@ -497,7 +494,7 @@ plot.show(
     draw,
     alt="Bar chart of the mean gate of each of 16 channels, for pictures with a red and with a blue lamp. Most channels are open for "
     "one colour and nearly shut for the other.",
-    caption="What the unit has learned: two sets of channels, mostly one for each colour of the lamp.",
+    caption="What the unit has learned: two sets of channels, one for each colour of the lamp.",
     height=2.2,
 )
 
@@ -1260,7 +1257,7 @@ def draw(fig):
 plot.show(
     draw,
     alt="Nine histograms of gate values between 0 and 1, one for each block of the network.",
-    caption=f"The gates of {len(sample):,} test images, block by block; block 1.0 is the first of stage 1. Each row is a stage. "
+    caption="All gates of all test images, block by block; block 1.0 is the first of stage 1. Each row is a stage. "
     f"Data: {data.provenance}.",
     height=3.6,
 )

@@ -118,7 +118,7 @@ Table(
             "side in pixels": side,
             "named rightly in %": as_it_is,
             "after enlarging to 64": enlarged,
-            "times the multiply-adds when enlarged": (64 / side) ** 2,
+            "multiply-adds, enlarged over as it is": (64 / side) ** 2,
         }
         for side, (as_it_is, enlarged) in by_side.items()
     ],
@@ -1638,7 +1638,7 @@ print("all arms of the study run:", len(STUDY.rehearse(few)) == len(ARMS))
 # ### Failures first
 #
 # For every scene: what share of its boxes is met by one of the hundred proposals with an IoU of at least one half? The four
-# worst, and four from the middle.
+# worst, four from the middle, and the four best.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -1667,15 +1667,15 @@ def draw_found(proposed, split, index, best=0):
 share, _ = share_found(found["FPN"], small.test)
 order = share.argsort(stable=True)
 middle = len(order) // 2
-chosen = torch.cat([order[:4], order[middle - 2 : middle + 2]])
+chosen = torch.cat([order[:4], order[middle - 2 : middle + 2], order[-4:]])
 plot.boxes(
     small.test.images[chosen],
     draw_found(found["FPN"], small.test, chosen),
     titles=[f"{100 * share[i]:.0f} % found" for i in chosen.tolist()],
     columns=4,
-    alt="Eight scenes: the four with the smallest share of boxes found, and four from the middle. Found boxes are green, missed "
-    "ones orange.",
-    caption="The worst and typical scenes of the feature pyramid. Green: an animal that one of 100 proposals meets with IoU 0.5. Orange: "
+    alt="Twelve scenes: the four with the smallest share of boxes found, four from the middle and the four best. Found boxes are "
+    "green, missed ones orange.",
+    caption="The worst, typical and best scenes of the feature pyramid. Green: an animal that one of 100 proposals meets with IoU 0.5. Orange: "
     f"missed. Data: {small.provenance}.",
     inches=1.5,
 )
@@ -1727,7 +1727,7 @@ plot.cams(
     rows_of_maps=level_maps(answers),
     alt="Six scenes, and below each four heat maps of objectness: on P2 small spots on the small animals, on P5 a broad spot on "
     "the large animal.",
-    caption="Objectness by level, each map scaled to its own range. The finer levels answer for the small animals, the coarse one mostly for the large. "
+    caption="Objectness by level, each map scaled to its own range. The finer levels answer for the small animals, the coarse one for the large. "
     f"Data: {small.provenance}.",
 )
 
@@ -2043,8 +2043,8 @@ def draw_labels(fig, side, shape):
 def described(side, shape):
     _, overlap, labels, k = labels_for(side, shape)
     return (
-        f"A {shape} box of {side} pixels: level {k} by the formula; anchors that are objects: {(labels == 1).sum()}, "
-        f"neither: {(labels == -1).sum()}; and the best IoU is {overlap.max():.2f}."
+        f"A {shape} box of {side} pixels: level {k} by the formula, {(labels == 1).sum()} anchors are objects, "
+        f"{(labels == -1).sum()} are neither, and the best IoU is {overlap.max():.2f}."
     )
 
 
@@ -2053,7 +2053,7 @@ Explorable(
     (BOX_SIDES, tuple(SHAPES)),
     ("square root of the area", "shape"),
     alt=described,
-    caption="Left: the box (black) and the anchors that count as objects (strong) or as neither (faint); pink, orange, green and blue are P2 to P5. Right: the best IoU on each level.",
+    caption="Left: the box (black) and the anchors that count as objects (strong) or as neither (faint); red, orange, green and blue are P2 to P5. Right: the best IoU on each level.",
     key="fpn-levels",
     size=(6.2, 2.9),
 )

@@ -618,8 +618,9 @@ Beside our counts stand the papers' figures, with their tables; a dash where a p
 prints none at all. **≠** marks a figure that is not our count rounded to as many digits; the reason, where it is
 known, is below the table.
 """
-MEASURED = """Measured on {machine}, with {threads} threads and PyTorch {torch}, {date}. Compare times with each other,
-not with those of your machine."""
+MEASURED = """Measured on {machine}, with {threads} threads and PyTorch {torch}, {date}. Compare them with each other,
+not with those of your machine, and only where they are far apart: the same network measured twice can differ by a fifth
+and more."""
 
 
 def amount(number):
