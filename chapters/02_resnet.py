@@ -300,9 +300,7 @@ def draw_block(ax, title, names, way_around=None):
     ax.annotate("", (0, y - 0.27), (0, y - 0.16), arrowprops=arrow)
     ax.text(0, y - 0.31, "y", ha="center", va="center", style="italic")
     ax.set(xlim=(-0.75, 1.6), ylim=(-0.2, 1.06))
-    ax.set_title(
-        title, loc="center", x=0.75 / 2.35
-    )  # above the column at 0, not above the middle
+    ax.set_title(title, loc="center")
     ax.set_axis_off()
 
 
@@ -1266,12 +1264,14 @@ def measured(arm, metric, scale=100):
 Table(
     {
         "network": arm,
-        "paper: test error in %": PAPER_ERROR.get(arm, ""),
+        "paper: test error in % (Table 6)": PAPER_ERROR.get(arm, ""),
         "ours: test error in %": f"{100 * (1 - STUDY.mean(arm, 'test_accuracy')[0]):.2f} ± "
         f"{100 * STUDY.mean(arm, 'test_accuracy')[1]:.2f}",
         "training error in %": measured(arm, "train_error"),
         "training loss": measured(arm, "train_loss", 1),
-        "seconds of training": round(STUDY.mean(arm, "seconds")[0]),
+        "parameters": inspect.count_parameters(built[arm]),
+        "multiply-adds": inspect.count_macs(built[arm], (3, 16, 16)),
+        "seconds of training": f"{STUDY.mean(arm, 'seconds')[0]:.0f}",
     }
     for arm in ARMS
 )
@@ -1612,10 +1612,9 @@ walks = {
 
 def draw_gradients(fig, depth, kind):
     left, right = fig.subplots(1, 2)
-    layers = range(1, len(norms[depth, kind]) + 1)
     for other in KINDS:
-        left.semilogy(layers, norms[depth, other], color="#cccccc", linewidth=1)
-    left.semilogy(layers, norms[depth, kind], color="C0", linewidth=2.2)
+        left.semilogy(norms[depth, other], color="#cccccc", linewidth=1)
+    left.semilogy(norms[depth, kind], color="C0", linewidth=2.2)
     left.set(xlabel="convolution, first to last", ylim=(1e-7, 1e9))
     left.set_yticks([1e-6, 1e-3, 1e0, 1e3, 1e6, 1e9])
     left.set_title("norm of the gradient", fontsize=10)
@@ -1637,7 +1636,6 @@ Explorable(
     caption="Left: gradient norm by layer for the chosen network (blue) and the other three kinds. Right: the slope of one logit along a "
     "straight walk between two images, scaled to the same size; in the title, how well the gradient survives a small nudge.",
     key="resnet-gradients",
-    start=(56, "plain"),
     size=(5.2, 2.3),
 )
 

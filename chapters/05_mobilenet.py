@@ -595,7 +595,7 @@ for name, (settings, millions, parameters, accuracy) in TWINS.items():
             "parameters": inspect.count_parameters(model),
             "paper: millions": parameters,
             "multiply-adds": inspect.count_macs(model, (3, 224, 224)),
-            "paper: million multiply-adds": millions,
+            "paper: millions ": millions,
             "paper: top-1 in % (Tables 4, 5)": accuracy,
         }
     )
@@ -785,7 +785,7 @@ def draw(fig):
         for row, (end, part) in enumerate(zip(ends, parts, strict=True)):
             if part > 2.5:
                 ax.text(end + part / 2, row, f"{part:.0f}", ha="center", va="center", fontsize=8,
-                        color="white" if number < 4 else "black")  # fmt: skip
+                        color="white")  # fmt: skip
         ends = [end + part for end, part in zip(ends, parts, strict=True)]
     ax.set_yticks(range(len(bars)), ["weights", "multiply-adds", "time here"])
     ax.set(xlim=(0, 100), ylim=(2.5, -0.5), xlabel="share in %")
@@ -855,8 +855,8 @@ def draw(fig):
         if name in ("full twin", "shallow") or not known:
             ax.plot(giga, ms, "s" if known else "D", color="C1" if known else "#777777")
     for name, place in {
-        "alpha 0.25": (-4, 8), "alpha 1": (8, -4), "128 px": (-14, -15), "shallow": (8, -12),
-        "full twin": (-46, 6), "ResNet-18": (8, -5), "ResNet-50": (8, -5), "VGG-16": (-10, -15),
+        "alpha 0.25": (-4, 8), "alpha 1": (8, -4), "128 px": (-14, -15), "shallow": (-12, 9),
+        "full twin": (-14, 8), "ResNet-18": (8, -5), "ResNet-50": (8, -5), "VGG-16": (-10, 8),
     }.items():  # fmt: skip
         if name in clocked:
             ax.annotate(name, clocked[name], place, textcoords="offset points", fontsize=8)
@@ -875,8 +875,7 @@ plot.show(
     alt="Scatter plot of milliseconds against giga multiply-adds, both on logarithmic axes, for MobileNets of several widths and "
     "resolutions, the full twin, the shallow network and ResNets, with a dashed line of equal speed through the full twin.",
     caption="One image at a time on the machine of this page. On the dashed line every multiply-add takes as long as in the twin "
-    "with full convolutions. Above it, multiply-adds are dearer. Orange squares: the full twin and the shallow network. Grey: networks "
-    "of chapters 1 and 2.",
+    "with full convolutions. Above it, multiply-adds are dearer.",
     height=3.6,
 )
 
@@ -1340,7 +1339,7 @@ Table(
         "one pass: test accuracy in %": STUDY.text(arm, "test_accuracy", 100),
         "three passes": LONGER.text(arm, "test_accuracy", 100),
         "training loss, one pass": STUDY.text(arm, "train_loss"),
-        "training loss, three passes": LONGER.text(arm, "train_loss"),
+        "three passes ": LONGER.text(arm, "train_loss"),
     }
     for arm in PAIRS
 )
@@ -1425,7 +1424,7 @@ plot.show(
 # %%
 in_the_middle = int((energy[:, 4] > 0.5).sum())
 print(
-    f"{in_the_middle} of 64 filters are nearly a copy of their channel: more than half of their energy is in the middle."
+    f"{in_the_middle} of 64 filters have more than half of their energy in the middle: nearly a copy."
 )
 
 # %% [markdown]
