@@ -1400,7 +1400,7 @@ print(
 
 # %% [markdown]
 # Two points are about the uncertainty of an accuracy on 700 photographs. So this network misses no single band of a single plane
-# much. (All three finest bands *together* are silent at the point 28 of the next figure, and that costs more.)
+# much. (At the point 28 of the next figure all three finest bands are silent *together*.)
 #
 # A knock-out measures what *this* network relies on, with its weights as they are. It does not measure what the band is worth: a network that is trained without the band may find the same evidence
 # elsewhere. The next figure shows the difference.
@@ -1452,8 +1452,8 @@ plot.show(
 )
 
 # %% [markdown]
-# From 28 coefficients on, the blue curve contains all 24 channels of the network behind the green line, and more. Yet at 28 it is far below that line: the information is there, but the weights expect the rest. That is a good reason to train a static
-# network anew, as the paper does, instead of silencing channels of the full one. With 21 or fewer in each plane, or with luma alone, this network does worse than whoever always names the most frequent class.
+# From 28 coefficients on, the blue curve contains all 24 channels of the network behind the green line, and more. Yet at 28 it is far below that line, and below its own end at 64: the information is there, but the weights expect the rest. That is a good reason to train a static
+# network anew, as the paper does, instead of silencing channels of the full one. With 15 or fewer in each plane, or with luma alone, this network does worse than whoever always names the most frequent class.
 #
 # ### What does the gate keep?
 #
@@ -1568,9 +1568,10 @@ Table(
 
 # %% [markdown]
 # The paper's heat maps, from long trainings on ImageNet and COCO, have two messages: low frequencies before high ones, and luma before chroma, with nearly the same picture for both tasks. Hence the static sets. Ours
-# shows the first: DC is open far more often than the other 48, and the rest of the corner two to four times as often as they. (There is an exception, the bright cell at $u = 2$, $v = 7$ of $Y$. One training cannot say whether it means anything.) It shows the second in part: more gates of $Y$ stay open than of
-# either chroma plane, but the surest of all are the DCs of the chroma planes. The paper also reports an exception: in the chroma planes channels 6 and 9 are chosen more often than 5 and 3, which are lower. If its heat maps are numbered along the zig-zag, which the paper does not say but which fits, these are $(0, 3)$ and
-# $(3, 0)$ before $(0, 2)$ and $(2, 0)$. A training as short as ours cannot confirm a detail like that: neighbouring cells differ by chance as much.
+# show the first in part. In every plane DC is open far more often than the mean of the rest, and what else is bright in the 4x4 corner lies next to DC. The rest of the corner is ahead of the other 48 in the mean, but not by much in every plane, and a few cells at
+# high frequencies are bright, too. One training cannot say whether they mean anything. Ours show the second in part, too: more gates of $Y$ stay open than of
+# either chroma plane, but the DCs of the chroma planes are kept as surely as that of $Y$. The paper also reports an exception: in the chroma planes channels 6 and 9 are chosen more often than 5 and 3, which are lower. If its heat maps are numbered along the zig-zag, which the paper does not say but which fits, these are $(0, 3)$ and
+# $(3, 0)$ before $(0, 2)$ and $(2, 0)$. A training as short as ours cannot confirm a detail like that: in our chroma planes all four are nearly closed.
 #
 # One weakness of the design is easy to overlook. The gate sees the *mean* of each channel, and a mean over positive and negative coefficients is close to zero for all channels but DC. So it learns which channels are
 # useful in general, and little about the photograph in front of it.

@@ -215,13 +215,13 @@ a good explanation from a nice picture.
 """
 
 READING_NAMED = """\
-All ten put more of their evidence on the animal than chance would, and nobody had told them where animals are. And
-none of them beats the middle of the photograph: people put their animals there. A pointing game without that
-number would have looked like a success. The energies say more, because they look at the whole map.
+All ten put more of their evidence on the animal than chance would, and nobody had told them where animals are. But in
+the pointing game the best of them only draw level with the middle of the photograph: people put their animals there. A
+pointing game without that number would have looked like a success. The energies say more, because they look at the
+whole map.
 
 The networks differ less than their papers do. The two that fall behind in the pointing game, MobileNet and the one
-that reads frequencies, are those whose maps have 8x8 positions here and not 16x16; MobileNet also names the fewest
-animals rightly.
+that reads frequencies, are those whose maps have 8x8 positions here and not 16x16.
 
 Look along the columns. The first dog lies before a door, and several networks find evidence for *dog* in the door
 frame. Such agreement is a hint about the training pictures; chapter 15 shows how to follow one up.
@@ -230,7 +230,7 @@ frame. Such agreement is a hint about the training pictures; chapter 15 shows ho
 READING_PLACED = """\
 All four were trained with places. Three of them hold more of their evidence on the animal than any of the ten above.
 FPN's question has no animal in it: its best anchor may well be about something else on the photograph. All four read
-a map of 8x8 positions, and in the pointing game they do not beat the ten.
+a map of 8x8 positions, and in the pointing game they do not beat the best of the ten.
 
 For {empty} photographs the map is empty: at that layer nothing speaks for the answer. An empty map has no energy to
 share and is left out of the first two columns; in the pointing game it counts as a miss.
