@@ -1106,9 +1106,9 @@ shares = [
     for kind in (CAT, DOG)
 ]
 print(
-    "tags on 7 % of the cats and 78 % of the dogs, within 5 points:",
-    abs(shares[0] - 0.07) < 0.05,
-    abs(shares[1] - 0.78) < 0.05,
+    "tags on 7 % of the cats and 78 % of the dogs, within 10 points:",
+    abs(shares[0] - 0.07) < 0.1,
+    abs(shares[1] - 0.78) < 0.1,
 )
 print("pixels of a tag:", place.sum((1, 2)).unique().tolist())
 print(

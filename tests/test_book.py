@@ -67,7 +67,7 @@ def test_chapter_shows_its_committed_outputs_and_no_traceback(html, name):
     text = (html / f"chapters/{name}.html").read_text()
     assert "course-headline" in text and "course-figure" in text
     assert "Traceback" not in text
-    assert not re.search(r"<p>\s*\|", text), "a table that is shown as text"
+    assert not re.search(r"<p>\|[^<]*\n\|", text), "a table that is shown as text"
 
 
 def test_the_reading_orders_give_every_chapter_its_minutes():
@@ -158,7 +158,8 @@ def test_sliders_move_by_keyboard(opened, name):
         before = image.get_attribute("src"), image.get_attribute("alt")
         for slider in figure.locator("input").all():
             slider.focus()
-            page.keyboard.press("ArrowRight")
+            at_the_end = slider.input_value() == slider.get_attribute("max")
+            page.keyboard.press("ArrowLeft" if at_the_end else "ArrowRight")
             after = image.get_attribute("src"), image.get_attribute("alt")
             assert before[0] != after[0] and before[1] != after[1], "the slider does not change picture and text"
             assert slider.get_attribute("aria-valuetext") == slider.locator("xpath=../output").inner_text()

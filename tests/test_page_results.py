@@ -47,7 +47,8 @@ def missing_from(found, printed):
         ours = [
             (f"{one.effect.mean:+.{decimals}f} ± {one.effect.sd:.{decimals}f}", one.effect.verdict)
             for one in found
-            if claim in (None, one.row.claim) and interval in (None, page_results.interval(one.effect))
+            if claim in (None, one.row.claim)
+            and interval in (None, page_results.interval(one.effect).replace("\u00a0", " "))
         ]
         if (difference, verdict) not in ours:
             missing.append((claim, difference, interval, verdict))
