@@ -261,11 +261,11 @@ plot.show(
 )
 
 # %% [markdown]
-# Ask for the left animal or for the right one: the picture changes a little, and seldom to where it should. Guided
-# backpropagation draws the edges of both. That is the failure which the paper sets out to fix: these methods are sharp, but
-# they are not **class-discriminative**. Let us put a number on it. A map's share on the half that shows the animal asked about should
-# be near 100 %; a map that does not know what it was asked has 50 %. Here and below, ± is the standard error of the mean
-# over the images.
+# Ask for the left animal or for the right one: the gradient's picture changes, and it stays noise all over the scene. Guided
+# backpropagation draws the edges of both animals, whichever is asked about; only their brightness shifts a little. That is
+# the failure which the paper sets out to fix: these methods are sharp, but they are not **class-discriminative**. Let us put
+# a number on it. A map's share on the half that shows the animal asked about should be near 100 %; a map that does not know
+# what it was asked has 50 %. Here and below, ± is the standard error of the mean over the images.
 
 
 # %% tags=["model"]
@@ -304,7 +304,7 @@ Table(
 )
 
 # %% [markdown]
-# All three are within a few points of 50 %. The other tool of the time, **class activation mapping** (CAM) {cite}`zhou2016cam`, does
+# All three are within some five points of 50 %. The other tool of the time, **class activation mapping** (CAM) {cite}`zhou2016cam`, does
 # discriminate. But it needs a network of a certain shape: feature maps, their average over all positions, one linear
 # layer. VGG has no such shape. To use CAM, Zhou et al. cut VGG's fully connected layers off and train again, and the new
 # network classifies worse: the paper gives a top-1 error that is 2.98 points higher (its Table 1). An explanation should
@@ -543,9 +543,11 @@ plot.show(
 )
 
 # %% [markdown]
-# Grad-CAM listens to the question. It is coarse, and it is far from 100 %: the network is small, it takes one animal for
-# another more often than not, and it finds some evidence for a horse in many a cat. In some scenes most of the map lies on
-# the wrong animal. But of all the maps this is the one that moves.
+# Grad-CAM listens to the question: in both scenes most of the map moves to the photograph of the animal asked about. It is
+# coarse, and it is far from 100 %: the network is small, it takes one animal for another more often than not, and it finds
+# some evidence for a cat in the photograph of the horse. And the right photograph is not yet the right animal. In the first
+# scene the evidence for *cat* is on the person and the tree, and for *horse* it is brightest at the hurdle. But of all the
+# maps this is the one that moves.
 
 # %% [markdown]
 # ## The proof that it contains CAM
@@ -893,7 +895,8 @@ Table(
 # The paper asks people. Workers saw one map for one of the two classes of a VOC photograph and had to say for which: right in
 # 44.44 % of cases with guided backpropagation, in 61.23 % with guided Grad-CAM, 53.33 % with deconvolution alone (section
 # 5.1 of the paper; 43 workers). Our table is the same experiment without people, and it says the same: the pictures of pixels
-# are near chance, and guided backpropagation multiplied by Grad-CAM is not.
+# are near chance, and guided backpropagation multiplied by Grad-CAM is not. The product is even ahead of Grad-CAM alone: the
+# little that guided backpropagation knows of the question comes on top.
 #
 # Two more things to see. The counterfactual is clearly *below* 50 %: what speaks against one animal is, more often, the
 # other one. And the earlier the layer, the less a map knows what it was asked: edges are the same for all animals. That is
@@ -1519,17 +1522,19 @@ Table(rows)
 
 # %% [markdown]
 # **Grad-CAM finds animals**: far better than noise, better than another photograph's map, and better than the gradient for
-# the pixels, over ten networks. **And a bump in the middle does as well or better.** It never looks at the photograph. VOC's
-# animals are large and central, and whoever reports that a map points at the object should report this number with it. The
-# paper compares with other methods and not with the centre. On ILSVRC's photographs the centre would probably be hard to
-# beat, too.
+# the pixels, over ten networks. (Not in each: VGG's smoothed gradient points at least as well as its Grad-CAM. So does that
+# of YOLO, which is not one of the ten.) **And a bump in the middle does as well or better**: in the pointing game it is not
+# clear which is ahead, in energy it is the bump. It never looks at the photograph. VOC's animals are large and central, and
+# whoever reports that a map points at the object should report this number with it. The paper compares with other methods and
+# not with the centre. On ILSVRC's photographs the centre would probably be hard to beat, too.
 #
-# Three more things in the large table. The *box* is a weak test here: maps of noise get it right about as often as some of the
-# networks. 15 % of the maximum keeps nearly all of a noisy map, so its box is nearly the whole photograph, and that is
-# right where the animal fills half of it. The networks that have learned from masks or boxes put the most energy on the animal
-# where they are asked about a class (U-Net, FCN, YOLO), and they do not point better: their score is that of one place or
-# region, and its map may be as small as that. And FPN is asked about any object, not about the animal. The small networks'
-# weakness is part of all these numbers: a network that takes the sheep for a dog has little reason to look at the sheep.
+# Three more things in the large table. The *box* is a weak test here: maps of noise get it right as often as some of the
+# networks, and more often than FPN and YOLO. 15 % of the maximum keeps nearly all of a noisy map, so its box is nearly the
+# whole photograph, and that is right where the animal fills half of it. YOLO, which has learned from boxes, puts the most
+# energy on the animal. U-Net and FCN have learned from masks, and the best of the ten is level with them without having seen
+# one. None of the three points better than most of the ten: their score is that of one place or region, and its map may be as small
+# as that. And FPN is asked about any object, not about the animal. The small networks' weakness is part of all these numbers:
+# a network that takes the sheep for a dog has little reason to look at the sheep.
 #
 # And the planted bias, seed by seed:
 
@@ -1756,8 +1761,9 @@ plot.show(
 )
 
 # %% [markdown]
-# As in the paper, Grad-CAM and guided Grad-CAM agree with occlusion far better than guided backpropagation does. And here the centre
-# is no rival. So the maps do say something about what this network does, even though they find the animal no better than a bump in the
+# As in the paper, Grad-CAM and guided Grad-CAM agree with occlusion far better than guided backpropagation does. And here the
+# centre is no rival. Look at the cat: both maps say that the network looks at the person and the tree, and not at the cat. So
+# the maps do say something about what this network does, even though they find the animal no better than a bump in the
 # middle. To find the object and to be faithful are two different things.
 #
 # ### The sanity check: does the picture depend on what was learned?
@@ -1846,8 +1852,8 @@ plot.show(
 # $A^k$ are still the trained ones.) With the last stage random as well, Grad-CAM has lost its picture, as it should. The picture of guided backpropagation is still much like the one before. It is an edge detector made of the first
 # layers, and it would have convinced you of a network that knows nothing.
 #
-# That also says what guided Grad-CAM is: the question is answered almost only by its coarse factor, and the detail hardly
-# depends on what the last layers have learned.
+# That also says what guided Grad-CAM is: the question is answered mostly by its coarse factor, and the detail depends little
+# on what the last layers have learned.
 
 # %% [markdown]
 # ### Adversarial images
@@ -1925,9 +1931,9 @@ plot.cams(
 )
 
 # %% [markdown]
-# The paper's claim holds: after the attack, Grad-CAM for the true animal lies where it did before. It also shows the limit of the
-# claim. The attack flips the answer without moving the evidence, so a map in the right place is no sign that the answer
-# is right.
+# The paper's claim holds: after the attack, Grad-CAM for the true animal finds it as well as before. (The centre is no worse
+# here, either.) It also shows the limit of the claim. The attack flips the answer without moving the evidence, so a map in
+# the right place is no sign that the answer is right.
 #
 # ### Names for channels: an explanation in words
 #
@@ -1988,7 +1994,8 @@ Table(
 # %% [markdown]
 # Read a row as a sentence: it said this, because of those, in spite of these. Two warnings. In this network $\alpha$ is
 # $w_k^c / Z$ and the same for every image, so the sentence explains the class and not this image; for that, multiply it by
-# how strongly the channel is on. And a name is a habit of 30 images, not a meaning: look at the purity.
+# how strongly the channel is on. And a name is a habit of 30 images, not a meaning: look at the purity. Hardly any channel is
+# called *cat*, and the cat's row shows it: among the channels that speak for it are ships and frogs.
 
 # %% [markdown]
 # ### Captions and questions
@@ -2219,6 +2226,10 @@ Table(
 )  # fmt: skip
 
 # %% [markdown]
+# The three maps with Grad-CAM in them lead here, too. The surprise is the centre. With the gradient it was at the bottom
+# against occlusion, and here it is clearly better than random and no worse than guided backpropagation. One grey spot in the
+# middle may hide more of an animal than the same number of pixels here and there.
+#
 # **5. (open)** Do maps that point well also delete well? For 300 photographs, correlate the mean of the deletion curve with the
 # energy inside the mask, within each network of `ZOO`. A network may look at the background and be faithful about it; then
 # the two must come apart. Find photographs where they do.
@@ -2229,7 +2240,7 @@ Table(
 # - $\alpha_k^c$ is the gradient of the score averaged over a channel's positions; $L^c = \text{ReLU}(\sum_k \alpha_k^c A^k)$.
 # - Behind an average and a linear layer $Z \alpha_k^c = w_k^c$: CAM is a special case, and the network need not be changed.
 # - Negated weights give the counterfactual. The product with guided backpropagation gives detail; the question is answered
-#   almost only by the coarse factor.
+#   mostly by the coarse factor.
 # - A heat map needs baselines: the area, the centre, another photograph's map, random weights.
 # - A biased validation set flatters a biased network. Grad-CAM saw the tag without a clean test set.
 # - Three libraries agree to rounding, and differ in their defaults: ReLU, size, range.
