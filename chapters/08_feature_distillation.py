@@ -1125,7 +1125,7 @@ Table(rows, decimals=1)
 
 # %% [markdown]
 # The last column is the point of Wide ResNets: the work is done faster when it comes in fewer, larger pieces. The
-# deep network has a tenth more of it, and takes longer by much more than a tenth.
+# deep network has a tenth more of it, and takes longer by more than a tenth. How much longer depends on the machine.
 #
 # **Equality.** No public library has these networks for CIFAR. So the check is a second implementation: the same weights
 # in plain functions, written down from the description.
@@ -1519,10 +1519,10 @@ for name, student in students.items():
 Table(rows, decimals=1)
 
 # %% [markdown]
-# The student that has never met the teacher agrees with it on about half of the images, and repeats a third of its
-# mistakes: some images are hard for everyone. Measure the others by that. Those who were taught agree more often. The one
-# that was shown the teacher's probabilities repeats the most mistakes, too. (One training each, and the differences are
-# of one to five points.)
+# The student that has never met the teacher agrees with it on about half of the images, and repeats about a third of its
+# mistakes: some images are hard for everyone. Measure the others by that. Those who were taught agree more often, by a
+# few points. The differences in the repeated mistakes are too small to say that mistakes are inherited. (One training
+# each.)
 
 # %% [markdown]
 # ### Where do they look?
@@ -1608,8 +1608,8 @@ plot.show(
 )
 
 # %% [markdown]
-# After so short a training the student's maps are a pale copy. It has found roughly where some channels are positive, and
-# has missed others.
+# After so short a training the student's red is pale beside the teacher's. It has found roughly where some channels are
+# positive, and has missed others.
 #
 # ### How much is skipped?
 #
@@ -1645,9 +1645,10 @@ plot.show(
 )
 
 # %% [markdown]
-# At any time, roughly a tenth to a quarter of all elements are skipped. What plain L2 would spend on them is large in the
-# first hundred steps. Then, when the student has come closer, it is small in the last group and moderate in the first. So
-# there is little left for partial L2 to save in most of this training. That fits the study, which sees no gain.
+# At any time, roughly a tenth to a quarter of the elements of each group are skipped. The share of plain L2 that lies in
+# them has its peak early, within the first hundred steps. At the end, when the student has come closer, it is small in the
+# last group and moderate in the first. So there is little left for partial L2 to save in most of this training. That fits
+# the study, which sees no gain.
 
 # %% [markdown]
 # ## Play: what one element is asked to do
