@@ -203,6 +203,13 @@ def check_channel_names(code):
     assert names == ["cat", "dog"] and purity == [1.0, 1.0]
 
 
+def check_masks(code):
+    """Only the animal that is asked for stays; void stays void."""
+    targets = {"masks": torch.tensor([[[0, 1, 2], [255, 2, 1]]]).repeat(2, 1, 1)}
+    masks = code.masks_of_the_asked(targets, torch.tensor([0, 1]))
+    assert masks.tolist() == [[[0, 1, 0], [255, 0, 1]], [[0, 0, 2], [255, 2, 0]]]
+
+
 CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}
 
 
@@ -230,6 +237,8 @@ MUTANTS = {
     "another threshold": ("threshold=0.15", "threshold=0.05", "box"),
     "a map of zeros hits": ("return hit & (maps.amax((1, 2)) > maps.amin((1, 2)))", "return hit", "pointing"),
     "tags on everybody": ("in_columns[:, None, :] & tagged[:, None, None]", "in_columns[:, None, :]", "tags"),
+    "void becomes background": ("(masks == 255) | (masks == animal)", "masks == animal", "masks"),
+    "the class before": ("(labels + 1)[:, None, None]", "labels[:, None, None]", "masks"),
     "covering raises": ("row.append(whole - score", "row.append(score(model(images)) * 0 + score", "occlusion"),
     "the attack helps": ("images + epsilon *", "images - epsilon *", "adversarial"),
     "channels named by their weakest images": ("activation.topk(", "(-activation).topk(", "channel_names"),
