@@ -116,7 +116,8 @@ history = train.fit(
 
 # %% tags=["model"]
 def moved(images, right, down):
-    """Images (N, C, H, W) moved by whole pixels; what comes in is the mirror image of the border."""
+    """Images (N, C, H, W) moved by whole pixels; what comes in is the mirror image of the
+    border."""
     reach = max(abs(right), abs(down))
     height, width = images.shape[2:]
     padded = F.pad(images.float(), [reach] * 4, mode="reflect").to(images.dtype)
@@ -125,7 +126,8 @@ def moved(images, right, down):
 
 
 def flips(model, data, images=500):
-    """The share of test images whose prediction changes when they move by a pixel, to the right or down."""
+    """The share of test images whose prediction changes when they move by a pixel, to the right
+    or down."""
     x = data.test.images[:images]
     still = train.predict(model, data, x).argmax(1)
     steps = [train.predict(model, data, moved(x, *step)).argmax(1) for step in ((1, 0), (0, 1))]
@@ -140,7 +142,8 @@ def flips(model, data, images=500):
 
 # %% tags=["model"]
 def noisy(images, sd):
-    """uint8 images (N, C, H, W) with normal noise of standard deviation sd, for pixels in [0, 1]."""
+    """uint8 images (N, C, H, W) with normal noise of standard deviation sd, for pixels in [0,
+    1]."""
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     return (images + 255 * sd * noise).round().clamp(0, 255).to(torch.uint8)
 
@@ -177,7 +180,8 @@ CORRUPTIONS = {  # what it is, and three severities
 # %% tags=["model"]
 @functools.cache
 def corrupted(data, images=500):
-    """The first test images in every corruption: kind -> three uint8 tensors. Made once per data set."""
+    """The first test images in every corruption: kind -> three uint8 tensors. Made once per
+    data set."""
     originals = data.test.images[:images]
     return {
         kind: [function(originals, severity) for severity in severities]
@@ -385,7 +389,8 @@ print("moved, then pooled:", pooled(moved_row).tolist())
 
 # %% tags=["nbval-check-output"]
 def pooled_with_blur(row):
-    """The larger of each pair at every position (the row goes round), a blur (1, 2, 1) / 4, every second."""
+    """The larger of each pair at every position (the row goes round), a blur (1, 2, 1) / 4,
+    every second."""
     largest = torch.maximum(row, row.roll(-1))
     soft = (largest.roll(1) + 2 * largest + largest.roll(-1)) / 4
     return soft[::2]
@@ -467,7 +472,8 @@ print("same as by hand:", torch.allclose(BlurPool(1)(x[None, None])[0, 0], by_ha
 
 # %%
 def natural_noise(n, side, seed=0):
-    """Random images (n, 3, side, side) whose amplitude falls with the frequency, as in photographs."""
+    """Random images (n, 3, side, side) whose amplitude falls with the frequency, as in
+    photographs."""
     rows, columns = torch.meshgrid(
         torch.fft.fftfreq(side), torch.fft.fftfreq(side), indexing="ij"
     )
@@ -593,8 +599,8 @@ class SelectiveKernel(nn.Module):
     """Two branches of a 3x3 convolution, mixed by weights that add up to 1 in every channel.
 
     (N, before, H, W) to (N, channels, H/stride, W/stride), rectified. r and least: the hidden
-    layer has max(channels / r, least) units. The paper's version: one convolution with twice the
-    channels in place of a 3x3 and a 5x5.
+    layer has max(channels / r, least) units. The paper's version: one convolution with twice
+    the channels in place of a 3x3 and a 5x5.
     """
 
     def __init__(self, before, channels, stride=1, r=2, least=32):
@@ -640,7 +646,8 @@ class Assembled:
     """Mixed into a block of chapter 2, which then has a place for every technique.
 
     d: ResNet-D's shortcut. attention: None, "SE" or "SK". blur: subsample with BlurPool.
-    last_relu: False leaves out the ReLU after the addition. `drop` is filled by `add_dropblock`.
+    last_relu: False leaves out the ReLU after the addition. `drop` is filled by
+    `add_dropblock`.
     """
 
     def __init__(self, before, channels, stride=1, option="B", d=False, attention=None, r=16,
@@ -699,7 +706,8 @@ class AssembledBottleneck(Assembled, Bottleneck):
 
 # %% tags=["model"]
 def add_dropblock(model, scales, keep=0.9, size=7):
-    """Fill the places for DropBlock in the stages named in `scales`, in place; returns the model.
+    """Fill the places for DropBlock in the stages named in `scales`, in place; returns the
+    model.
 
     scales: stage -> factor on gamma, such as {"layer3": 0.25, "layer4": 1.0}.
     """
@@ -726,7 +734,8 @@ class AssembledResNet(ResNet):
 class AssembledCifarResNet(CifarResNet):
     """Chapter 2's small ResNet with techniques: (N, 3, H, W) to (N, classes).
 
-    After the same seed it has the first weights of the plain one wherever it has the same layers.
+    After the same seed it has the first weights of the plain one wherever it has the same
+    layers.
     """
 
     def __init__(self, depth, width=16, classes=10, **tweaks):
@@ -766,8 +775,8 @@ def conv_bn(before, after, kernel, stride=1):
 class BigLittle(nn.Module):
     """A stage in two branches: (N, before, H, W) to (N, 4 channels, H/stride, W/stride).
 
-    big: all blocks but one at half the resolution. little: fewer (beta) and narrower (alpha) blocks
-    at the full resolution. The last block merges both.
+    big: all blocks but one at half the resolution. little: fewer (beta) and narrower (alpha)
+    blocks at the full resolution. The last block merges both.
     """
 
     def __init__(self, before, channels, count, stride, alpha=2, beta=4, **tweaks):
@@ -861,7 +870,8 @@ Table(
 
 # %% tags=["model"]
 def smooth(labels, classes, epsilon=0.1):
-    """Labels (N,) as probabilities (N, classes): epsilon of the mass is spread over all classes."""
+    """Labels (N,) as probabilities (N, classes): epsilon of the mass is spread over all
+    classes."""
     return (1 - epsilon) * F.one_hot(labels, classes).float() + epsilon / classes
 
 
@@ -890,7 +900,8 @@ def mixup(images, targets, share, kind=2):
 class Mixup:
     """A step of augmentation: mixup with shares from Beta(alpha, alpha).
 
-    The draws come from a generator of their own, so that the batches of `train.fit` stay the same.
+    The draws come from a generator of their own, so that the batches of `train.fit` stay the
+    same.
     """
 
     def __init__(self, alpha=0.2, kind=2, seed=0):
@@ -928,7 +939,8 @@ for kind in (1, 2):
 
 # %% tags=["model"]
 class DropBlock(nn.Module):
-    """While training, (N, C, H, W) with squares of size x size set to zero; the rest is scaled up.
+    """While training, (N, C, H, W) with squares of size x size set to zero; the rest is scaled
+    up.
 
     keep: the share of positions that should stay. scale: gamma is multiplied by it
     (0.25 in the third stage of the paper, 1 in the fourth).
@@ -1067,7 +1079,8 @@ def equalized(x):
 
 
 def warp(x, rows):
-    """Images moved: `rows` are the 2x3 numbers that lead from a place (x, y, 1) in the new image to that in the old.
+    """Images moved: `rows` are the 2x3 numbers that lead from a place (x, y, 1) in the new
+    image to that in the old.
 
     Places lie in [-1, 1]; each number is one for all images or one for each, (N,).
     """
@@ -1096,8 +1109,8 @@ def column(m):
 
 
 # %% tags=["model"]
-# operation: its strength at level 0 and at level 9, whether its sign is drawn, and what it does to
-# images x (N, 3, H, W) in [0, 1] with strengths m (N,); the last three have no strength
+# operation: its strength at level 0 and at level 9, whether its sign is drawn, and what it does
+# to images x (N, 3, H, W) in [0, 1] with strengths m (N,); the last three have no strength
 OPERATIONS = {
     "ShearX": ((0, 0.3), True, lambda x, m: warp(x, ((1, m, 0), (0, 1, 0)))),
     "ShearY": ((0, 0.3), True, lambda x, m: warp(x, ((1, 0, 0), (m, 1, 0)))),
@@ -1233,7 +1246,8 @@ kd_loss = chapter("08_feature_distillation").kd_loss
 
 
 class AssembledLoss:
-    """Cross-entropy with soft targets, plus distillation where a teacher's probabilities are given.
+    """Cross-entropy with soft targets, plus distillation where a teacher's probabilities are
+    given.
 
     steps: of the whole training; DropBlock's keep falls from 1 to `keep` over them.
     """
@@ -1551,7 +1565,8 @@ for name, (tweaks, recipe) in RECIPES.items():
 
 # %% tags=["model"]
 def calibration_error(logits, labels, bins=10):
-    """Expected calibration error: |accuracy - confidence| of each bin of confidence, weighted by its images."""
+    """Expected calibration error: |accuracy - confidence| of each bin of confidence, weighted
+    by its images."""
     confidence, predicted = logits.softmax(1).max(1)
     right = (predicted == labels).float()
     place = (confidence * bins).long().clamp(max=bins - 1)
@@ -1560,7 +1575,8 @@ def calibration_error(logits, labels, bins=10):
 
 
 def scores(model, data):
-    """All that the study measures, on test images; and the error on training images as they are."""
+    """All that the study measures, on test images; and the error on training images as they
+    are."""
     logits = train.predict(model, data, data.test.images)
     labels = data.test.targets
     seen = train.predict(model, data, data.train.images[:500])
@@ -1873,7 +1889,8 @@ Table(rows)
 # %%
 total = STUDY.effect("ResNet-8", LAST, "accuracy", 100)
 print(
-    f"top-1, all over none: {total.mean:+.1f} points; what the techniques are worth one by one: {lost:+.1f} points"
+    f"top-1, all over none: {total.mean:+.1f} points; what the techniques are worth one by "
+    f"one: {lost:+.1f} points"
 )
 
 # %% [markdown]
@@ -2181,12 +2198,14 @@ Explorable(
     (tuple(chosen), SHIFTS),
     ("image", "pixels to the right"),
     alt=lambda image, shift: (
-        f"Test image of class {image}, moved by {shift} pixels: the plain network gives its true class "
-        f"{100 * of_truth['plain'][shift + REACH, chosen[image]]:.0f} %, the anti-aliased one "
-        f"{100 * of_truth['anti-aliased'][shift + REACH, chosen[image]]:.0f} %."
+        f"Test image of class {image}, moved by {shift} pixels: the plain network gives its "
+        f"true class {100 * of_truth['plain'][shift + REACH, chosen[image]]:.0f} %, the "
+        f"anti-aliased one {100 * of_truth['anti-aliased'][shift + REACH, chosen[image]]:.0f} "
+        "%."
     ),
-    caption="Left: the image that both networks see, and what they call it. Right: the probability of its true class at "
-    "every position. Zigzags with a period of two pixels are a sign of subsampling.",
+    caption="Left: the image that both networks see, and what they call it. Right: the "
+    "probability of its true class at every position. Zigzags with a period of two pixels are "
+    "a sign of subsampling.",
     key="assembled-shift",
     start=(next(iter(chosen)), 0),
     size=(5.2, 2.2),
@@ -2345,8 +2364,10 @@ verify(check_remainder, remainder_solution)
 
 # %%
 headline(
-    f"{len(STEPS) - 1} steps from ResNet-8: top-1 {100 * STUDY.mean('ResNet-8', 'accuracy')[0]:.1f} % without, "
-    f"{100 * STUDY.mean(LAST, 'accuracy')[0]:.1f} % with; flips {100 * STUDY.mean('ResNet-8', 'flips')[0]:.1f} % and "
+    f"{len(STEPS) - 1} steps from ResNet-8: top-1 "
+    f"{100 * STUDY.mean('ResNet-8', 'accuracy')[0]:.1f} % without, "
+    f"{100 * STUDY.mean(LAST, 'accuracy')[0]:.1f} % with; flips "
+    f"{100 * STUDY.mean('ResNet-8', 'flips')[0]:.1f} % and "
     f"{100 * STUDY.mean(LAST, 'flips')[0]:.1f} %",
     part_of_cifar10().provenance,
 )

@@ -372,7 +372,8 @@ def to_channels(planes, side=8):
 
 
 def from_channels(channels, side=8):
-    """The inverse of `to_channels`: coefficients (N, C side², h, w) to planes (N, C, h side, w side)."""
+    """The inverse of `to_channels`: coefficients (N, C side², h, w) to planes
+    (N, C, h side, w side)."""
     n, c, height, width = channels.shape
     coefficients = channels.reshape(n, c // side**2, side, side, height, width)
     D = dct_matrix(side).to(channels)
@@ -534,9 +535,11 @@ plot.show(
 
 # %% tags=["model"]
 class FrequencyInput(nn.Module):
-    """Normalised images (N, 3, H, W) to normalised coefficients (N, K, H/side, W/side). Nothing is trained.
+    """Normalised images (N, 3, H, W) to normalised coefficients (N, K, H/side, W/side). Nothing
+    is trained.
 
-    data: the Dataset whose training images give the statistics. kept: the K channels, in this order.
+    data: the Dataset whose training images give the statistics. kept: the K channels, in this
+    order.
     """
 
     def __init__(self, data, kept, side=8):
@@ -728,8 +731,8 @@ def gumbel_gate(scores, noise=True):
 class Gate(nn.Module):
     """Opens or closes each channel of (N, channels, H, W), for each image anew.
 
-    In training it tosses coins. In evaluation it takes the likelier decision; the authors' code goes on tossing.
-    `kept` holds the last decisions, (N, channels).
+    In training it tosses coins. In evaluation it takes the likelier decision; the authors' code
+    goes on tossing. `kept` holds the last decisions, (N, channels).
     """
 
     def __init__(self, channels):
@@ -796,8 +799,9 @@ print(
 class FrequencyResNet(nn.Module):
     """A ResNet without a stem: maps (N, channels, h, w) to logits (N, classes).
 
-    block, layers, settings: as for chapter 2's ResNet. widths: channels of the stages (a bottleneck has four times
-    as many at its end). The first stage keeps h x w, each later one halves it.
+    block, layers, settings: as for chapter 2's ResNet. widths: channels of the stages (a
+    bottleneck has four times as many at its end). The first stage keeps h x w, each later one
+    halves it.
     """
 
     def __init__(
@@ -862,7 +866,8 @@ def stem(size, positions, width):
 
 # %% tags=["model"]
 def small_network(data, channels=None, pixels=None, side=8, width=16):
-    """Normalised images of `data` to logits, through so many `channels`, or so many `pixels` a side.
+    """Normalised images of `data` to logits, through so many `channels`, or so many `pixels` a
+    side.
 
     A Sequential of `input` (nothing to train), for pixels a `stem`, and `body`.
     """
@@ -879,7 +884,8 @@ def small_network(data, channels=None, pixels=None, side=8, width=16):
 
 
 def train_small(model, data, epochs, seed=0, label="training", **settings):
-    """The recipe of all trainings in this chapter: shifts by up to one block; returns the history."""
+    """The recipe of all trainings in this chapter: shifts by up to one block; returns the
+    history."""
     shift = data.train.images.shape[-1] // 16
     return train.fit(
         model,
@@ -1390,8 +1396,8 @@ Table(
 worst_plane, worst_band = divmod(int(knocked.argmin()), len(BANDS))
 drop = 100 * (whole - float(knocked.min()))
 print(
-    f"The most harmful silence is that of {('Y', 'Cb', 'Cr')[worst_plane]}, u + v = {list(BANDS)[worst_band]}: "
-    f"it costs {drop:.1f} points."
+    f"The most harmful silence is that of {('Y', 'Cb', 'Cr')[worst_plane]}, u + v = "
+    f"{list(BANDS)[worst_band]}: it costs {drop:.1f} points."
 )
 print(
     f"Of the finest bands of the three planes, each silenced alone, the worst costs "
@@ -1628,11 +1634,14 @@ Explorable(
     (COUNTS, tuple(names[index] for index in SHOWN)),
     ("coefficients of 64", "photograph"),
     alt=lambda count, name: (
-        f"Photograph of a {name} from {count} of 64 coefficients per plane, {3 * count * 256:,} values (bytes, at one byte each): "
-        f"{frames[count, name][2]:.1f} dB. The network says {data.classes[int(frames[count, name][3].argmax())]} with probability "
-        f"{float(frames[count, name][3].max()):.2f}."
+        f"Photograph of a {name} from {count} of 64 coefficients per plane, "
+        f"{3 * count * 256:,} values (bytes, at one byte each): {frames[count, name][2]:.1f} "
+        f"dB. The network says {data.classes[int(frames[count, name][3].argmax())]} with "
+        f"probability {float(frames[count, name][3].max()):.2f}."
     ),
-    caption="Left: the photograph, restored from the kept coefficients; at one byte each, the values are bytes. Right: what the network trained on all 192 channels says when it gets only these; blue is the truth.",
+    caption="Left: the photograph, restored from the kept coefficients; at one byte each, the "
+    "values are bytes. Right: what the network trained on all 192 channels says when it gets "
+    "only these; blue is the truth.",
     key="frequency-kept",
     size=(4.2, 2.0),
 )

@@ -129,7 +129,8 @@ plot.show(
 
 # %%
 def window_network(window, channels=12):
-    """Windows (N, 1, window, window) to two logits: convolution, ReLU and pooling until 2 to 4 pixels are left."""
+    """Windows (N, 1, window, window) to two logits: convolution, ReLU and pooling until 2 to 4
+    pixels are left."""
     layers, before, side = [], 1, window
     while side > 4:
         layers += [nn.Conv2d(before, channels, 3), nn.ReLU(), nn.MaxPool2d(2)]
@@ -138,7 +139,8 @@ def window_network(window, channels=12):
 
 
 def windows_around(images, window):
-    """The window around every pixel of uint8 images (N, 1, H, W), mirrored at the border: a view, no copy."""
+    """The window around every pixel of uint8 images (N, 1, H, W), mirrored at the border: a
+    view, no copy."""
     half = window // 2
     padded = F.pad(images.float(), (half, half - 1, half, half - 1), mode="reflect")
     return padded.to(torch.uint8).unfold(2, window, 1).unfold(3, window, 1)[:, 0]
@@ -297,7 +299,8 @@ print("channels, height, width:", tuple(joined.shape))
 
 # %% tags=["model"]
 def two_convolutions(before, channels):
-    """Two valid 3x3 convolutions with a ReLU each: (N, before, H, W) to (N, channels, H - 4, W - 4)."""
+    """Two valid 3x3 convolutions with a ReLU each: (N, before, H, W) to
+    (N, channels, H - 4, W - 4)."""
     return nn.Sequential(
         nn.Conv2d(before, channels, 3),
         nn.ReLU(inplace=True),
@@ -337,7 +340,8 @@ def border(depth=4):
 
 
 def check_size(sides, depth):
-    """Raise ValueError unless every side fits, that is, every map that is pooled has an even side."""
+    """Raise ValueError unless every side fits, that is, every map that is pooled has an even
+    side."""
     smallest, step = 2 * border(depth) + 4, 2**depth
     for side in sides:
         if side < smallest or (side - smallest) % step:
@@ -349,10 +353,12 @@ def check_size(sides, depth):
 
 # %% tags=["model"]
 class UNet(nn.Module):
-    """Images (N, channels, H, W) to logits (N, classes, H - 2 border, W - 2 border); section 2 of the paper.
+    """Images (N, channels, H, W) to logits (N, classes, H - 2 border, W - 2 border); section 2
+    of the paper.
 
-    width: channels of the first level. depth: levels below it. skips=False leaves them out, and lets the
-    up-convolution make as many channels more, so that every other layer stays as it is.
+    width: channels of the first level. depth: levels below it. skips=False leaves them out, and
+    lets the up-convolution make as many channels more, so that every other layer stays as it
+    is.
     """
 
     def __init__(self, channels=1, classes=2, width=64, depth=4, dropout=0.5, skips=True):
@@ -469,7 +475,8 @@ total = inspect.count_macs(paper_net, (1, 572, 572))
 print("convolutional layers:", len(convolutions))
 print(f"parameters: {inspect.count_parameters(paper_net):,}")
 print(
-    f"giga multiply-adds at 572 px: {total / 1e9:.2f}, of which up-convolutions {of_up / 1e9:.2f}"
+    f"giga multiply-adds at 572 px: {total / 1e9:.2f}, of which up-convolutions "
+    f"{of_up / 1e9:.2f}"
 )
 with torch.device("meta"):
     print(f"colour, six classes: {inspect.count_parameters(UNet(3, 6)):,} parameters")
@@ -523,10 +530,13 @@ print("the pixel at the edge is not doubled: the mirror stands on it")
 # %% tags=["model"]
 @torch.inference_mode()
 def segment(model, images, tile=None, stride=None, offset=0, mode="reflect"):
-    """Overlap-tile: logits (N, classes, H, W) for normalised images (N, C, H, W), as large as the images.
+    """Overlap-tile: logits (N, classes, H, W) for normalised images (N, C, H, W), as large as
+    the images.
 
-    tile: side of the output of one tile, 2^depth k + 4; one tile for the whole image unless given.
-    stride: pixels from tile to tile, `tile` - 4 unless given. offset: how far outside of the image the first tile begins.
+    tile: side of the output of one tile, 2^depth k + 4; one tile for the whole image unless
+    given.
+    stride: pixels from tile to tile, `tile` - 4 unless given. offset: how far outside of the
+    image the first tile begins.
     mode: what is outside: "reflect" mirrors, "constant" is 0.
     """
     step, margin = 2**model.depth, border(model.depth)
@@ -615,13 +625,15 @@ Table(rows, decimals=1)
 
 # %% tags=["model"]
 def displacements(n, size, std, generator, nodes=3):
-    """Smooth random vectors in pixels, x first, (N, 2, H, W): bicubic between the nodes of a coarse grid."""
+    """Smooth random vectors in pixels, x first, (N, 2, H, W): bicubic between the nodes of a
+    coarse grid."""
     coarse = std * torch.randn(n, 2, nodes, nodes, generator=generator)
     return F.interpolate(coarse, size=size, mode="bicubic", align_corners=True)
 
 
 def deform(maps, field, mode="bilinear"):
-    """Maps (N, C, H, W) through a field (N, 2, H, W): output(x) = input(x + field(x)), mirrored outside."""
+    """Maps (N, C, H, W) through a field (N, 2, H, W): output(x) = input(x + field(x)), mirrored
+    outside."""
     height, width = field.shape[2:]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     where = torch.stack([x, y]).to(field) + field
@@ -703,7 +715,8 @@ print(
 
 # %% tags=["model"]
 def components(masks):
-    """Number the cells of masks, bool (N, H, W): int64 (N, H, W), 0 outside, equal where pixels hang together by sides.
+    """Number the cells of masks, bool (N, H, W): int64 (N, H, W), 0 outside, equal where pixels
+    hang together by sides.
 
     The number of a cell is 1 + the largest position of its pixels, counted through all masks.
     """
@@ -747,9 +760,11 @@ print(components(drawn[None] == 1)[0])
 
 # %% tags=["model"]
 def two_nearest(labels, radius):
-    """Distances (N, H, W) to the nearest and to the second nearest cell, infinite where none is within `radius`.
+    """Distances (N, H, W) to the nearest and to the second nearest cell, infinite where none is
+    within `radius`.
 
-    labels: (N, H, W) as `components` gives them. Inside a cell the first is 0 and the second infinite.
+    labels: (N, H, W) as `components` gives them. Inside a cell the first is 0 and the second
+    infinite.
     """
     height, width, reach = *labels.shape[1:], int(radius)
     padded = F.pad(labels, [reach] * 4).flatten()
@@ -781,7 +796,8 @@ def two_nearest(labels, radius):
 
 # %% tags=["model"]
 def class_weights(masks):
-    """w_c for masks of 0 and 1 (N, H, W): both classes weigh the same in sum, and the mean is 1."""
+    """w_c for masks of 0 and 1 (N, H, W): both classes weigh the same in sum, and the mean is
+    1."""
     share = masks.float().mean()
     return torch.where(masks == 1, 0.5 / share, 0.5 / (1 - share))
 
@@ -838,7 +854,8 @@ for name, fast, slow in zip(("d1", "d2"), ours, brute, strict=True):
     near = slow <= 10
     same = torch.allclose(fast[0][near], slow[near], atol=1e-5)
     print(
-        f"{name}: equal within 10 px: {same}; infinite beyond: {bool(fast[0][~near].isinf().all())}"
+        f"{name}: equal within 10 px: {same}; infinite beyond: "
+        f"{bool(fast[0][~near].isinf().all())}"
     )
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -883,7 +900,8 @@ plot.show(
 
 # %% tags=["model"]
 def weighted_cross_entropy(logits, masks, weights):
-    """logits (N, M, H, W), masks of classes (N, H, W), weights (N, H, W): the weighted mean over pixels."""
+    """logits (N, M, H, W), masks of classes (N, H, W), weights (N, H, W): the weighted mean
+    over pixels."""
     losses = F.cross_entropy(logits, masks.long(), reduction="none")
     return (weights * losses).sum() / weights.sum()
 
@@ -922,7 +940,8 @@ SMALLEST = 20  # pixels of a true cell that counts as one
 
 
 def overlaps(found, true):
-    """How many pixels each true cell (rows) shares with each found cell (columns); column 0 is found membrane.
+    """How many pixels each true cell (rows) shares with each found cell (columns); column 0 is
+    found membrane.
 
     Both are numbered (H, W). Pixels on true membrane do not count, as in the challenge.
     """
@@ -936,7 +955,8 @@ def overlaps(found, true):
 
 
 def rand_error(counts):
-    """1 - F over pairs of pixels, for `overlaps`; each pixel of found membrane is a cell of its own."""
+    """1 - F over pairs of pixels, for `overlaps`; each pixel of found membrane is a cell of its
+    own."""
     n = counts.double()
     lonely = n[:, 0].sum()
     both = n[:, 1:].square().sum() + lonely
@@ -1020,9 +1040,11 @@ print("without the hole:", rand_error(perfect), missing_walls(perfect), cells_ap
 
 # %% tags=["model"]
 def with_weights(data, weights, count=None):
-    """The slices with targets `masks` and `weights` ("plain", "balance" or "map") for every pixel.
+    """The slices with targets `masks` and `weights` ("plain", "balance" or "map") for every
+    pixel.
 
-    count: how many slices train, spread over the stack, and repeated so that a pass has as many steps as before.
+    count: how many slices train, spread over the stack, and repeated so that a pass has as many
+    steps as before.
     """
     masks, test = data.train.targets, Split(data.test.images, {"masks": data.test.targets})
     make = {"plain": lambda m: torch.ones(m.shape), "balance": class_weights, "map": weight_map}
@@ -1036,7 +1058,8 @@ def with_weights(data, weights, count=None):
 
 
 class Deform:
-    """Augmentation for images with `masks` and `weights`: flip, quarter turn, elastic deformation of `std` pixels."""
+    """Augmentation for images with `masks` and `weights`: flip, quarter turn, elastic
+    deformation of `std` pixels."""
 
     def __init__(self, std):
         self.std = std
@@ -1110,7 +1133,8 @@ print(
 
 # %% tags=["model"]
 def whole_slice(model, images):
-    """Logits for square images (N, C, side, side), mirrored at their borders: one tile, with gradients."""
+    """Logits for square images (N, C, side, side), mirrored at their borders: one tile, with
+    gradients."""
     side, margin = images.shape[-1], border(model.depth)
     surplus = -side % 2**model.depth + 4
     around = (margin, margin + surplus) * 2
@@ -1132,7 +1156,8 @@ def cell_network(skips=True):
 ours = cell_network()
 macs = inspect.count_macs(ours, (1, 348, 348))
 print(
-    f"{inspect.count_parameters(ours):,} parameters, {macs / 1e9:.2f} giga multiply-adds for a slice"
+    f"{inspect.count_parameters(ours):,} parameters, {macs / 1e9:.2f} giga multiply-adds for "
+    "a slice"
 )
 zeros = torch.zeros(1, 1, 256, 256)
 print("a slice:", tuple(whole_slice(ours, zeros).shape[2:]), "from", 256 + 2 * border(3) + 4)
@@ -1178,7 +1203,8 @@ def cell_probability(model, data, images):
 
 
 def cell_scores(probability, masks, threshold):
-    """Of slices (N, H, W): pixel error, mean Rand error, missing walls per slice, share of cells apart."""
+    """Of slices (N, H, W): pixel error, mean Rand error, missing walls per slice, share of
+    cells apart."""
     found, true = components(probability > threshold), components(masks == 1)
     counts = [overlaps(f, t) for f, t in zip(found, true, strict=True)]
     cells = sum(int((c.sum(1) >= SMALLEST).sum()) for c in counts)
@@ -1191,7 +1217,8 @@ def cell_scores(probability, masks, threshold):
 
 
 def evaluate_cells(model, data):
-    """Scores of the test slices at 0.5, and with `_best` at the threshold that gives the lowest Rand error."""
+    """Scores of the test slices at 0.5, and with `_best` at the threshold that gives the lowest
+    Rand error."""
     masks = data.test.targets["masks"]
     probability = cell_probability(model, data, data.test.images)
     scores = {t: cell_scores(probability, masks, t) for t in THRESHOLDS}
@@ -1532,7 +1559,8 @@ print("all arms of the study run:", len(STUDY.rehearse(tiny)) == len(ARMS))
 
 # %% tags=["model"]
 def photographs(size=96, train=None, test=None):
-    """VOC's animals that have a mask; targets are the masks alone: uint8 (N, size, size), 255 unknown."""
+    """VOC's animals that have a mask; targets are the masks alone: uint8 (N, size, size), 255
+    unknown."""
     return with_masks(voc_animals(size, train, test))
 
 
@@ -1590,7 +1618,8 @@ class AnimalUNet(nn.Module):
         """Two 3x3 convolutions, padded and with batch normalisation as in the backbone."""
         layers = []
         for inputs in (before, channels):
-            layers += [nn.Conv2d(inputs, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]  # fmt: skip
+            layers += [nn.Conv2d(inputs, channels, 3, padding=1, bias=False),
+                       nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]  # fmt: skip
         return nn.Sequential(*layers)
 
     def encode(self, images):
@@ -1606,9 +1635,8 @@ class AnimalUNet(nn.Module):
         for up, merge, skip in zip(self.up, self.merge, kept[::-1], strict=True):
             x = up(x)
             x = merge(torch.cat([skip, x], 1) if self.skips else x)
-        return F.interpolate(
-            self.head(x), scale_factor=2.0, mode="bilinear", align_corners=False
-        )
+        return F.interpolate(self.head(x), scale_factor=2.0, mode="bilinear",
+                             align_corners=False)  # fmt: skip
 
 
 # %% tags=["nbval-check-output"]
@@ -1646,7 +1674,8 @@ Table(rows, decimals=1)
 
 # %% tags=["model"]
 def near_boundary(masks, radius=2):
-    """Which pixels of masks (N, H, W) have two different known classes within `radius` pixels in x and y."""
+    """Which pixels of masks (N, H, W) have two different known classes within `radius` pixels
+    in x and y."""
     known, side = masks != 255, 2 * radius + 1
 
     def largest(values):
@@ -1942,7 +1971,8 @@ print("all arms of the study run:", len(ANIMAL_STUDY.rehearse(few)) == len(ANIMA
 
 # %%
 def mean_logit(classes):
-    """The target of equation eq-unet-cam: from logits (N, M, H, W) to the score of one class per photograph (N,)."""
+    """The target of equation eq-unet-cam: from logits (N, M, H, W) to the score of one class
+    per photograph (N,)."""
 
     def score(logits):
         of_class = logits[torch.arange(len(classes)), classes]
@@ -2053,7 +2083,8 @@ plot.cams(
 # %%
 @torch.inference_mode()
 def without_place(model, images, level):
-    """Logits when the skip of a level (0: stride 2, 3: stride 16) has the same value everywhere; None leaves all."""
+    """Logits when the skip of a level (0: stride 2, 3: stride 16) has the same value
+    everywhere; None leaves all."""
     *kept, x = model.encode(images)
     if level is not None:
         kept[level] = kept[level].mean((2, 3), keepdim=True).expand_as(kept[level])
@@ -2147,11 +2178,13 @@ Explorable(
     (STRIDES, tuple(OUTSIDE)),
     ("stride", "outside"),
     alt=lambda stride, outside: (
-        f"Tiles every {stride} pixels, outside of the image {outside}: {seam_facts(stride, outside)[0]:.0f} % of the pixels "
-        f"differ from one pass over the slice, and {seam_facts(stride, outside)[1]:.1f} % are decided otherwise."
+        f"Tiles every {stride} pixels, outside of the image {outside}: "
+        f"{seam_facts(stride, outside)[0]:.0f} % of the pixels differ from one pass over the "
+        f"slice, and {seam_facts(stride, outside)[1]:.1f} % are decided otherwise."
     ),
-    caption="Left: cells (white) and membrane. Right: the difference in probability from one pass over the mirrored slice: white below 0.0001, "
-    "then up to 0.02, up to 0.1, and above. Blue: where tiles begin.",
+    caption="Left: cells (white) and membrane. Right: the difference in probability from one "
+    "pass over the mirrored slice: white below 0.0001, then up to 0.02, up to 0.1, and above. "
+    "Blue: where tiles begin.",
     key="unet-seams",
     size=(4.6, 2.5),
 )

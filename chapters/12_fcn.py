@@ -96,7 +96,8 @@ masks = data.test.targets
 
 # %%
 def windows(images, size, stride):
-    """All size x size windows of images (N, C, H, W), row by row: (N rows columns, C, size, size)."""
+    """All size x size windows of images (N, C, H, W), row by row:
+    (N rows columns, C, size, size)."""
     cut = images.unfold(2, size, stride).unfold(3, size, stride)  # (N, C, rows, columns, ...)
     return cut.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
 
@@ -315,14 +316,16 @@ print("interpolated: ", interpolated.tolist())
 
 # %% tags=["model"]
 def bilinear_kernel(factor):
-    """Weights (2 factor, 2 factor) with which a transposed convolution of stride `factor` interpolates."""
+    """Weights (2 factor, 2 factor) with which a transposed convolution of stride `factor`
+    interpolates."""
     position = torch.arange(2 * factor) - (factor - 0.5)  # distance from the middle
     line = 1 - position.abs() / factor
     return torch.outer(line, line)
 
 
 class Deconvolution(nn.ConvTranspose2d):
-    """Enlarges scores (N, classes, h, w) by a factor; bilinear at first, each class from itself (section 3.3).
+    """Enlarges scores (N, classes, h, w) by a factor; bilinear at first, each class from itself
+    (section 3.3).
 
     Without padding, as in the paper: the output has side factor (h + 1) and is cropped later.
     """
@@ -392,7 +395,8 @@ class Grid:
 
 
 def vgg_grids(padding=100):
-    """The grids of VGG-16's poolings and of conv6, the first fully connected layer as a 7x7 convolution."""
+    """The grids of VGG-16's poolings and of conv6, the first fully connected layer as a 7x7
+    convolution."""
     grid, grids = Grid().convolved(3, padding=padding), {}  # conv1_1
     for stage in range(1, 6):  # all other 3x3 convolutions have padding 1, which keeps the grid
         grid = grids[f"pool{stage}"] = grid.convolved(2, stride=2)
@@ -400,7 +404,8 @@ def vgg_grids(padding=100):
 
 
 def crop_offsets(stride, padding=100):
-    """How many rows and columns to cut off at the top and left: of each skip's scores, and of the result ("pixels")."""
+    """How many rows and columns to cut off at the top and left: of each skip's scores, and of
+    the result ("pixels")."""
     grids, offsets = vgg_grids(padding), {}
     grid = grids["conv6"]
     for skip in {32: (), 16: ("pool4",), 8: ("pool4", "pool3")}[stride]:
@@ -450,7 +455,8 @@ def cropped(scores, offset, like):
 class FCN(nn.Module):
     """The paper's network: images (N, 3, H, W) of any size to scores (N, classes, H, W).
 
-    vgg16: a network of chapter 1 with five poolings; its layers are copied. stride: 32, 16 or 8.
+    vgg16: a network of chapter 1 with five poolings; its layers are copied. stride: 32, 16 or
+    8.
     """
 
     def __init__(self, vgg16, classes=21, stride=8, padding=100):
@@ -522,7 +528,8 @@ print("as many scores as pixels at every size tried:", same)
 
 # %% tags=["model"]
 def upsample(scores, factor):
-    """Bilinear enlargement, (N, C, h, w) to (N, C, factor h, factor w), in which unit i stays at pixel factor i."""
+    """Bilinear enlargement, (N, C, h, w) to (N, C, factor h, factor w), in which unit i stays
+    at pixel factor i."""
     height, width = (factor * side + 1 for side in scores.shape[2:])
     padded = F.pad(scores, (0, 1, 0, 1), mode="replicate")  # one more unit at the far ends
     large = F.interpolate(padded, (height, width), mode="bilinear", align_corners=True)
@@ -530,7 +537,8 @@ def upsample(scores, factor):
 
 
 class SmallFCN(nn.Module):
-    """The paper's design on the course's backbone: images (N, 3, H, W) to scores (N, classes, H, W).
+    """The paper's design on the course's backbone: images (N, 3, H, W) to scores
+    (N, classes, H, W).
 
     stride: 32 scores C5 alone, 16 adds C4, 8 adds C3. H and W are multiples of 32.
     """
@@ -559,7 +567,8 @@ scores = torch.randn(1, 6, 4, 4, generator=torch.Generator().manual_seed(0))
 large = upsample(scores, 32)
 print("shape:", tuple(SmallFCN(Backbone())(torch.zeros(1, 3, 128, 160)).shape))
 print("unit i stays at pixel 32 i:", torch.allclose(large[..., ::32, ::32], scores))
-print("twice, then 16 times, is 32 times:", torch.allclose(upsample(upsample(scores, 2), 16), large, atol=1e-6))  # fmt: skip
+print("twice, then 16 times, is 32 times:",
+      torch.allclose(upsample(upsample(scores, 2), 16), large, atol=1e-6))  # fmt: skip
 
 # %% [markdown]
 # The last line is more than tidiness. It means that an FCN-16s whose new scores are zero gives *exactly* the answers of the FCN-32s that it was made from.
@@ -729,7 +738,8 @@ took = {
 base = took["the photograph at once"]
 Table(
     [
-        {"way": way, "milliseconds": value, "ratio": value / base, "paper, AlexNet on a GPU": theirs}
+        {"way": way, "milliseconds": value, "ratio": value / base,
+         "paper, AlexNet on a GPU": theirs}  # fmt: skip
         for (way, value), theirs in zip(took.items(), ("1", "5", "25"), strict=True)
     ],
     decimals=1,
@@ -766,7 +776,8 @@ in_patches = gradient(F.cross_entropy(patchwise(patches), labels))
 print("gradient of the photograph = of all patches:", torch.allclose(whole, in_patches))
 some = gradient(loss_map()[chosen].mean())
 in_patches = gradient(F.cross_entropy(patchwise(patches[chosen]), labels[chosen]))
-print(f"sampled at {int(chosen.sum())} positions = of these patches:", torch.allclose(some, in_patches))  # fmt: skip
+print(f"sampled at {int(chosen.sum())} positions = of these patches:",
+      torch.allclose(some, in_patches))  # fmt: skip
 
 # %% [markdown]
 # So why did others sample? To see more different photographs in a batch, and to balance the classes. The paper tried it and found that sampling does not converge in fewer steps, and takes longer
@@ -781,7 +792,8 @@ print(f"sampled at {int(chosen.sum())} positions = of these patches:", torch.all
 
 # %% tags=["model"]
 def rarefied(layers):
-    """The same layers (a Sequential) with strides 1, their windows spread out instead: an answer per pixel (section 3.2)."""
+    """The same layers (a Sequential) with strides 1, their windows spread out instead: an
+    answer per pixel (section 3.2)."""
     layers, spread = copy.deepcopy(layers), 1
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
@@ -799,7 +811,8 @@ with torch.inference_mode():
     print("answers:", tuple(every.shape))
     for y, x in ((0, 0), (3, 50), (72, 41)):
         patch = photograph[..., y : y + 52, x : x + 52]
-        print(f"at ({y}, {x}) equal to the patch's:", torch.allclose(every[..., y, x], patchwise(patch)))  # fmt: skip
+        print(f"at ({y}, {x}) equal to the patch's:",
+              torch.allclose(every[..., y, x], patchwise(patch)))  # fmt: skip
 plain, holes = (inspect.count_macs(model, (3, 124, 124)) for model in (dense, rarefied(dense)))
 print(f"multiply-adds: {plain / 1e6:,.1f} million become {holes / 1e6:,.1f} million")
 
@@ -860,7 +873,8 @@ for t, g in zip(truth.flatten().tolist(), guess.flatten().tolist(), strict=True)
     if t != 255:
         counts[t, g] += 1
 print("same counts:", torch.equal(counts, metrics.pixel_confusion(guess, truth, 5).double()))
-by_hand = sum(float(counts[c, c] / (counts[c].sum() + counts[:, c].sum() - counts[c, c])) for c in range(4)) / 4  # fmt: skip
+by_hand = sum(float(counts[c, c] / (counts[c].sum() + counts[:, c].sum() - counts[c, c]))
+              for c in range(4)) / 4  # fmt: skip
 found = segmentation_scores(counts)["mean_iou"]
 print("mean IoU of the four classes that occur:", abs(found - by_hand) < 1e-12)
 print("IoU of the class that does not:", float(metrics.iou(counts)[4]))
@@ -876,7 +890,9 @@ print("IoU of the class that does not:", float(metrics.iou(counts)[4]))
 MEASURES = ("pixel_accuracy", "mean_accuracy", "mean_iou", "weighted_iou")
 everywhere = torch.zeros_like(masks)
 nothing = segmentation_scores(metrics.pixel_confusion(everywhere, masks, 6))
-Table([{"guess": "background everywhere"} | {name.replace("_", " ").replace("iou", "IoU"): 100 * value for name, value in nothing.items()}], decimals=1)  # fmt: skip
+Table([{"guess": "background everywhere"}
+       | {name.replace("_", " ").replace("iou", "IoU"): 100 * value
+          for name, value in nothing.items()}], decimals=1)  # fmt: skip
 
 # %% [markdown]
 # Pixel accuracy finds this quite good. Mean IoU does not: five classes with 0 and one with the share of the background. That is why it is the score to look at, and the row to compare with.
@@ -900,7 +916,8 @@ plot.masks(
 batch = data.normalize(data.train.images[:500])
 print("images:", tuple(batch.shape[1:]), "masks:", tuple(data.train.targets.shape[1:]))
 print("mean of each channel within 0.1 of 0:", bool((batch.mean((0, 2, 3)).abs() < 0.1).all()))
-print("standard deviation within 0.1 of 1:", bool(((batch.std((0, 2, 3)) - 1).abs() < 0.1).all()))  # fmt: skip
+print("standard deviation within 0.1 of 1:",
+      bool(((batch.std((0, 2, 3)) - 1).abs() < 0.1).all()))  # fmt: skip
 print("labels:", sorted(set(data.train.targets[:500].unique().tolist())))
 
 # %% [markdown]
@@ -976,7 +993,8 @@ def grown(regions, width):
 
 
 def boundary_band(masks, width, classes=6):
-    """True for pixels that have another class within `width` pixels, (N, H, W); void is no class."""
+    """True for pixels that have another class within `width` pixels, (N, H, W); void is no
+    class."""
     bands = []
     for part in masks.split(100):
         present = torch.stack([part == label for label in range(classes)], 1)
@@ -1095,7 +1113,8 @@ print("8 photographs learned by heart, loss below 0.4:", learned < 0.4)
 
 
 # %%
-PLAN = {32: (pick(full=3, quick=1), LEARNING_RATE), 16: (1, LEARNING_RATE / 4), 8: (1, LEARNING_RATE / 4)}  # fmt: skip
+PLAN = {32: (pick(full=3, quick=1), LEARNING_RATE),
+        16: (1, LEARNING_RATE / 4), 8: (1, LEARNING_RATE / 4)}  # fmt: skip
 
 
 def in_stages(backbone, label):
@@ -1237,7 +1256,8 @@ for arm in ("32s", "16s", "8s"):
 # The skips cost a thousandth of the parameters and two thousandths of the multiply-adds. So this comparison is at equal cost, very nearly.
 
 # %%
-PAPER = {  # Table 2: pixel accuracy and mean IoU in % on a part of PASCAL VOC 2011's validation photographs
+# Table 2: pixel accuracy and mean IoU in % on a part of PASCAL VOC 2011's validation photographs
+PAPER = {
     "32s": ("89.1", "59.4"),
     "16s": ("90.0", "62.4"),
     "8s": ("90.3", "62.7"),
@@ -1503,7 +1523,8 @@ GREEN, RED = torch.tensor([0.0, 0.62, 0.45]), torch.tensor([0.84, 0.15, 0.10])
 
 
 def judged(name, width):
-    """The photograph in light grey; in the band, green where the guess is right and red where it is wrong, (H, W, 3)."""
+    """The photograph in light grey; in the band, green where the guess is right and red where
+    it is wrong, (H, W, 3)."""
     right = guesses[shown_networks[name]][play] == masks[play]
     colours = torch.where(right[..., None], GREEN, RED)
     return torch.where(bands[width][..., None], colours, faded.permute(1, 2, 0)), right
@@ -1543,11 +1564,14 @@ Explorable(
     (tuple(shown_networks)[:3], WIDTHS),
     ("network", "width of the band"),
     alt=lambda name, width: (
-        f"FCN-{name} on a photograph of a {names[true[play]]}: within {width} px of the true boundaries "
-        f"{100 * float(judged(name, width)[1][bands[width]].float().mean()):.0f} % of the pixels are right on it; "
-        f"over all validation photographs the mean IoU there is {curves[name][WIDTHS.index(width)]:.1f} %."
+        f"FCN-{name} on a photograph of a {names[true[play]]}: within {width} px of the true "
+        f"boundaries {100 * float(judged(name, width)[1][bands[width]].float().mean()):.0f} % "
+        "of the pixels are right on it; over all validation photographs the mean IoU there is "
+        f"{curves[name][WIDTHS.index(width)]:.1f} %."
     ),
-    caption="Left: the outline of the guess. Middle: the pixels of the band, green if right and red if wrong. Right: the mean IoU within the band on all validation photographs, the chosen network in blue.",
+    caption="Left: the outline of the guess. Middle: the pixels of the band, green if right "
+    "and red if wrong. Right: the mean IoU within the band on all validation photographs, the "
+    "chosen network in blue.",
     key="fcn-band",
     size=(5.2, 1.8),
 )
@@ -1595,7 +1619,8 @@ Explorable(
 def check_stitch(shift_and_stitch):
     train.set_seed(0)
     layers = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3, stride=2), nn.ReLU(), nn.Conv2d(4, 2, 2)
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(4, 4, 3, stride=2), nn.ReLU(), nn.Conv2d(4, 2, 2),
     ).double()  # fmt: skip
     images = torch.randn(2, 3, 31, 31, dtype=torch.float64)
     with torch.inference_mode():

@@ -73,7 +73,8 @@ iou = fpn.iou
 
 # %% tags=["model"]
 def photographs(size=128, train=None, test=None):
-    """VOC's animals with their boxes and labels; without the masks, which this chapter does not use."""
+    """VOC's animals with their boxes and labels; without the masks, which this chapter does not
+    use."""
     data = voc_animals(size=size, train=train, test=test)
 
     def boxes_only(split):
@@ -103,7 +104,8 @@ SIZE = data.train.images.shape[-1]  # px
 
 # %% tags=["model"]
 def windows(size, sides=(1.0, 0.75, 0.5, 0.35)):
-    """Square windows of several sides that cover an image, each moved by about a quarter of its side: boxes (K, 4)."""
+    """Square windows of several sides that cover an image, each moved by about a quarter of its
+    side: boxes (K, 4)."""
     found = []
     for side in (share * size for share in sides):
         steps = torch.linspace(0, size - side, -int(-(size - side) // (side / 4)) + 1)
@@ -265,17 +267,17 @@ print("equal to torchvision:", torch.allclose(iou(ours, theirs), ops.box_iou(our
 
 # %% tags=["model"]
 class Truth(NamedTuple):
-    """What is in each cell: box (N, S, S, 4) as x, y, w, h; label (N, S, S), -1 where no centre lies."""
+    """What is in each cell: box (N, S, S, 4) as x, y, w, h; label (N, S, S), -1 for no centre."""
 
     box: torch.Tensor
     label: torch.Tensor
 
 
 def encode(boxes, labels, size, grid):
-    """Boxes in pixels (N, M, 4) and labels (N, M), -1 for none, as the Truth of a grid of `grid` x `grid` cells.
+    """Boxes in pixels (N, M, 4), labels (N, M), -1 for none, as the Truth of grid x grid cells.
 
-    x, y: the centre's place within its cell; w, h: the sides relative to the image (section 2). A cell has room for
-    one object; of several the largest stays.
+    x, y: the centre's place within its cell; w, h: the sides relative to the image (section 2).
+    A cell has room for one object; of several the largest stays.
     """
     n = len(boxes)
     corners = boxes / size
@@ -403,8 +405,9 @@ plot.show(
 def suppress(boxes, scores, threshold):
     """Non-maximum suppression in many groups at once: which boxes stay, bool (G, K).
 
-    boxes (G, K, 4), scores (G, K). From the highest score down, a box that stays removes all later ones of its group
-    that overlap it by more than `threshold`. Of equal scores the first comes first.
+    boxes (G, K, 4), scores (G, K). From the highest score down, a box that stays removes all
+    later ones of its group that overlap it by more than `threshold`. Of equal scores the first
+    comes first.
     """
     order = scores.argsort(dim=1, descending=True, stable=True)
     stays = fpn.suppress(boxes.gather(1, order[..., None].expand(-1, -1, 4)), threshold)
@@ -456,10 +459,12 @@ class Prediction(NamedTuple):
 
 
 class Yolo(nn.Module):
-    """Images to a tensor (N, S, S, 5B + C): per cell B times x, y, w, h, confidence, then C classes (section 2).
+    """Images to a tensor (N, S, S, 5B + C): per cell B times x, y, w, h, confidence, then C
+    classes (section 2).
 
     features: images to a map. head: the map to (N, 5B + C, S, S).
-    squash: read the numbers through a sigmoid, the classes through a softmax; the paper's are linear.
+    squash: read the numbers through a sigmoid, the classes through a softmax; the paper's are
+    linear.
     """
 
     def __init__(self, features, head, boxes, classes, squash):
@@ -494,7 +499,8 @@ PAPER_LAYERS = [  # figure 3: (kernel, channels), "pool", and a stride where it 
 
 
 def paper_yolo(grid=7, boxes=2, classes=20):
-    """The network of figure 3: images (N, 3, 448, 448) to (N, 7, 7, 30). Convolutions with bias, no normalisation."""
+    """The network of figure 3: images (N, 3, 448, 448) to (N, 7, 7, 30). Convolutions with
+    bias, no normalisation."""
     layers, before = [], 3
     for layer in PAPER_LAYERS:
         if layer == "pool":
@@ -549,7 +555,8 @@ Table(row for row in rows if row["kind"] not in ("LeakyReLU", "Dropout"))
 
 # %% tags=["model"]
 class TwoStages(nn.Module):
-    """The last two maps of a backbone as one: (N, 128 + 256, H/16, W/16); the coarser one is enlarged."""
+    """The last two maps of a backbone as one: (N, 128 + 256, H/16, W/16); the coarser one is
+    enlarged."""
 
     def __init__(self, backbone):
         super().__init__()
@@ -562,7 +569,8 @@ class TwoStages(nn.Module):
 
 
 def small_yolo(backbone, boxes=2, classes=5, width=128):
-    """A pretrained or new Backbone with two convolutions on top: images (N, 3, H, W) to (N, H/16, W/16, 5B + C)."""
+    """A pretrained or new Backbone with two convolutions on top: images (N, 3, H, W) to
+    (N, H/16, W/16, 5B + C)."""
 
     def layer(before, kernel):
         convolution = nn.Conv2d(before, width, kernel, padding=kernel // 2, bias=False)
@@ -655,7 +663,8 @@ Table([row_of("paper, 448 px", paper, 448, 2), row_of("ours, 128 px", small, 128
 
 # %% tags=["model"]
 def fit_in_cell(prediction, truth):
-    """IoU of every box with the object of its cell, (N, S, S, B); in an empty cell it means nothing."""
+    """IoU of every box with the object of its cell, (N, S, S, B); in an empty cell it means
+    nothing."""
     true_box = decode(truth.box, 1.0)[:, :, :, None]
     return iou(decode(prediction.box, 1.0), true_box)[..., 0]
 
@@ -663,9 +672,10 @@ def fit_in_cell(prediction, truth):
 # %% tags=["model"]
 @dataclass
 class YoloLoss:
-    """Equation 3: five weighted terms, each a sum over cells and boxes, over the number of images; kept in `history`.
+    """Equation 3: five weighted terms, each a sum over cells and boxes, over the number of
+    images; kept in `history`.
 
-    coord, empty: the paper's weights of boxes and of confidence where no object is. root: compare roots of w and h.
+    coord, empty: weights of boxes and of confidence without an object. root: of w and h.
     """
 
     coord: float = 5.0
@@ -826,7 +836,8 @@ class Found(NamedTuple):
 
 @torch.inference_mode()
 def look(model, data, images):
-    """Every box of every image in pixels (N, K, 4), and its score for every class (N, K, C), equation 1."""
+    """Every box of every image in pixels (N, K, 4), and its score for every class (N, K, C),
+    equation 1."""
     model.eval()
     device, size = next(model.parameters()).device, images.shape[-1]
     boxes, scores = [], []
@@ -841,7 +852,8 @@ def look(model, data, images):
 
 # %% tags=["model"]
 def detections(boxes, scores, threshold=0.5, least=0.005):
-    """The Found of boxes (N, K, 4) with scores (N, K, C): class by class, those that survive suppression."""
+    """The Found of boxes (N, K, 4) with scores (N, K, C): class by class, those that survive
+    suppression."""
     n, k, classes = scores.shape
     groups = boxes[:, None].expand(-1, classes, -1, -1).reshape(n * classes, k, 4)
     by_class = scores.transpose(1, 2).reshape(n * classes, k)
@@ -857,9 +869,10 @@ def detections(boxes, scores, threshold=0.5, least=0.005):
 def judge(found, truth, threshold=0.5):
     """VOC's rule: which detections are right, and which do not count, bool (D,) each.
 
-    A detection belongs to the object of its class that it overlaps most. It is right if it overlaps it by at least
-    `threshold` and no surer detection has claimed that object; a second one is wrong. What belongs to an object
-    marked in truth["difficult"], if there is such a mask, does not count.
+    A detection belongs to the object of its class that it overlaps most. It is right if it
+    overlaps it by at least `threshold` and no surer detection has claimed that object; a second
+    one is wrong. What belongs to an object marked in truth["difficult"], if there is such a
+    mask, does not count.
     """
     labels, boxes = truth["labels"], truth["boxes"]
     difficult = truth.get("difficult", torch.zeros_like(labels, dtype=torch.bool))
@@ -879,16 +892,19 @@ def judge(found, truth, threshold=0.5):
 
 # %% tags=["model"]
 def precision_recall(right, positives):
-    """Precision and recall after each detection, (D,) each; right (D,) bool, the surest detection first."""
+    """Precision and recall after each detection, (D,) each; right (D,) bool, the surest
+    detection first."""
     hits = right.double().cumsum(0)
     return hits / torch.arange(1, len(right) + 1), hits / max(positives, 1)
 
 
 def average_precision(precision, recall, rule="11 points"):
-    """The area under a precision-recall curve by one of three rules: "11 points", "area", "101 points".
+    """The area under a precision-recall curve by one of three rules: "11 points", "area", "101
+    points".
 
-    11 points: VOC 2007, the mean over recalls 0, 0.1 ... 1 of the best precision at this recall or beyond. area: VOC
-    from 2010, all of the area under that best precision. 101 points: COCO, recalls 0, 0.01 ... 1.
+    11 points: VOC 2007, the mean over recalls 0, 0.1 ... 1 of the best precision at this recall
+    or beyond. area: VOC from 2010, all of the area under that best precision. 101 points: COCO,
+    recalls 0, 0.01 ... 1.
     """
     if rule not in ("11 points", "area", "101 points"):
         raise ValueError(f'rule {rule!r} is none of "11 points", "area", "101 points".')
@@ -1009,10 +1025,11 @@ print("torchmetrics:", by_torchmetrics(one, toy_truth))
 # %% tags=["model"]
 @dataclass(frozen=True)
 class AugmentPhotograph:
-    """A random window and flip of each photograph with its boxes, then its colours (section 2.2, exposure and saturation).
+    """A random window and flip of each photograph with its boxes, then its colours
+    (section 2.2, exposure and saturation).
 
-    zoom: side of the window relative to the photograph. colour: the largest change of brightness, contrast and
-    saturation.
+    zoom: side of the window relative to the photograph. colour: the largest change of
+    brightness, contrast and saturation.
     """
 
     zoom: tuple = (0.5, 1.4)
@@ -1212,7 +1229,8 @@ def score(model, data):
 def train_detector(
     model, data, epochs, loss, seed=0, frozen=True, ema=0.998, evaluate=score, label="YOLO"
 ):
-    """The recipe of this chapter; returns the history. frozen: the first stage of the backbone stays as it is."""
+    """The recipe of this chapter; returns the history. frozen: the first stage of the backbone
+    stays as it is."""
     backbone = model.features.backbone
     for part in (backbone.conv1, backbone.bn1, backbone.layer1):
         part.requires_grad_(not frozen)
@@ -1413,7 +1431,8 @@ Table(
             "mAP, all": every,
         }
         for name, looks, macs, seconds, value, every in (
-            ("classifier in windows", len(windows(SIZE)), len(windows(SIZE)) * counted[64], seconds_often, mAP_often, ""),
+            ("classifier in windows", len(windows(SIZE)), len(windows(SIZE)) * counted[64],
+             seconds_often, mAP_often, ""),
             ("YOLO", 1, inspect.count_macs(detector, (3, SIZE, SIZE)), seconds_once,
              mean_average_precision(few_boxes, truth_of_few, classes), f"{mAP:.3f}"),
         )
@@ -1439,8 +1458,8 @@ Table(
             "paper: AP in %, VOC 2012 test (Table 3)": PAPER_2012[name],
             "ours: AP in %, 11 points": 100 * ap["11 points"][label],
             "ours, area": 100 * ap["area"][label],
-            "median side of a box, px": float((truth["boxes"][truth["labels"] == label] @ torch.tensor(
-                [[-1.0, 0.0], [0.0, -1.0], [1.0, 0.0], [0.0, 1.0]])).prod(1).sqrt().median()),
+            "median side of a box, px": float((truth["boxes"][truth["labels"] == label]
+                @ torch.tensor([[-1.0, 0.0], [0.0, -1.0], [1.0, 0.0], [0.0, 1.0]])).prod(1).sqrt().median()),
         }
         for label, name in enumerate(data.classes)
     ],
@@ -1460,7 +1479,8 @@ KINDS = ("correct", "localisation", "other animal", "background")
 
 
 def kinds_of_mistakes(found, truth, classes):
-    """Shares of KINDS among each class's surest N detections, N its number of objects: (classes, 4) (section 4.2)."""
+    """Shares of KINDS among each class's surest N detections, N its number of objects:
+    (classes, 4) (section 4.2)."""
     labels, boxes = truth["labels"], truth["boxes"]
     shares = torch.zeros(classes, len(KINDS))
     for label in range(classes):
@@ -1489,7 +1509,8 @@ ARMS = {
 # %% tags=["model"]
 @torch.inference_mode()
 def fit_of_cells(model, data):
-    """Of every occupied cell of the test photographs: the best box's overlap with the truth, its confidence, true area."""
+    """Of every occupied cell of the test photographs: the best box's overlap with the truth,
+    its confidence, true area."""
     fits, sure, areas = [], [], []
     size = data.test.images.shape[-1]
     for start in range(0, len(data.test), 128):
@@ -1788,7 +1809,8 @@ train_detector(
 )
 mAP_beginner = score(beginner, data)["mAP"]
 print(
-    f"mAP: {mAP:.3f} from the pretrained start, {mAP_beginner:.3f} from nothing after fewer epochs"
+    f"mAP: {mAP:.3f} from the pretrained start, {mAP_beginner:.3f} from nothing after fewer "
+    "epochs"
 )
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -1826,7 +1848,8 @@ plot.cams(
 
 # %% tags=["model"]
 def responsible_box(prediction, truth):
-    """Of every occupied cell, in order: which box overlaps the object most (K,), and the object's x, y, w, h (K, 4)."""
+    """Of every occupied cell, in order: which box overlaps the object most (K,), and the
+    object's x, y, w, h (K, 4)."""
     occupied = truth.label >= 0
     return fit_in_cell(prediction, truth)[occupied].argmax(1), truth.box[occupied]
 
@@ -1921,8 +1944,9 @@ Explorable(
     (CONFIDENCES, THRESHOLDS),
     ("confidence", "suppression"),
     alt=say_thresholds,
-    caption="Left: what remains on one validation photograph. Right: precision and recall of all classes together on all validation "
-    "photographs; the point is the chosen confidence, the grey curves are the other suppression thresholds.",
+    caption="Left: what remains on one validation photograph. Right: precision and recall of "
+    "all classes together on all validation photographs; the point is the chosen confidence, "
+    "the grey curves are the other suppression thresholds.",
     key="yolo-thresholds",
     size=(5.0, 2.2),
 )
@@ -2108,7 +2132,8 @@ def check_responsible(function):
     )
     assert objects[0].tolist() == truth.box[0, 0, 1].tolist(), "the cells go row by row."
     assert which.tolist() == [1, 0], (
-        f"the second box fits the first object, the first one the second. You say {which.tolist()}."
+        "the second box fits the first object, the first one the second. You say "
+        f"{which.tolist()}."
     )
 
 
