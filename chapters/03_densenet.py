@@ -100,12 +100,14 @@ few = resnet.at_16_pixels(
 
 # %% tags=["model"]
 def recoverable(first, later):
-    """R2 of the best linear map from the channels of `later` to those of `first`, both (N, C, H, W)."""
+    """R2 of the best linear map from the channels of `later` to those of `first`, both
+    (N, C, H, W)."""
     a = later.movedim(1, -1).flatten(0, -2).double()
     a = torch.cat([a, torch.ones(len(a), 1, dtype=a.dtype)], 1)  # a constant may help
     b = first.movedim(1, -1).flatten(0, -2).double()
     gram = a.T @ a
-    # relative to its size, a little on the diagonal: channels that are always zero carry nothing
+    # relative to its size, a little on the diagonal: channels that are always zero carry
+    # nothing
     ridge = 1e-9 * gram.trace() * torch.eye(len(gram), dtype=gram.dtype)
     left_over = b - a @ torch.linalg.solve(gram + ridge, a.T @ b)
     return 1 - float(left_over.square().sum() / (b - b.mean(0)).square().sum())
@@ -325,10 +327,12 @@ def statistics_kept(norm):
 
 # %% tags=["model"]
 class DenseLayer(nn.Module):
-    """All maps so far, a list of (N, ?, H, W) with `before` channels in all, to (N, growth, H, W).
+    """All maps so far, a list of (N, ?, H, W) with `before` channels in all, to
+    (N, growth, H, W).
 
     bottleneck: a 1x1 convolution to 4 growth channels comes first, the B of DenseNet-B.
-    memory_efficient: what the first convolution reads is computed again for the gradient, not kept.
+    memory_efficient: what the first convolution reads is computed again for the gradient, not
+    kept.
     """
 
     def __init__(self, before, growth, bottleneck=True, dropout=0.0, memory_efficient=False):
@@ -557,7 +561,8 @@ def densenet(name, **settings):
 def cifar_densenet(depth, growth, bottleneck=True, compression=0.5, classes=10, **settings):
     """A network for CIFAR of L = `depth` layers: DenseNet-BC unless told otherwise.
 
-    DenseNet: bottleneck=False, compression=1. DenseNet-B: compression=1. DenseNet-C: bottleneck=False.
+    DenseNet: bottleneck=False, compression=1. DenseNet-B: compression=1. DenseNet-C:
+    bottleneck=False.
     """
     per_layer = 2 if bottleneck else 1  # convolutions in a dense layer
     count, rest = divmod(depth - 4, 3 * per_layer)
@@ -815,7 +820,8 @@ print("same running averages:", torch.allclose(*averages, atol=1e-6))
 
 # %% tags=["model"]
 class PeakMemory(TorchDispatchMode):
-    """Within `with PeakMemory() as memory:` the most bytes of new tensors alive at once: `memory.peak`."""
+    """Within `with PeakMemory() as memory:` the most bytes of new tensors alive at once:
+    `memory.peak`."""
 
     def __init__(self):
         super().__init__()
@@ -921,8 +927,8 @@ def draw(fig):
 plot.show(
     draw,
     alt="Log-scale line chart of the gradient norm of each convolution in four untrained networks. The plain network's grows steeply "
-    "towards the first layer; those of the ResNet and of the two DenseNets stay within about one order of magnitude, apart from the first convolution.",
-    caption="Norm of the gradient by convolution. In the DenseNets, 1x1 and 3x3 convolutions and transitions alternate, hence the teeth.",
+    "towards the first layer; those of the ResNet and of the two DenseNets stay within a factor of about twenty, apart from the first convolution.",
+    caption="Norm of the gradient by convolution. In DenseNet-BC, 1x1 and 3x3 convolutions alternate, hence the teeth.",
 )
 
 # %%
@@ -943,7 +949,8 @@ Table(
 # %% tags=["nbval-check-output"]
 for name, first_over_last in ratio.items():
     print(
-        f"{name}: first over last above 100: {first_over_last > 100}, below 20: {first_over_last < 20}"
+        f"{name}: first over last above 100: {first_over_last > 100}, below 20: "
+        f"{first_over_last < 20}"
     )
 
 # %% [markdown]
@@ -1074,7 +1081,8 @@ ARMS = {
 
 
 def build(depth, growth=None, width=None):
-    """The network of an arm: a DenseNet-BC by its growth rate, or chapter 2's ResNet by its width."""
+    """The network of an arm: a DenseNet-BC by its growth rate, or chapter 2's ResNet by its
+    width."""
     return resnet.CifarResNet(depth, width) if growth is None else cifar_densenet(depth, growth)
 
 
@@ -1173,9 +1181,9 @@ print(
 )
 
 # %% [markdown]
-# A ratio near 1 in the last row means that the arm's name is true here. Below 1, the ResNet got less time than it was due; above 1, more. When this
-# page was made, with two threads on a machine that had nothing else to do, the DenseNet was only twice as slow as the ResNet of width 8: the second core
-# helped the DenseNet more. There, six epochs would have been equal, and the nine of the study are half as much again. Read its third comparison with that in mind.
+# A ratio near 1 in the last row means that the arm's name is true here. Below 1, the ResNet got less time than it was due; above 1, more. On the machines
+# that have made this page, with two threads, the ResNet of width 8 was about 2 to 2.5 times as fast as the DenseNet, not three times. There, six or seven epochs
+# would have been equal, and the nine of the study are more than it was due. Read its third comparison with that in mind.
 #
 # And look at the row of equal multiply-adds. The same number of multiply-adds is not the same number of seconds: the DenseNet is slower. Its convolutions are small and many, and between
 # them it copies, normalises and rectifies all the maps so far, again in every layer. None of that counts as a multiply-add.
@@ -1193,7 +1201,7 @@ Table(
             "parameters": counts[arm],
             "million multiply-adds": macs[arm] / 1e6,
             "epochs": ARMS[arm]["epochs"],
-            "seconds, at the rates above": f"{seconds[arm]:.0f}",
+            "seconds, at the rates above": round(seconds[arm]),
         }
         for arm in ARMS
     ],
@@ -1288,8 +1296,9 @@ plot.evidence(
 def readers(model):
     """Who reads from each block: (block, reader, weight, sources), all counted from 1.
 
-    weight: (out, in, 1, 1), or (out, in) for the classifier; the reader after the last dense layer is the transition or
-    the classifier. sources: slices of the weight's second axis, for x_0, x_1, ...
+    weight: (out, in, 1, 1), or (out, in) for the classifier; the reader after the last dense
+    layer is the transition or the classifier. sources: slices of the weight's second axis, for
+    x_0, x_1, ...
     """
     parts, found = dict(model.features.named_children()), []
     blocks = [part for name, part in parts.items() if name.startswith("block")]
@@ -1325,7 +1334,8 @@ def mean_weights(model):
 # %%
 @torch.no_grad()
 def score_without(model, cuts):
-    """Test accuracy in % and loss with the given (weight, channels) set to zero, restored afterwards."""
+    """Test accuracy in % and loss with the given (weight, channels) set to zero, restored
+    afterwards."""
     kept = [weight[:, channels].clone() for weight, channels in cuts]
     for weight, channels in cuts:
         weight[:, channels] = 0
@@ -1408,7 +1418,7 @@ maps_of(SMALL)
 # %% [markdown]
 # The two rows tell different stories. At the top, all dense layers and transitions have one colour: their weights are about as large as before training, whatever the source. Only the
 # classifier has grown. This is a picture of the initialisation and not of reuse. At the bottom there is a pattern. The row of $\mathbf{x}_0$, which brings all that the
-# earlier blocks have found, and the last column, which carries everything on to the next block, are the brightest. Of the other connections in blocks 2 and 3, many could be missing and nobody would notice.
+# earlier blocks have found, and the last column, which carries everything on to the next block or to the classes, are on the whole the brightest. Of the other connections in blocks 2 and 3, many could be missing and nobody would notice.
 #
 # The pattern is there, then. Why does $|w|$ not show it?
 #
@@ -1541,7 +1551,8 @@ Table(
 
 # %%
 def flow(model):
-    """(block, reader, source) -> sum over the source's channels of mean |w| times mean activation."""
+    """(block, reader, source) -> sum over the source's channels of mean |w| times mean
+    activation."""
     before = {
         (b, n + 1): f"features.block{b}.layers.{n}.norm1" for b in (1, 2, 3) for n in range(6)
     }
@@ -1567,7 +1578,8 @@ def rank_correlation(a, b):
 
 # %%
 def within_readers(values, cost):
-    """The mean of the rank correlations over the sources of one reader, readers with four or more."""
+    """The mean of the rank correlations over the sources of one reader, readers with four or
+    more."""
     chosen = [(b, r) for b in (1, 2, 3) for r in (4, 5, 6, 7)]
     return sum(
         rank_correlation([values[b, r, n] for n in range(r)], [cost[b, r, n] for n in range(r)])
@@ -1619,7 +1631,7 @@ plot.show(
 
 # %% [markdown]
 # In the first network $|w|$ says little about the cost of a connection, except in block 3, where the classifier's weights have grown. In the second it says much more, taken over all connections. But look at the last column: among the sources of *one reader*, which is what a map of
-# reuse is about, it stays a weak hint in both. What the decay brought out is which readers matter, not from whom they read. What flows is the better guide within a reader, and no more than a guide.
+# reuse is about, it stays a weak hint in both. What the decay brought out is which readers matter, not from whom they read. What flows is a better guide within a reader, and no more than a guide.
 #
 # The paper's map is drawn after a training in which the start was forgotten, and may say more than ours. The lesson is for all such maps: **a weight is a cause for suspicion; the cut is the evidence.**
 
@@ -1663,8 +1675,8 @@ plot.show(
 )
 
 # %% [markdown]
-# Without $\mathbf{x}_0$ a block has nothing to work on, and the network guesses. Of the layers themselves, three of block 1 are missed: $\mathbf{x}_1$ and $\mathbf{x}_2$, on which much is
-# built, and the late $\mathbf{x}_5$, whose cut is the costliest of those at the transition (see the first map above). In block 3 hardly any single layer is missed:
+# Without $\mathbf{x}_0$ a block has nothing to work on, and the network guesses. Of the layers themselves, the first two of block 1 are clearly missed, $\mathbf{x}_1$ and $\mathbf{x}_2$, on which much is
+# built. So is the late $\mathbf{x}_5$ of that block, whose cut is among the costliest at the transition (see the first map above). In block 3 hardly any single layer is missed:
 # its readers have all the others. A ResNet without one of its blocks behaves alike (chapter 2); a plain network would be lost.
 
 # %% [markdown]
@@ -1710,7 +1722,9 @@ Explorable(
     (list(READERS), list(inside)),
     ("reader", "network"),
     alt=describe,
-    caption="Left: the weights of this reader by source; dashed, their mean. Right: how much the test loss rises without that one connection (0.001 where it is less). The scales are the same throughout.",
+    caption="Left: the weights of this reader by source; dashed, their mean. Right: how much "
+    "the test loss rises without that one connection (0.001 where it is less). The scales are "
+    "the same throughout.",
     key="densenet-readers",
     size=(5.2, 2.4),
 )
@@ -1838,7 +1852,8 @@ def check_frugal(frugal):
         "a running average differs: is each updated once?"
     )
     assert got[2] < 0.8 * expected[2], (
-        f"the peak is {got[2] / 1e6:.1f} MB, that of memory_efficient=True {expected[2] / 1e6:.1f} MB."
+        f"the peak is {got[2] / 1e6:.1f} MB, that of memory_efficient=True "
+        f"{expected[2] / 1e6:.1f} MB."
     )
 
 

@@ -694,7 +694,8 @@ OF_TINY = {
 
 def cost(d=1.0, w=1.0, r=224, *, stages=B0, classes=1000, stem=32, stem_stride=2, head=1280,
          divisor=8):  # fmt: skip
-    """Multiply-adds of EfficientNet(d, w, stages, ...) for an image of r x r pixels, by kind of layer."""
+    """Multiply-adds of EfficientNet(d, w, stages, ...) for an image of r x r pixels, by kind of
+    layer."""
     stages = scale(stages, d, w, divisor)
     before, head = round_filters(stem, w, divisor), round_filters(head, w, divisor)
     side = math.ceil(r / stem_stride)
@@ -723,7 +724,8 @@ for d, w, side in ((1, 1, 16), (3, 1, 16), (1, 1.85, 16), (1, 1, 27), (1.31, 1.1
     counted = inspect.count_macs(tiny(d, w), (3, side, side))
     added = total_cost(d, w, side, **OF_TINY)
     print(
-        f"d {d}, w {w}, {side} pixels: {counted:,} counted, the same added up: {counted == added}"
+        f"d {d}, w {w}, {side} pixels: {counted:,} counted, the same added up: "
+        f"{counted == added}"
     )
 
 # %% [markdown]
@@ -1071,8 +1073,8 @@ def draw(fig):
 
 plot.show(
     draw,
-    alt="Log-log scatter of milliseconds per image over multiply-adds. EfficientNets lie to the left of ResNets and VGG-16, and above the line that "
-    "those would follow.",
+    alt="Log-log scatter of milliseconds per image over multiply-adds. EfficientNets lie above the line that ResNets and VGG-16 "
+    "roughly follow.",
     caption="Latency of one image over multiply-adds, on the machine that made this page. Blue: EfficientNet; orange: networks "
     "of full convolutions. Points on a line of slope 1 do equally many multiply-adds per second.",
     width=5.8,
@@ -1798,8 +1800,9 @@ Explorable(
     (tuple(ROUTES), PHIS),
     ("route", "phi"),
     alt=describe_scaled,
-    caption="B0 scaled by phi along a route. Left: one bar per block, as high as its output has channels (logarithmic), stages "
-    "from light to dark. Middle: the image. Right: the cost in units of B0, promised (2 to the phi), by the rule, and counted.",
+    caption="B0 scaled by phi along a route. Left: one bar per block, as high as its output "
+    "has channels (logarithmic), stages from light to dark. Middle: the image. Right: the "
+    "cost in units of B0, promised (2 to the phi), by the rule, and counted.",
     key="efficientnet-scaling",
     size=(5.8, 2.2),
 )

@@ -95,8 +95,8 @@ data = at_16_pixels(cifar10(train=pick(full=None, quick=640), test=pick(full=Non
 def lamp_pictures(pairs, seed, side=16, lamp=6):
     """A Split: the pictures with a red lamp, then their twins with a blue one.
 
-    images uint8 (2 pairs, 3, side, side); targets: "mark" is 1 where a pixel is to be marked, and "far" is 1 where
-    no window of 7x7 pixels touches the lamp, both (2 pairs, side, side).
+    images uint8 (2 pairs, 3, side, side); targets: "mark" is 1 where a pixel is to be marked,
+    and "far" is 1 where no window of 7x7 pixels touches the lamp, both (2 pairs, side, side).
     """
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(pairs, side + 4, side + 4, generator=generator)
@@ -447,13 +447,16 @@ for name, unit in {"no squeeze": NoSqueeze(16, r=2), "SE": SqueezeExcitation(16,
     train.set_seed(0)
     answering[name] = train_on_lamps(unit, lamps, name)
 Table(
-    {
-        "unit": name,
-        "right answers in %": 100 * share,
-        "parameters": inspect.count_parameters(network),
-        "multiply-adds": inspect.count_macs(network, (3, 16, 16)),
-    }
-    for name, (network, share) in answering.items()
+    [
+        {
+            "unit": name,
+            "right answers in %": 100 * share,
+            "parameters": inspect.count_parameters(network),
+            "multiply-adds": inspect.count_macs(network, (3, 16, 16)),
+        }
+        for name, (network, share) in answering.items()
+    ],
+    decimals=1,
 )
 
 # %% tags=["nbval-check-output"]
@@ -485,7 +488,7 @@ def draw(fig):
     ):
         places = [channel + offset for channel in range(found.shape[1])]
         ax.bar(places, found[rows].mean(0), 0.38, color=colour, label=name)
-    ax.set(xlabel="channel", title="mean gate", ylim=(0, 1.05))
+    ax.set(xlabel="channel", title="mean gate", ylim=(0, 1.05), xticks=range(16))
     ax.grid(axis="x", visible=False)
     ax.legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
 
@@ -494,7 +497,7 @@ plot.show(
     draw,
     alt="Bar chart of the mean gate of each of 16 channels, for pictures with a red and with a blue lamp. Most channels are open for "
     "one colour and nearly shut for the other.",
-    caption="What the unit has learned: two sets of channels, one for each colour of the lamp.",
+    caption="What the unit has learned: channels mostly for one colour of the lamp.",
     height=2.2,
 )
 
@@ -581,7 +584,8 @@ plot.show(
 class Recalibrated:
     """Mixed into a block of chapter 2: its branch F(x) passes a unit before the addition.
 
-    unit: what is built as unit(channels, r); r and settings as in SqueezeExcitation and the block.
+    unit: what is built as unit(channels, r); r and settings as in SqueezeExcitation and the
+    block.
     """
 
     def __init__(self, before, channels, stride=1, r=16, unit=SqueezeExcitation, **settings):
@@ -910,14 +914,16 @@ Table(
 )
 
 # %% [markdown]
-# That is the second answer, and it depends. In the large network the extra time varies with the machine and with what else it does:
-# in two runs of this page we have seen nothing and a good quarter, for less than a tenth of a percent more multiply-adds. In the small
-# network a layer takes little time, and starting a handful of small operations in every block costs a good part of it.
+# That is the second answer, and it depends. In the large network the extra time varies with the machine and with what else
+# it does: in several runs of this page we have seen anything from nothing to a good quarter, for less than a tenth of a
+# percent more multiply-adds. In the small network a layer takes little time, and starting a handful of small operations
+# in every block costs a good part of it.
 # The paper measured 209 ms instead of 190 for a training step on 8 GPUs, 10 % more, and 167 ms instead of 164 for an
 # image on a CPU (section 4).
 #
 # "No squeeze" shows what the average is also good for. In the large network the same weights at every position are real
-# work: 4.27 billion multiply-adds instead of 3.86. In the small one they are 3 % more, too little to show in the time.
+# work: 4.27 billion multiply-adds instead of 3.86. In the small one they are 3 % more, and an image takes about as long
+# as with the average.
 
 # %% [markdown]
 # ## Where we differ from the paper
@@ -1257,7 +1263,7 @@ def draw(fig):
 plot.show(
     draw,
     alt="Nine histograms of gate values between 0 and 1, one for each block of the network.",
-    caption="All gates of all test images, block by block; block 1.0 is the first of stage 1. Each row is a stage. "
+    caption=f"All gates of {len(sample):,} test images, block by block; block 1.0 is the first of stage 1. Each row is a stage. "
     f"Data: {data.provenance}.",
     height=3.6,
 )
@@ -1281,7 +1287,8 @@ plot.show(
 
 # %% tags=["model"]
 def split_variance(values, labels):
-    """Variance between and within classes of each column of `values` (N, columns): two (columns,)."""
+    """Variance between and within classes of each column of `values` (N, columns): two
+    (columns,)."""
     overall = values.mean(0)
     between = torch.zeros_like(overall)
     for label in labels.unique():
@@ -1337,10 +1344,11 @@ plot.show(
 
 # %% [markdown]
 # The gates stay around one half; hardly any is near 0 or 1. But they vary from image to image, and on the whole the
-# more, the deeper: the spread over images in the last block is more than three times that in the first. And the share
-# of the variance that goes with the class rises from about a tenth at the start to about two fifths in the last
-# stage, not steadily: block 2.2 falls back. So early gates react mostly to something that the classes share, late
-# gates more to the class. Even there, the larger part of the variance is within the classes.
+# more, the deeper: the spread over images in the last block is about three times that in the first. And the share of
+# the variance that goes with the class rises from less than a tenth in the first block to about two fifths in the
+# last, not steadily: it is lower at the end of stage 2 than at the end of stage 1. So early gates react mostly to
+# something that the classes share, late gates more to the class. Even there, the larger part of the variance is within
+# the classes.
 #
 # ### The gates, by class
 #
@@ -1379,8 +1387,8 @@ plot.show(
 )
 
 # %% [markdown]
-# From left to right, the classes part. At the end of stage 1 their lines run mostly inside the grey band, in stage 3
-# they cross it from side to side and leave it. That agrees with the paper: shared at first, specific later.
+# In the last stage the classes part. At the end of stages 1 and 2 their lines run mostly inside the grey band, in stage
+# 3 they cross it from side to side and leave it. That agrees with the paper: shared at first, specific later.
 #
 # The paper's other finding is missing. There, the last two blocks have nearly the same gates for all classes, in one of
 # them mostly close to one, and could do without a unit. Here, the last block varies most of all. The networks are too different to say why: 9
@@ -1401,7 +1409,8 @@ plot.show(
 def logits_with(network, images, gates):
     """Logits (N, classes) of a network when some of its gates are replaced.
 
-    gates: name of a sigmoid, such as "layer1.0.se.sigmoid", to its gates: (channels,) or (N, channels).
+    gates: name of a sigmoid, such as "layer1.0.se.sigmoid", to its gates: (channels,) or
+    (N, channels).
     """
 
     def replacement(values):
@@ -1463,17 +1472,17 @@ Table(
 )
 
 # %% [markdown]
-# - **Average.** Without any reaction to the image, the network loses a few points, and only half a point in stage 1.
-#   So most of what it does with its gates is a fixed scale for each channel, which the layer before could have had
-#   without a unit.
-# - **Any image.** In each column the gates of a stranger are worse than the average: a wrong reaction is worse than
-#   none.
+# - **Average.** Without any reaction to the image, the network loses a few points, and no more than a point or two in
+#   any one stage. So most of what it does with its gates is a fixed scale for each channel, which the layer before could
+#   have had without a unit.
+# - **Any image.** In all stages together the gates of a stranger are worse than the average: a wrong reaction is worse
+#   than none. In stage 2 alone there is hardly a difference.
 # - **Same class.** In stage 3 the accuracy is *higher* than with its own gates. Do not rejoice: we chose the other image
 #   by its true label. Its gates carry some of that label into an image that the network had misread. That shows how
 #   much the late gates know about the class; as a method it would be cheating. In stages 1 and 2, the gates of the same
-#   class are no better than those of any image.
-# - **All one.** Far worse than everything else, above all in stage 1, and not because of what gates know. Every branch is
-#   suddenly about twice as strong as in training.
+#   class are not clearly better than those of any image.
+# - **All one.** Worse than everything else in each column, and least so in stage 3. That is not because of what gates
+#   know: every branch is suddenly about twice as strong as in training.
 
 # %% [markdown]
 # ## Play: swap the gates
@@ -1563,8 +1572,8 @@ Explorable(
         f"{data.classes[int(outcomes[name, change].argmax())]}; with its own gates it says "
         f"{data.classes[int(own_logits[names.index(name)].argmax())]}."
     ),
-    caption="Left: the image, and the one whose gates it gets. Middle: gates before (grey) and now (blue). Right: logits before and "
-    f"now. Data: {data.provenance}.",
+    caption="Left: the image, and the one whose gates it gets. Middle: gates before (grey) "
+    f"and now (blue). Right: logits before and now. Data: {data.provenance}.",
     key="senet-swap",
     size=(6.0, 2.3),
 )
@@ -1735,8 +1744,8 @@ for name in ["", *sorted(spreads, key=spreads.get)]:
 Table(rows, decimals={"test accuracy in %": 1})
 
 # %% [markdown]
-# Stage 1 goes first, and costs half a point. All nine together cost a few points and leave exactly the 269,722
-# parameters of a ResNet-20: a network without units that has been trained with them.
+# The early blocks go first, and the first two cost about half a point. All nine together cost a few points and leave
+# exactly the 269,722 parameters of a ResNet-20: a network without units that has been trained with them.
 #
 # **5. (open)** All gates start around one half, so every branch starts at half its strength. Does that matter in a short
 # training? Set `fc2.bias` of every unit to 3 before the training (the gates then start around 0.95) and repeat
@@ -1753,7 +1762,7 @@ Table(rows, decimals={"test accuracy in %": 1})
 #   all right with one average.
 # - The unit belongs before the addition; the paper puts it at the end of the branch.
 # - A gate is worth its cost where it varies from image to image. In our network gates vary more, and more with the
-#   class, the deeper they are. Where they do not vary, they can be folded away.
+#   class, the deeper they are, on the whole. Where they do not vary, they can be folded away.
 #
 # **Three questions.** Why is a 1x1 convolution with a sigmoid, at equal parameters, no substitute for the unit? Why is
 # most of the unit's cost in the last stage, and why is it the least needed there according to the paper? A colleague

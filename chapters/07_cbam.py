@@ -93,7 +93,8 @@ voc = voc_animals(size=64, train=pick(full=None, quick=128), test=pick(full=None
 
 # %%
 def hide(kind, count, seed, channels=8, side=16):
-    """Noise (count, channels, side, side) with a needle or a haze in one channel of each; and which one."""
+    """Noise (count, channels, side, side) with a needle or a haze in one channel of each; and
+    which one."""
     generator = torch.Generator().manual_seed(seed)
     maps = torch.randn(count, channels, side, side, generator=generator)
     where = torch.randint(channels, (count,), generator=generator)
@@ -152,7 +153,8 @@ plot.show(
 
 # %%
 def best_threshold(noise, signal):
-    """The share of maps that the best threshold between two sets of numbers puts on the right side."""
+    """The share of maps that the best threshold between two sets of numbers puts on the right
+    side."""
     cuts = torch.cat([noise, signal])[:, None]
     return float(((noise < cuts).float().mean(1) + (signal >= cuts).float().mean(1)).max() / 2)
 
@@ -338,9 +340,11 @@ DESCRIPTORS = {
 
 
 class ChannelAttention(SqueezeExcitation):
-    """Feature maps (N, channels, H, W), each multiplied by a gate from its average and its maximum (section 3).
+    """Feature maps (N, channels, H, W), each multiplied by a gate from its average and its
+    maximum (section 3).
 
-    r: the reduction ratio of the hidden layer. pools: which descriptors it is told, of "avg" and "max".
+    r: the reduction ratio of the hidden layer. pools: which descriptors it is told, of "avg"
+    and "max".
     """
 
     def __init__(self, channels, r=16, pools=("avg", "max")):
@@ -393,7 +397,8 @@ print("as by hand:", torch.allclose(by_torch, channel_by_hand(x)))
 
 # %%
 def learn_to_find(kind, pools, steps=150):
-    """Train eight gates to open where something is hidden; the share of new maps where the right one opens most."""
+    """Train eight gates to open where something is hidden; the share of new maps where the
+    right one opens most."""
     train.set_seed(0)
     attention = ChannelAttention(8, r=1, pools=pools)
     optimizer = torch.optim.Adam(attention.parameters(), lr=0.02)
@@ -460,7 +465,8 @@ print("either: both beat each one alone by 10 points:", either["both (CBAM)"] > 
 
 # %% tags=["model"]
 class SpatialAttention(nn.Module):
-    """Feature maps (N, C, H, W), multiplied by one gate for every position (section 3 of the paper)."""
+    """Feature maps (N, C, H, W), multiplied by one gate for every position
+    (section 3 of the paper)."""
 
     def __init__(self, kernel_size=7):
         super().__init__()
@@ -522,7 +528,8 @@ for name, parameter in spatial.named_parameters():
 class CBAM(nn.Module):
     """Channel and spatial attention for (N, channels, H, W).
 
-    order: "channel first" (the paper), "spatial first", or "parallel": both gates from the same input.
+    order: "channel first" (the paper), "spatial first", or "parallel": both gates from the same
+    input.
     """
 
     def __init__(self, channels, r=16, kernel_size=7, order="channel first"):
@@ -581,7 +588,8 @@ print("all three differ:", all(different))
 
 # %% tags=["model"]
 def attend(model, attention):
-    """Put `attention(channels)` at the end of the branch of every residual block, in place; returns `model`."""
+    """Put `attention(channels)` at the end of the branch of every residual block, in place;
+    returns `model`."""
     for block in list(model.modules()):
         if isinstance(block, resnet.Block):
             last = "bn3" if isinstance(block, resnet.Bottleneck) else "bn2"
@@ -708,7 +716,8 @@ def unit(kind, r=4):
 
 
 def small_network(kind):
-    """ResNet-20 with 8, 16 and 32 channels, and the attention of an arm in each of its nine blocks."""
+    """ResNet-20 with 8, 16 and 32 channels, and the attention of an arm in each of its nine
+    blocks."""
     return attend(resnet.CifarResNet(20, width=8), unit(kind))
 
 
@@ -719,14 +728,17 @@ timed = {
     for kind in ("none", "SE", "channel only", "spatial only", "channel first")
 }
 Table(
-    {
-        "ResNet-20 with": kind,
-        "parameters": inspect.count_parameters(small_network(kind)),
-        "multiply-adds": inspect.count_macs(small_network(kind), (3, 16, 16)),
-        "microseconds per image": microseconds,
-        "times the plain network": microseconds / timed["none"],
-    }
-    for kind, microseconds in timed.items()
+    [
+        {
+            "ResNet-20 with": kind,
+            "parameters": inspect.count_parameters(small_network(kind)),
+            "multiply-adds": inspect.count_macs(small_network(kind), (3, 16, 16)),
+            "microseconds per image": microseconds,
+            "times the plain network": microseconds / timed["none"],
+        }
+        for kind, microseconds in timed.items()
+    ],
+    decimals={"microseconds per image": 0, "times the plain network": 1},
 )
 
 # %% [markdown]
@@ -966,8 +978,8 @@ plot.study(
     "test_accuracy",
     "test accuracy in %",
     scale=100,
-    alt="Dot plot of the test accuracy of ResNet-20 with six kinds of attention, four dots and a mean each.",
-    caption="The same network and batches with six kinds of attention.",
+    alt="Dot plot of the test accuracy of ResNet-20 without attention and with five kinds of it, four dots and a mean each.",
+    caption="The same network and batches, without attention and with five kinds of it.",
 )
 
 # %% [markdown]
@@ -1077,7 +1089,8 @@ print("all arms of the studies run:", len(rehearsed) == len(ARMS) + 1)
 
 # %% tags=["model"]
 def animal_network(kind, width=16):
-    """ResNet-8 for (N, 3, 64, 64). With stride 2 in its first convolution, its stages have 32, 16, 8 positions a side."""
+    """ResNet-8 for (N, 3, 64, 64). With stride 2 in its first convolution, its stages have 32,
+    16, 8 positions a side."""
     model = resnet.CifarResNet(8, width=width, classes=5)
     model.conv1.stride = (2, 2)
     return attend(model, unit(kind))
@@ -1120,14 +1133,16 @@ plot.histories(
 
 # %% tags=["model"]
 def share_inside(maps, masks):
-    """The share of each map (N, H, W) that lies on animals, (N,); void pixels (255) do not count."""
+    """The share of each map (N, H, W) that lies on animals, (N,); void pixels (255) do not
+    count."""
     animal = (masks > 0) & (masks < 255)
     inside, everywhere = (maps * animal).sum((1, 2)), (maps * (masks < 255)).sum((1, 2))
     return inside / everywhere  # nan for a map that is zero everywhere
 
 
 def filled(boxes, side=64):
-    """Boxes (N, M, 4) as masks (N, side, side): 1 where the middle of a pixel is inside one of them."""
+    """Boxes (N, M, 4) as masks (N, side, side): 1 where the middle of a pixel is inside one of
+    them."""
     middle = torch.arange(side) + 0.5
     columns = (boxes[..., 0:1] <= middle) & (middle < boxes[..., 2:3])  # (N, M, side)
     rows = (boxes[..., 1:2] <= middle) & (middle < boxes[..., 3:4])
@@ -1135,7 +1150,8 @@ def filled(boxes, side=64):
 
 
 def region(maps, threshold=0.6):
-    """Where maps (N, H, W) exceed a threshold of their own range, as 0 and 1: what the paper's user study showed."""
+    """Where maps (N, H, W) exceed a threshold of their own range, as 0 and 1: what the paper's
+    user study showed."""
     return (cam.unit_range(maps) > threshold).float()
 
 
@@ -1198,7 +1214,8 @@ def block_gates(model):
 
 # %%
 def mean_and_error(values):
-    """Mean over images and its standard error, in percent, as text; maps that are zero everywhere left out."""
+    """Mean over images and its standard error, in percent, as text; maps that are zero
+    everywhere left out."""
     values = 100 * values[~values.isnan()]
     return f"{values.mean():.1f} ± {values.std() / len(values) ** 0.5:.1f}"
 
@@ -1261,11 +1278,11 @@ plot.show(
 # within a few points of the area, above it or below, and no block stands out for long: train the same seeds with
 # another number of threads, and rounding alone changes these signs. The column after that takes back what is left:
 # the map of *another* photograph fits just as well. These gates have not found the animal in this image. Compare the
-# maps of the last block with each other: they are nearly one picture for all images. And in blocks 2 and 3 the
-# **untrained** network has more energy on the animals than the trained one. A likely reason: animals have contrast
-# and texture, and random filters respond to that.
+# maps of the last block with each other: they share much of their pattern, whatever the photograph shows. And in blocks
+# 2 and 3 the **untrained** network has at least as much energy on the animals as the trained one. A likely reason:
+# animals have contrast and texture, and random filters respond to that.
 #
-# So for your guess at the beginning, the answer of this small network is: neither. It looks at a place. It is also a weak
+# So for your guess at the beginning, the answer of this small network is: neither. It prefers places. It is also a weak
 # classifier, not far above the share of the most frequent class, and who hardly knows an animal cannot point at it. A
 # network of 100 epochs on a million images may do better. The measure is here for you to find out; a heat map on one
 # well-chosen photograph is not.
@@ -1310,16 +1327,18 @@ plot.show(
     lambda fig: draw_maps(fig, evidence),
     alt="Five photographs with the outlines of their animals, and below each the Grad-CAM of ResNet-8, with SE and with CBAM as heat "
     "maps with the same outlines.",
-    caption="Grad-CAM for the true class at the last stage. White: outline of the animals. "
+    caption="Grad-CAM for the true class at the last stage. White: outline of the animals. Each map has its own range; a black one holds no "
+    "evidence. "
     f"Data: {voc.provenance}.",
     width=5.2,
     height=4.2,
 )
 
 # %% [markdown]
-# All three are within a few points of the area. In our run the shares are larger with gates than without, as the
-# paper would have it. Before you believe it: this is one training of each network, the ± is the standard error over
-# images and not over trainings, and SE, which cannot weigh positions at all, gains about as much as CBAM. Not clear.
+# The energy of all three is within a few points of the area. In our run the shares are larger with gates than
+# without, as the paper would have it. Before you believe it: this is one training of each network, the ± is the
+# standard error over images and not over trainings, and SE, which cannot weigh positions at all, gains about as much
+# as CBAM. Not clear.
 # (A Grad-CAM that is zero everywhere, because nothing speaks for the true class, has no share and is left out.)
 
 # %% [markdown]
@@ -1531,8 +1550,9 @@ def describe_attention(name, block):
     )
     own_area = share_inside(torch.ones(1, 64, 64), masks[chosen[name]][None])
     return (
-        f"Photograph of a {name}, {block}: photograph, average and maximum over the channels, spatial gates, and channel gates. "
-        f"{100 * inside.item():.0f} % of the gates' energy lies on animals, which fill {100 * own_area.item():.0f} % of the image."
+        f"Photograph of a {name}, {block}: photograph, average and maximum over the channels, "
+        f"spatial gates, and channel gates. {100 * inside.item():.0f} % of the gates' energy "
+        f"lies on animals, which fill {100 * own_area.item():.0f} % of the image."
     )
 
 
@@ -1541,8 +1561,9 @@ Explorable(
     (tuple(chosen), tuple(BLOCKS)),
     ("photograph", "block"),
     alt=describe_attention,
-    caption="Above: a photograph with the outline of its animals, what the spatial half is told, and the gates it makes. "
-    "Below: the channel gates (bars), and what they would be with the maximum or the average alone.",
+    caption="Above: a photograph with the outline of its animals, what the spatial half is "
+    "told, and the gates it makes. Below: the channel gates (bars), and what they would be "
+    "with the maximum or the average alone.",
     key="cbam-attention",
     size=(5.0, 2.7),
 )
@@ -1679,7 +1700,8 @@ Table(
 
 # %% [markdown]
 # Compare with what the area alone would give: the share of hits of a random position is the mean area, printed
-# above the table of the gates' energy.
+# above the table of the gates' energy. More hits than that do not yet show that a map has seen the animal: score the
+# map of another image on the same masks as well.
 #
 # **5. (open)** Is sequential better than parallel? `small_network("parallel")` builds the third order. Train it and
 # "channel first" with the recipe of the study, with the same four seeds, and compare with `metrics.paired_effect`. Then

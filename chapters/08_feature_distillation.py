@@ -143,7 +143,8 @@ class WideBlock(nn.Module):
 class WideResNet(nn.Module):
     """WRN-depth-k for CIFAR: images (N, 3, 32, 32) to logits (N, classes).
 
-    depth: 6n + 4 layers with n blocks B(3, 3) in each of the three groups. k: the widening factor.
+    depth: 6n + 4 layers with n blocks B(3, 3) in each of the three groups. k: the widening
+    factor.
     """
 
     def __init__(self, depth, k, classes=10, kernels=(3, 3), dropout=0.0):
@@ -312,9 +313,11 @@ Table(
 
 # %% tags=["model"]
 def kd_loss(student_logits, teacher_logits, temperature):
-    """Hinton's soft-target loss: logits (N, M) of both at a temperature, to the mean over images.
+    """Hinton's soft-target loss: logits (N, M) of both at a temperature, to the mean over
+    images.
 
-    temperature² times the Kullback-Leibler divergence of the student's probabilities from the teacher's.
+    temperature² times the Kullback-Leibler divergence of the student's probabilities from the
+    teacher's.
     """
     soft_targets = (teacher_logits / temperature).softmax(1)
     student = (student_logits / temperature).log_softmax(1)
@@ -398,7 +401,8 @@ Table(
 
 # %%
 def silent_elements(student, wanted, after):
-    """Share of the student's own elements with no gradient of the squared difference, per group, in %."""
+    """Share of the student's own elements with no gradient of the squared difference, per
+    group, in %."""
     student.train()
     own = [values.detach().requires_grad_() for values in features(student, images)[1]]
     shares = []
@@ -713,7 +717,8 @@ def negative_mean_drawn(mean, sd, draws=1_000_000):
 
 
 def negative_mean_summed(mean, sd, points=20_001):
-    """The integral of x times its density over x < 0, divided by that of the density, by trapezoids."""
+    """The integral of x times its density over x < 0, divided by that of the density, by
+    trapezoids."""
     x = torch.linspace(min(mean, 0) - 9 * sd, 0, points, dtype=torch.float64)
     density = torch.distributions.Normal(mean, sd).log_prob(x).exp()
     return float(torch.trapezoid(x * density, x) / torch.trapezoid(density, x))
@@ -851,11 +856,13 @@ print("the pupil answers as the student does:",
 
 # %% tags=["model"]
 class FeatureLoss:
-    """Cross-entropy plus the distance of the maps, for a Pupil: the paper's method unless told otherwise.
+    """Cross-entropy plus the distance of the maps, for a Pupil: the paper's method unless told
+    otherwise.
 
     position: "before" the ReLU at the end of each group, or "after" it.
     margin: clip the teacher at the mean of its negative values (True) or at 0 (False).
-    distance: partial_l2 or squared. mode: the teacher normalises by "batch" or "running" statistics.
+    distance: partial_l2 or squared. mode: the teacher normalises by "batch" or "running"
+    statistics.
     """
 
     def __init__(
@@ -1006,7 +1013,8 @@ class SoftTargets:
 
 
 def attention(maps):
-    """Where a map is strong: mean square over the channels of (N, C, H, W), to unit vectors (N, H W)."""
+    """Where a map is strong: mean square over the channels of (N, C, H, W), to unit vectors
+    (N, H W)."""
     return F.normalize(maps.square().mean(1).flatten(1), dim=1)
 
 
@@ -1695,7 +1703,7 @@ def draw_element(fig, beta, value):
     right.set_title(
         "grey: nothing is asked" if wanted <= 0 else "meet the teacher", fontsize=10
     )
-    right.legend(fontsize=8, loc="lower left")
+    right.legend(fontsize=8, loc="lower right", handlelength=1.2)
 
 
 # %%
@@ -1704,16 +1712,17 @@ Explorable(
     (BETAS, VALUES),
     ("β", "T"),
     alt=lambda beta, value: (
-        f"A channel with shift {beta:g} and scale 1 has the margin {MARGINS[beta]:.2f}. The teacher's {value:g} becomes "
-        f"{max(value, MARGINS[beta]):.2f}. "
+        f"A channel with shift {beta:g} and scale 1 has the margin {MARGINS[beta]:.2f}. The "
+        f"teacher's {value:g} becomes {max(value, MARGINS[beta]):.2f}. "
         + (
             "The loss is zero for students below that and grows above it."
             if max(value, MARGINS[beta]) <= 0
             else "The loss is a parabola around that value."
         )
     ),
-    caption="Left: the density of the channel, what is negative shaded, the margin orange; the dot is T, the arrow what the margin ReLU "
-    "does to it. Right: partial L2 and its derivative for the student's value; dashed is the student's own ReLU.",
+    caption="Left: the density of the channel, what is negative shaded, the margin orange; "
+    "the dot is T, the arrow what the margin ReLU does to it. Right: partial L2 and its "
+    "derivative for the student's value; dashed is the student's own ReLU.",
     key="distillation-element",
     start=(0.0, 2.0),
     size=(5.4, 2.2),
@@ -1781,7 +1790,8 @@ def check_margin(margin):
         wanted = negative_mean_summed(mean, sd)
         got = margin(mean, sd)
         assert abs(got - wanted) < 1e-6, (
-            f"for β = {mean}, |γ| = {sd} the mean of the negative is {wanted:.4f}, not {got:.4f}."
+            f"for β = {mean}, |γ| = {sd} the mean of the negative is {wanted:.4f}, not "
+            f"{got:.4f}."
         )
     assert margin(4.0, 1.0) == -3.0, "with fewer than 0.1 % below zero it is −3 |γ|."
 

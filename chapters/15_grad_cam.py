@@ -93,7 +93,8 @@ with torch.inference_mode():
     answers = model(inputs)[:, NAMES]  # the five animals' logits
 right = answers.argmax(1) == labels
 print(
-    f"ResNet-8 names the largest animal of {100 * right.float().mean():.0f} % of {len(photos)} photographs"
+    f"ResNet-8 names the largest animal of {100 * right.float().mean():.0f} % of "
+    f"{len(photos)} photographs"
 )
 
 # %% [markdown]
@@ -184,7 +185,8 @@ def input_gradient(model, images, score, rule="gradient"):
 
 
 def saliency(gradient):
-    """(N, 3, H, W) to (N, H, W): the largest absolute value of the channels (Simonyan et al., 2014)."""
+    """(N, 3, H, W) to (N, H, W): the largest absolute value of the channels
+    (Simonyan et al., 2014)."""
     return gradient.abs().amax(1)
 
 
@@ -206,7 +208,8 @@ def logit(names):
 
 # %% tags=["model"]
 def side_by_side(photos, labels, usable, count):
-    """Pairs of photographs with different animals: images (count, 3, H, 2W) and their labels, left and right, (count, 2)."""
+    """Pairs of photographs with different animals: images (count, 3, H, 2W) and their labels,
+    left and right, (count, 2)."""
     left, pairs = usable.nonzero()[:, 0].tolist(), []
     for step in range(1, len(left)):
         for i, j in zip(left, left[step:] + left[:step], strict=True):
@@ -270,19 +273,22 @@ plot.show(
 
 # %% tags=["model"]
 def share_on_its_half(maps, side):
-    """The share of each map (N, H, W), not negative, on the left (side 0) or on the right half (side 1): (N,)."""
+    """The share of each map (N, H, W), not negative, on the left (side 0) or on the right half
+    (side 1): (N,)."""
     left, right = (half.sum((1, 2)) for half in maps.chunk(2, 2))
     return (right if side else left) / (left + right)
 
 
 def discrimination(maps_for):
-    """`share_on_its_half`, mean over both animals, (N,). maps_for: a function from 0 or 1 to the maps for that animal."""
+    """`share_on_its_half`, mean over both animals, (N,). maps_for: a function from 0 or 1 to
+    the maps for that animal."""
     return (share_on_its_half(maps_for(0), 0) + share_on_its_half(maps_for(1), 1)) / 2
 
 
 # %% tags=["model"]
 def mean_and_error(values, scale=100, decimals=1):
-    """Mean over images (N,) and its standard error, times `scale`, as text; maps that are zero everywhere (nan) left out."""
+    """Mean over images (N,) and its standard error, times `scale`, as text; maps that are zero
+    everywhere (nan) left out."""
     values = scale * values[~values.isnan()].double()
     return f"{values.mean():.{decimals}f} ± {values.std() / len(values) ** 0.5:.{decimals}f}"
 
@@ -436,7 +442,7 @@ print("same as with autograd:", torch.equal(by_hand, by_torch))
 
 # %% tags=["model"]
 class GradCAM:
-    """Grad-CAM (equations 1 and 2) at the module of `model` named `layer`, which gives maps (N, K, h, w)."""
+    """Grad-CAM (equations 1, 2) at the module of `model` named `layer`, with maps (N, K, h, w)."""
 
     def __init__(self, model, layer):
         self.model, self.layer = model.eval(), model.get_submodule(layer)
@@ -460,7 +466,7 @@ class GradCAM:
         return caught[0], outputs
 
     def alphas(self, images, score):
-        """alpha (N, K), and the maps A (N, K, h, w). score: a function from outputs to one number per image."""
+        """alpha (N, K) and the maps A (N, K, h, w). score: from outputs to a number per image."""
         activation, outputs = self.forward(images)
         (gradient,) = torch.autograd.grad(score(outputs).sum(), activation)
         return gradient.mean((2, 3)), activation.detach()
@@ -640,7 +646,8 @@ model = network.float()
 
 # %%
 def public_maps(network, layer, images, name):
-    """Grad-CAM by captum, raw and as it comes by default, and by pytorch-grad-cam; None where it is missing."""
+    """Grad-CAM by captum, raw and as it comes by default, and by pytorch-grad-cam; None where
+    it is missing."""
     found = {"captum": None, "pytorch-grad-cam": None}
     module = network.get_submodule(layer)
     if importlib.util.find_spec("captum"):
@@ -670,7 +677,8 @@ for name, maps in public.items():
         if maps is None
         else float((maps - ours[name]).abs().max() / ours[name].abs().max())
     )
-    rows.append({"library": name, "compared with": "ours without ReLU" if name == "captum" else "ours, scaled to [0, 1] twice",
+    rows.append({"library": name,
+                 "compared with": "ours without ReLU" if name == "captum" else "ours, scaled to [0, 1] twice",
                  "equal": "not installed" if gap is None else gap < 1e-4})  # fmt: skip
 Table(rows)
 
@@ -755,7 +763,8 @@ print("ReLUs that ran:", counter.calls)
 
 # %%
 def captum_guided(network, images, name):
-    """Guided backpropagation by captum, or None where it is not installed. It wants one ReLU module per use."""
+    """Guided backpropagation by captum, or None where it is not installed. It wants one ReLU
+    module per use."""
     if not importlib.util.find_spec("captum"):
         return None
     import warnings
@@ -809,7 +818,8 @@ print("the surer, the smaller the gradient of the probability:", sizes[1] < 0.01
 
 # %% tags=["model"]
 def guided_grad_cam(model, layer, images, score):
-    """Guided backpropagation times Grad-CAM, which is enlarged to the size of the images: (N, 3, H, W)."""
+    """Guided backpropagation times Grad-CAM, which is enlarged to the size of the images:
+    (N, 3, H, W)."""
     maps = GradCAM(model, layer)(images, score)[:, None]
     maps = F.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)
     return input_gradient(model, images, score, "guided") * maps
@@ -863,8 +873,8 @@ plot.show(
     draw,
     alt="One pair of photographs, twice, once for each animal asked about. Each time: the scene, gradient, guided backpropagation, Grad-CAM, "
     "guided Grad-CAM, counterfactual map.",
-    caption="Five answers to two questions. Guided backpropagation is nearly the same for both; its product with Grad-CAM is not. The "
-    f"counterfactual tends to the other animal. Data: {animals.provenance}.",
+    caption="Five answers to two questions. Guided backpropagation is much the same for both; its product with Grad-CAM is not. "
+    f"Data: {animals.provenance}.",
     width=4.5,
     height=3.5,
 )
@@ -983,7 +993,8 @@ BIAS = {  # share of the cats and of the dogs that have a tag; those of "biased"
 
 
 def cats_and_dogs(train=None, test=None):
-    """CIFAR-10's cats (0) and dogs (1) of the first `train` and `test` images; all of them are 10,000 and 2,000."""
+    """CIFAR-10's cats (0) and dogs (1) of the first `train` and `test` images; all of them are
+    10,000 and 2,000."""
     data = cifar10(train=train, test=test)
     cat, dog = (CIFAR10_CLASSES.index(name) for name in ("cat", "dog"))
 
@@ -1035,12 +1046,14 @@ def plant(split, cats, dogs, seed):
 
 # %% tags=["model"]
 def near(place, margin=4):
-    """Regions (N, H, W) with a margin around them, as floats; one position of an 8x8 map is 4 pixels wide."""
+    """Regions (N, H, W) with a margin around them, as floats; one position of an 8x8 map is 4
+    pixels wide."""
     return F.max_pool2d(place[:, None].float(), 2 * margin + 1, 1, margin)[:, 0]
 
 
 def energy_near_tags(model, data, seed, count=300):
-    """Shares of Grad-CAM and of the saliency map for "dog" near the tag, on test dogs that all have one, in a dict."""
+    """Shares of Grad-CAM and of the saliency map for "dog" near the tag, on test dogs that all
+    have one, in a dict."""
     dogs = (data.test.targets == DOG).nonzero()[:count, 0]
     split, place = plant(Split(data.test.images[dogs], data.test.targets[dogs]), 1.0, 1.0, seed)
     device = next(model.parameters()).device
@@ -1080,7 +1093,8 @@ def train_planted(data, *, seed, cats, dogs, epochs=3):
 
 # %% tags=["model"]
 def tag_report(model, data, cats, dogs, seed=100):
-    """Accuracy with tags as in training, without any, on all cats and no dog; and where Grad-CAM looks."""
+    """Accuracy with tags as in training, without any, on all cats and no dog; and where
+    Grad-CAM looks."""
     shares = {"as_trained": (cats, dogs), "clean": (0.0, 0.0), "swapped": (1.0, 0.0)}
     report = {}
     for name, (on_cats, on_dogs) in shares.items():
@@ -1267,9 +1281,11 @@ print("all arms of the study run:", len(STUDY.rehearse(few)) == len(BIAS))
 
 # %% tags=["model"]
 def largest_component(regions):
-    """The largest connected part of each region, bool (N, H, W); diagonal neighbours are connected.
+    """The largest connected part of each region, bool (N, H, W); diagonal neighbours are
+    connected.
 
-    Every position starts with a number of its own, and the larger of two neighbours' numbers wins until nothing changes.
+    Every position starts with a number of its own, and the larger of two neighbours' numbers
+    wins until nothing changes.
     """
     height, width = regions.shape[1:]
     marks = torch.arange(1.0, height * width + 1).view(1, height, width) * regions
@@ -1283,7 +1299,8 @@ def largest_component(regions):
 
 
 def bounding_box(regions):
-    """The box around each region, bool (N, H, W): left, top, right, bottom, (N, 4); zeros for an empty one."""
+    """The box around each region, bool (N, H, W): left, top, right, bottom, (N, 4); zeros for
+    an empty one."""
     sides = []
     for line in (regions.any(1), regions.any(2)):  # columns, rows
         first, last = line.int().argmax(1), line.shape[1] - line.flip(1).int().argmax(1)
@@ -1293,7 +1310,8 @@ def bounding_box(regions):
 
 
 def box_from_map(maps, threshold=0.15):
-    """The box around the largest piece of each map (N, H, W) above `threshold` of its maximum, (N, 4)."""
+    """The box around the largest piece of each map (N, H, W) above `threshold` of its maximum,
+    (N, 4)."""
     return bounding_box(
         largest_component(maps > threshold * maps.amax((1, 2), keepdim=True).clamp_min(0))
     )
@@ -1301,7 +1319,8 @@ def box_from_map(maps, threshold=0.15):
 
 # %% tags=["model"]
 def pointing(maps, regions, tolerance=0):
-    """Whether the maximum of each map (N, H, W) lies within `tolerance` pixels of its region, bool (N,).
+    """Whether the maximum of each map (N, H, W) lies within `tolerance` pixels of its region,
+    bool (N,).
 
     A map that is the same everywhere points nowhere, and misses.
     """
@@ -1369,13 +1388,15 @@ def of_the_asked(targets, labels):
 
 
 def masks_of_the_asked(targets, labels):
-    """The same for masks (N, H, W): 0 where another animal is, which counts as background; void stays 255."""
+    """The same for masks (N, H, W): 0 where another animal is, which counts as background; void
+    stays 255."""
     masks, animal = targets["masks"], (labels + 1)[:, None, None]
     return torch.where((masks == 255) | (masks == animal), masks, 0)
 
 
 def judge_maps(maps, targets, labels, tolerance=2):
-    """Pointing, energy inside the mask (nan without one) and overlap of the box, each (N,), for maps (N, side, side)."""
+    """Pointing, energy inside the mask (nan without one) and overlap of the box, each (N,), for
+    maps (N, side, side)."""
     side, boxes = maps.shape[-1], of_the_asked(targets, labels)
     regions = cbam.filled(boxes, side)
     energy = cbam.share_inside(maps.clamp_min(0), masks_of_the_asked(targets, labels))
@@ -1652,8 +1673,8 @@ plot.cams(
         for layer in ("conv1", "layer1", "layer2", "layer3")
     },
     alt="Five photographs and below each four heat maps, from the first convolution to the last stage of ResNet-8.",
-    caption="Grad-CAM for the true animal in four layers. In front it follows edges and surfaces; the later the layer, the more it follows "
-    f"the animal. Data: {animals.provenance}.",
+    caption="Grad-CAM for the true animal in four layers. In front it follows edges and surfaces; towards the back it becomes a few "
+    f"coarse regions, which need not be the animal. Data: {animals.provenance}.",
     inches=0.68,
 )
 
@@ -1669,7 +1690,8 @@ plot.cams(
 
 # %% tags=["model"]
 def occlusion_map(model, images, score, patch=16, stride=8):
-    """How much the score falls when a grey square covers each place: (N, rows, columns), for images (N, 3, H, W)."""
+    """How much the score falls when a grey square covers each place: (N, rows, columns), for
+    images (N, 3, H, W)."""
     height, width = images.shape[2:]
     with torch.inference_mode():
         whole = score(model.eval()(images))
@@ -1685,7 +1707,8 @@ def occlusion_map(model, images, score, patch=16, stride=8):
 
 
 def rank_correlation(first, second):
-    """Spearman's correlation of each pair of maps (N, h, w), (N,); nan for a map that is the same everywhere."""
+    """Spearman's correlation of each pair of maps (N, h, w), (N,); nan for a map that is the
+    same everywhere."""
     centred = []
     for maps in (first, second):
         flat = maps.flatten(1).double()
@@ -1866,7 +1889,8 @@ plot.show(
 
 # %% tags=["model"]
 def fast_gradient_sign(model, images, names, epsilon):
-    """Images (N, 3, H, W), each entry moved by its `epsilon` so that the loss of class `names` (N,) rises.
+    """Images (N, 3, H, W), each entry moved by its `epsilon` so that the loss of class `names`
+    (N,) rises.
 
     epsilon: (3, 1, 1), in the units of the normalised images.
     """
@@ -1887,7 +1911,8 @@ with torch.inference_mode():
     now = model(changed).argmax(1)
 flipped = now != own
 print(
-    f"pixels moved by {EPSILON} of 255: {100 * flipped.float().mean():.0f} % of all answers flip"
+    f"pixels moved by {EPSILON} of 255: {100 * flipped.float().mean():.0f} % of all answers "
+    "flip"
 )
 
 # %% tags=["nbval-check-output"]
@@ -1909,7 +1934,8 @@ for name, maps in (
     found = judge_maps(
         maps[was_right], {k: v[was_right] for k, v in known.items()}, labels[was_right]
     )
-    rows.append({"Grad-CAM for the true animal": name, "pointing, %": mean_and_error(found["hit"]), "energy in mask, %": mean_and_error(found["energy"])})  # fmt: skip
+    rows.append({"Grad-CAM for the true animal": name, "pointing, %": mean_and_error(found["hit"]),
+                 "energy in mask, %": mean_and_error(found["energy"])})  # fmt: skip
 print(f"{int(was_right.sum())} photographs, right before and wrong after")
 Table(rows)
 
@@ -1947,7 +1973,8 @@ plot.cams(
 
 # %% tags=["model"]
 def name_channels(activation, labels, classes, top=30):
-    """A name and its purity for each channel: the most frequent class among the `top` images, and its share there.
+    """A name and its purity for each channel: the most frequent class among the `top` images,
+    and its share there.
 
     activation: each channel's mean over the map, (N, K). Returns two lists of length K.
     """
@@ -2067,14 +2094,16 @@ Explorable(
     (animals.classes, HOW),
     ("animal", "how"),
     alt=lambda name, how: (
-        f"Two photographs side by side, {animals.classes[pair_labels[0, 0]]} and {animals.classes[pair_labels[0, 1]]}, asked for {name}, drawn "
-        f"by {how}: {on_the_left(name, how):.0f} % of what speaks for it is on the left. "
-        f"The logit is {stage_logits[animals.classes.index(name)]:.1f}."
+        f"Two photographs side by side, {animals.classes[pair_labels[0, 0]]} and "
+        f"{animals.classes[pair_labels[0, 1]]}, asked for {name}, drawn by {how}: "
+        f"{on_the_left(name, how):.0f} % of what speaks for it is on the left. The logit is "
+        f"{stage_logits[animals.classes.index(name)]:.1f}."
     ),
-    caption=f"A {animals.classes[pair_labels[0, 0]]} on the left, a {animals.classes[pair_labels[0, 1]]} on the right. The bars are what the ResNet says to "
+    caption=f"A {animals.classes[pair_labels[0, 0]]} on the left, a "
+    f"{animals.classes[pair_labels[0, 1]]} on the right. The bars are what the ResNet says to "
     "the whole scene.",
     key="grad-cam-ask",
-    size=(4.2, 1.5),
+    size=(4.0, 1.4),
 )
 
 # %% [markdown]
@@ -2252,7 +2281,8 @@ Table(
 mean_hit = 100 * sum(float(judged[name]["hit"].mean()) for name in TEN) / len(TEN)
 centre_hit = 100 * float(judged["centre"]["hit"].mean())
 headline(
-    f"Grad-CAM of ten classifiers points at the animal on {mean_hit:.0f} % of photographs, the centre on {centre_hit:.0f} %",
+    f"Grad-CAM of ten classifiers points at the animal on {mean_hit:.0f} % of photographs, "
+    f"the centre on {centre_hit:.0f} %",
     animals.provenance,
 )
 
