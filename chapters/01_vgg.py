@@ -111,7 +111,9 @@ def draw(fig):
     left, right = fig.subplots(1, 2)
     sizes = [row["k"] for row in looks]
     left.plot(sizes, [row["test accuracy in %"] for row in looks], "o-")
-    left.set(title="test accuracy in %", xlabel="side k of the patch that is seen")
+    left.set(
+        title="test accuracy in %", xlabel="side k of the patch that is seen", xticks=sizes
+    )
     right.plot(
         sizes,
         [row["multiply-adds of the first layer"] / 1e6 for row in looks],
@@ -121,6 +123,7 @@ def draw(fig):
     right.set(
         title="million multiply-adds of the first layer",
         xlabel="side k of the patch that is seen",
+        xticks=sizes,
     )
 
 
@@ -479,9 +482,9 @@ def draw(fig):
 
 plot.show(
     draw,
-    alt="Three bar charts over the sixteen layers of VGG-16. Parameters: nearly all in the first fully connected layer. "
-    "Multiply-adds: spread over the convolutions, least in the first and in the fully connected layers. Activations: nearly "
-    "all in the first four convolutions.",
+    alt="Three bar charts over the sixteen layers of VGG-16. Parameters: three quarters in the first fully connected layer. "
+    "Multiply-adds: spread over the convolutions, least in the first and in the fully connected layers. Activations: most "
+    "in the first four convolutions.",
     caption="VGG-16 layer by layer: parameters sit at the end (orange: fully connected), multiply-adds in the middle, "
     "activations, and so the memory that training needs, at the start.",
     height=3.8,
@@ -514,7 +517,8 @@ del ours, theirs
 
 # %% tags=["model"]
 def receptive_field(config):
-    """(entry, r, j) after each convolution and pooling: what a unit sees, and the jump, in pixels."""
+    """(entry, r, j) after each convolution and pooling: what a unit sees, and the jump, in
+    pixels."""
     r, j, seen = 1, 1, []
     for entry in config:
         if entry == "LRN":
@@ -812,16 +816,16 @@ for arm, settings in ARMS.items():
     rows.append(
         {
             "network": arm,
-            "paper: top-1 error, ImageNet (Table 3)": str(PAPER.get(arm, "")),
-            "ours: error in %, CIFAR-10": f"{100 * (1 - accuracy):.2f} ± {100 * spread:.2f}",
+            "paper: top-1 error": str(PAPER.get(arm, "")),
+            "ours: error in %": f"{100 * (1 - accuracy):.2f} ± {100 * spread:.2f}",
             "train loss": DEPTH.mean(arm, "train_loss")[0],
             "parameters": int(DEPTH.mean(arm, "parameters")[0]),
-            "of them in convolutions": int(DEPTH.mean(arm, "conv_weights")[0]),
-            "multiply-adds": int(DEPTH.mean(arm, "macs")[0]),
+            "in convolutions": int(DEPTH.mean(arm, "conv_weights")[0]),
+            "million multiply-adds": DEPTH.mean(arm, "macs")[0] / 1e6,
             "ms per image": 1000 * seconds,
         }
     )
-Table(rows, decimals={"train loss": 3, "ms per image": 2})
+Table(rows, decimals={"million multiply-adds": 1, "ms per image": 2})
 
 # %% [markdown]
 # The two error columns are **not comparable** with each other: other data, other scale, other training. What can be
@@ -902,7 +906,8 @@ Table(rows)
 
 # %% tags=["model"]
 def fully_convolutional(model):
-    """The same VGG with its linear layers as convolutions: images of any size to logits (N, classes, h, w)."""
+    """The same VGG with its linear layers as convolutions: images of any size to logits
+    (N, classes, h, w)."""
     layers = list(model.features)
     channels = next(m.out_channels for m in reversed(layers) if isinstance(m, nn.Conv2d))
     for layer in model.classifier:
@@ -955,7 +960,8 @@ with torch.inference_mode():
 
 # %% tags=["model"]
 class RescaleAndCrop:
-    """Rescale a batch to a side drawn from [low, high], cut one crop of `size` at random, flip half of the images."""
+    """Rescale a batch to a side drawn from [low, high], cut one crop of `size` at random, flip
+    half of the images."""
 
     def __init__(self, low, high, size=32):
         self.low, self.high, self.size = low, high, size
@@ -1093,7 +1099,7 @@ pairs = zip(
 )
 plot.images(
     data.test.images[worst],
-    titles=[f"{p}, {100 * c:.0f} %\nis {t}" for p, t, c in pairs],
+    titles=[f"{p}, {100 * c:.1f} %\nis {t}" for p, t, c in pairs],
     columns=8,
     inches=1.0,
     alt=f"Eight misclassified test images. Predicted: {', '.join(names_of(worst, predicted))}. True: "
@@ -1282,6 +1288,7 @@ Explorable(
     "pixel on the top unit. Right: what the stack costs, and what a single layer with the same "
     "receptive field would cost.",
     key="vgg-stack",
+    start=(3, 3),
 )
 
 # %% [markdown]

@@ -396,7 +396,8 @@ Table(
 
 # %% tags=["model"]
 class Full(nn.Module):
-    """A 3x3 convolution, batch normalisation, ReLU: (N, before, H, W) to (N, after, H/stride, W/stride)."""
+    """A 3x3 convolution, batch normalisation, ReLU: (N, before, H, W) to
+    (N, after, H/stride, W/stride)."""
 
     def __init__(self, before, after, stride=1):
         super().__init__()
@@ -451,8 +452,8 @@ print("same by matrix products:", torch.allclose(block(features), by_hand, atol=
 # After the last block come the average over the map and one fully connected layer. The small network has the same plan for images of 32x32 pixels.
 
 # %% tags=["model"]
-# Channels and stride of each layer: the paper's Table 1 and, for CIFAR-10, a small network of the same plan.
-# The first is a full convolution, all others are blocks.
+# Channels and stride of each layer: the paper's Table 1 and, for CIFAR-10, a small network of
+# the same plan. The first is a full convolution, all others are blocks.
 LAYOUT = [
     (32, 2), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1),
     (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1),
@@ -475,7 +476,8 @@ def thinned(channels, alpha):
 class MobileNet(nn.Module):
     """Images (N, 3, side, side) to logits (N, classes).
 
-    layout: (channels, stride) of each layer. alpha: the width multiplier. block: Separable, or Full for the twin.
+    layout: (channels, stride) of each layer. alpha: the width multiplier. block: Separable, or
+    Full for the twin.
     The resolution multiplier has no code: it is the side of the images.
     """
 
@@ -595,7 +597,7 @@ for name, (settings, millions, parameters, accuracy) in TWINS.items():
             "parameters": inspect.count_parameters(model),
             "paper: millions": parameters,
             "multiply-adds": inspect.count_macs(model, (3, 224, 224)),
-            "paper: millions ": millions,
+            "paper: million multiply-adds": millions,
             "paper: top-1 in % (Tables 4, 5)": accuracy,
         }
     )
@@ -622,7 +624,8 @@ def kind_of(layer):
 
 
 def shares(model, input_shape):
-    """Kind of layer -> its shares of the multiply-adds and of the weights, without normalisation and biases."""
+    """Kind of layer -> its shares of the multiply-adds and of the weights, without
+    normalisation and biases."""
     layers, found = dict(model.named_modules()), {}
     for row in inspect.trace(model, input_shape).rows:
         layer = layers[row["layer"]]
@@ -721,7 +724,8 @@ print("Layers in which the separable block is the slower one:", sum(f < 1 for f 
 # %% tags=["model"]
 @torch.inference_mode()
 def time_by_kind(model, images, passes):
-    """Kind of layer -> its share of the time that all layers take, on the CPU, in evaluation mode."""
+    """Kind of layer -> its share of the time that all layers take, on the CPU, in evaluation
+    mode."""
     totals, began, handles = {}, {}, []
 
     def start(layer, inputs):
@@ -785,7 +789,7 @@ def draw(fig):
         for row, (end, part) in enumerate(zip(ends, parts, strict=True)):
             if part > 2.5:
                 ax.text(end + part / 2, row, f"{part:.0f}", ha="center", va="center", fontsize=8,
-                        color="white")  # fmt: skip
+                        color="white" if number < 3 else "black")  # fmt: skip
         ends = [end + part for end, part in zip(ends, parts, strict=True)]
     ax.set_yticks(range(len(bars)), ["weights", "multiply-adds", "time here"])
     ax.set(xlim=(0, 100), ylim=(2.5, -0.5), xlabel="share in %")
@@ -855,8 +859,8 @@ def draw(fig):
         if name in ("full twin", "shallow") or not known:
             ax.plot(giga, ms, "s" if known else "D", color="C1" if known else "#777777")
     for name, place in {
-        "alpha 0.25": (-4, 8), "alpha 1": (8, -4), "128 px": (-14, -15), "shallow": (-12, 9),
-        "full twin": (-14, 8), "ResNet-18": (8, -5), "ResNet-50": (8, -5), "VGG-16": (-10, 8),
+        "alpha 0.25": (-4, 8), "alpha 1": (8, -4), "128 px": (-14, -15), "shallow": (8, -12),
+        "full twin": (-46, 6), "ResNet-18": (8, -5), "ResNet-50": (8, -5), "VGG-16": (-10, -15),
     }.items():  # fmt: skip
         if name in clocked:
             ax.annotate(name, clocked[name], place, textcoords="offset points", fontsize=8)
@@ -865,17 +869,17 @@ def draw(fig):
     ax.plot(
         ends, [ms * end / giga for end in ends], color="#999999", linestyle="--", linewidth=1
     )
-    ax.set(xscale="log", yscale="log", xlabel="giga multiply-adds", xlim=(0.03, 40))
-    ax.set_title("milliseconds for one image")
+    ax.set(xscale="log", yscale="log", xlabel="giga multiply-adds", xlim=(0.03, 40),
+           title="milliseconds for one image")  # fmt: skip
     ax.legend(loc="upper left")
 
 
 plot.show(
     draw,
     alt="Scatter plot of milliseconds against giga multiply-adds, both on logarithmic axes, for MobileNets of several widths and "
-    "resolutions, the full twin, the shallow network and ResNets, with a dashed line of equal speed through the full twin.",
-    caption="One image at a time on the machine of this page. On the dashed line every multiply-add takes as long as in the twin "
-    "with full convolutions. Above it, multiply-adds are dearer.",
+    "resolutions, the full twin, the shallow network, ResNets and VGG-16, with a dashed line of equal speed through the full twin.",
+    caption="One image at a time on the machine of this page. On the dashed line every multiply-add takes as long as in the full "
+    "twin; above it, multiply-adds are dearer. Orange: full twin and shallow network. Grey: networks of chapters 1 and 2.",
     height=3.6,
 )
 
@@ -888,10 +892,12 @@ quarter = clocked["alpha 0.25"]
 dearest = max(nanoseconds, key=nanoseconds.get)
 cheapest = min(nanoseconds, key=nanoseconds.get)
 print(
-    f"Twin over MobileNet: {twin[0] / mobile[0]:.1f} times the multiply-adds, {twin[1] / mobile[1]:.1f} times the time."
+    f"Twin over MobileNet: {twin[0] / mobile[0]:.1f} times the multiply-adds, "
+    f"{twin[1] / mobile[1]:.1f} times the time."
 )
 print(
-    f"alpha 1 over 0.25: {mobile[0] / quarter[0]:.1f} times the multiply-adds, {mobile[1] / quarter[1]:.1f} times the time."
+    f"alpha 1 over 0.25: {mobile[0] / quarter[0]:.1f} times the multiply-adds, "
+    f"{mobile[1] / quarter[1]:.1f} times the time."
 )
 print(
     f"A thousand multiply-adds take from {nanoseconds[cheapest]:.0f} ns ({cheapest}) "
@@ -1059,7 +1065,8 @@ ratio = inspect.count_macs(trained["full"], (3, 32, 32)) / inspect.count_macs(
 )
 slower = histories["full"].last("seconds") / histories["separable"].last("seconds")
 print(
-    f"The twin needs {ratio:.1f} times the multiply-adds and took {slower:.1f} times as long to train."
+    f"The twin needs {ratio:.1f} times the multiply-adds and took {slower:.1f} times as long "
+    "to train."
 )
 
 
@@ -1091,8 +1098,12 @@ plot.show(
 )
 
 # %% [markdown]
-# Step for step the full network learns faster. By the clock the separable one is ahead for as long as it runs, also because its learning rate
-# falls sooner.
+# Step for step the full network learns faster. The clock has a surprise. The twin has 7.5 times the multiply-adds, but it trains by
+# far less than 7.5 times as long; on some machines no longer at all. A likely reason is the number format. Where the processor has
+# fast instructions for bfloat16, numbers of 16 bits, the course trains with them; the times further up are float32. Such instructions
+# are made for matrix products, so full convolutions gain most. Depthwise filters, batch normalisation and ReLU wait for memory and
+# gain little. On a processor without such instructions we saw the separable network ahead by the clock for as long as it ran, also
+# because its learning rate fell sooner.
 #
 # ## Results: the paper beside ours
 #
@@ -1339,7 +1350,7 @@ Table(
         "one pass: test accuracy in %": STUDY.text(arm, "test_accuracy", 100),
         "three passes": LONGER.text(arm, "test_accuracy", 100),
         "training loss, one pass": STUDY.text(arm, "train_loss"),
-        "three passes ": LONGER.text(arm, "train_loss"),
+        "training loss, three passes": LONGER.text(arm, "train_loss"),
     }
     for arm in PAIRS
 )
@@ -1391,8 +1402,8 @@ plot.evidence(
 )
 
 # %% [markdown]
-# Both mark the automobile, the ship and the truck themselves. With the animals they part: on the dog the full network marks the head and the legs, the separable one, which takes it for a horse, mostly the
-# white beside and between them.
+# Both mark the automobile and the truck themselves. With some animals they part: on the bird the map of the full network is brightest on the bird, that of the separable one on the
+# background. Such details change from training to training.
 #
 # ### What the depthwise filters do
 #
@@ -1424,7 +1435,8 @@ plot.show(
 # %%
 in_the_middle = int((energy[:, 4] > 0.5).sum())
 print(
-    f"{in_the_middle} of 64 filters have more than half of their energy in the middle: nearly a copy."
+    "Filters that are nearly a copy of their channel, with more than half of their energy in the "
+    f"middle: {in_the_middle} of 64."
 )
 
 # %% [markdown]
@@ -1439,7 +1451,8 @@ print(
 
 # %% tags=["model"]
 def separable_terms(weight, terms):
-    """A full convolution's weight (after, before, k, k), rounded to a sum of `terms` separable convolutions.
+    """A full convolution's weight (after, before, k, k), rounded to a sum of `terms` separable
+    convolutions.
 
     For each input channel the best approximation of rank `terms` in the least-squares sense.
     """
@@ -1483,7 +1496,11 @@ def draw(fig):
     left, right = fig.subplots(1, 2)
     left.plot(decoupled.keys(), decoupled.values(), "o-")
     left.axhline(10, color="#666666", linewidth=1, linestyle="--")
-    left.set(xlabel="separable terms in each layer", title="accuracy of the twin in %")
+    left.set(
+        xlabel="separable terms in each layer",
+        ylim=(0, None),
+        title="accuracy of the twin in %",
+    )
     blocks = range(1, len(kept[0]) + 1)
     for values, colour, label in zip(
         kept, ("#999999", "C1"), ("random", "trained"), strict=True
@@ -1502,7 +1519,7 @@ plot.show(
 )
 
 # %% [markdown]
-# With one term in each layer the twin only guesses. With four it is most of the way back, with seven it has lost nothing. Training has
+# With one term in each layer the twin hardly does better than guessing. With four it is most of the way back, with seven it lacks a point or two at most. Training has
 # made the filters of a channel more alike than chance, but the first term still holds only a quarter to two fifths of their energy. So a
 # trained full convolution is not a separable one in disguise. And seven terms cost nearly as much as the full layer, so nothing would
 # be gained. MobileNet does not approximate the full network; it is another network, trained from the start to make do with one
@@ -1572,10 +1589,12 @@ Explorable(
     alt=lambda alpha, side: (
         f"alpha {alpha:g} at {side} pixels: {prices[alpha, side]['parameters']:,} parameters, "
         f"{prices[alpha, side]['multiply-adds']:,} multiply-adds, "
-        f"{1000 * prices[alpha, side]['time alone']:.2f} ms for one image alone, test accuracy {found[alpha, side]:.1f} %."
+        f"{1000 * prices[alpha, side]['time alone']:.2f} ms for one image alone, test "
+        f"accuracy {found[alpha, side]:.1f} %."
     ),
-    caption="Left: accuracy against multiply-adds, means of the study. Right: four costs, as a share of those of the largest "
-    "network. Times are those of the machine that made this page.",
+    caption="Left: accuracy against multiply-adds, means of the study. Right: four costs, as "
+    "a share of those of the largest network. Times are those of the machine that made this "
+    "page.",
     key="mobilenet-multipliers",
     size=(6.2, 2.6),
 )
@@ -1584,8 +1603,9 @@ Explorable(
 largest, smallest = prices[1.0, 32], prices[0.25, 16]
 fewer = {name: largest[name] / smallest[name] for name in largest}
 print(
-    f"From the largest to the smallest, multiply-adds shrink by a factor of {fewer['multiply-adds']:.0f}, "
-    f"the time of an image alone by {fewer['time alone']:.1f}, in a batch by {fewer['time in a batch']:.1f}."
+    "From the largest to the smallest, multiply-adds shrink by a factor of "
+    f"{fewer['multiply-adds']:.0f}, the time of an image alone by {fewer['time alone']:.1f}, "
+    f"in a batch by {fewer['time in a batch']:.1f}."
 )
 
 # %% [markdown]
@@ -1672,7 +1692,8 @@ def check_count(count):
     assert count([(8, 2), (16, 1)], 1.0, 4) > 0, "a tiny network costs something."
     first = count([(8, 2)], 1.0, 4)
     assert first == 27 * 8 * 4 + 8 * 1000, (
-        f"the first layer is full, 3 channels in, and the map is 2x2 after it; then the linear layer. Not {first:,}."
+        "the first layer is full, 3 channels in, and the map is 2x2 after it; then the linear "
+        f"layer. Not {first:,}."
     )
     for (alpha, side), expected in counted.items():
         got = count(LAYOUT, alpha, side)
@@ -1812,14 +1833,15 @@ for name in ("depthwise", "pointwise"):
              for block in folded_copy(trained["separable"]).blocks]  # fmt: skip
     spread[name] = max(float(peak.max() / peak.median()) for peak in peaks)
     print(
-        f"{name}: the largest channel of a layer is up to {spread[name]:.1f} times the median one."
+        f"{name}: the largest channel of a layer is up to {spread[name]:.1f} times the median "
+        "one."
     )
 
 # %% [markdown]
-# With a step for each channel, even four bits cost little. With one step for the whole layer that is true down to five bits, and with four the
-# accuracy collapses. The last cell says why: in some depthwise layer the largest channel is several times as large as the median one. It sets
-# the step, and little is left of the small ones. Such channels come from folding: where a channel hardly varies, $v$ is tiny, and its
-# weights are divided by $\sqrt{v + \varepsilon}$. In pointwise layers there is less of this.
+# With a step for each channel, even four bits cost only a few points. With one step for the whole layer that is true down to five bits, and four
+# cost far more. The last cell says why: in some layers the largest channel is at least twice as large as the median one. It sets
+# the step, and less is left of the small ones. Folding can make such channels: where a channel hardly varies, $v$ is tiny, and its
+# weights are divided by $\sqrt{v + \varepsilon}$.
 #
 # How bad it gets is luck. When we trained this network on another number of threads, which changes nothing but the rounding of sums, one
 # channel came out more than a hundred times as large as the median, and one step per layer lost a quarter of the accuracy with eight bits already.
