@@ -736,7 +736,7 @@ print(
 # %%
 train.set_seed(0)
 model = small_vgg(SMALL["D"])
-history = train.fit(model, data, epochs=pick(full=12, quick=4), label="small VGG-D")
+history = train.fit(model, data, epochs=pick(full=6, quick=4), label="small VGG-D")
 plot.histories(
     {"small VGG-D": history},
     alt="Training loss falls and test accuracy rises over the epochs of training.",
@@ -1215,8 +1215,8 @@ def draw(fig):
 
 plot.show(
     draw,
-    alt="Three heat maps of input gradients for the centre unit of the three stages. Each is a bright bump in the middle "
-    "of a square that marks the theoretical receptive field.",
+    alt="Three heat maps of input gradients for the centre unit of the three stages. Each is bright around the middle and "
+    "darker towards the edges of a square that marks the theoretical receptive field.",
     caption="Mean size of the gradient with respect to each pixel. Square: the theoretical receptive field; that of stage 3 "
     f"is larger than the image. Data: {data.provenance}.",
     height=2.9,
