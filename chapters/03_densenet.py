@@ -1508,8 +1508,10 @@ def least_of_transitions(name):
 
 # %%
 OBSERVATIONS = [
-    ("layers spread their weights over many sources", "share of sources above half of the mean", above_half),
-    ("transitions read from all sources", "least used source of a transition", least_of_transitions),
+    ("layers spread their weights over many sources", "share of sources above half of the mean",
+     above_half),
+    ("transitions read from all sources", "least used source of a transition",
+     least_of_transitions),
     ("in blocks 2 and 3 layers use x0 least", "x0 there",
      lambda name: mean_reuse(name, lambda b, r, s: b > 1 and 1 < r < 7 and s == 0)),
     ("", "the other sources there",
@@ -1714,7 +1716,10 @@ def draw_reader(fig, reader, network):
 def describe(reader, network):
     key, cost = READERS[reader], inside[network]["cost"]
     rises = ", ".join(f"x{n} {cost[*key, n]:.3f}" for n in range(key[1]))
-    return f"Reader: {reader}; network: {network}. The loss rises when one source is cut, by: {rises}."
+    return (
+        f"Reader: {reader}; network: {network}. "
+        f"The loss rises when one source is cut, by: {rises}."
+    )
 
 
 Explorable(

@@ -125,7 +125,8 @@ for side in SIDES:
     train.set_seed(0)
     model = small_network()
     history = train.fit(model, at_side(data, side), epochs=1, batch_size=64,
-                        augment=train.Augment(shift=side // 8), label=f"{side}x{side} pixels")  # fmt: skip
+                        augment=train.Augment(shift=side // 8),
+                        label=f"{side}x{side} pixels")  # fmt: skip
     rows.append(
         {
             "pixels": f"{side}x{side}",
@@ -287,8 +288,8 @@ print("twice the resolution:", inspect.count_macs(stack(), (8, 8, 8)) / once)
 # fmt: off
 x = torch.tensor([[[1., 2., 0., 1.], [0., 1., 3., 1.], [2., 0., 1., 0.], [1., 1., 0., 2.]],
                   [[0., 1., 1., 0.], [2., 0., 0., 2.], [0., 1., 1., 0.], [1., 0., 0., 1.]]])
-filters = torch.tensor([[[0., 0., 0.], [1., -1., 0.], [0., 0., 0.]],     # left neighbour less pixel
-                        [[0., 0.5, 0.], [0., 0., 0.], [0., 0.5, 0.]]])   # mean of above and below
+filters = torch.tensor([[[0., 0., 0.], [1., -1., 0.], [0., 0., 0.]],  # left neighbour less pixel
+                        [[0., 0.5, 0.], [0., 0., 0.], [0., 0.5, 0.]]])  # mean of above and below
 # fmt: on
 mixing = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, -1.0]])  # three new channels from two
 
@@ -750,7 +751,8 @@ RELEASED = {  # w, d, resolution
 import torchvision
 
 PAPER = {  # Table 2 of the first version: million parameters, billion multiply-adds, top-1 in %
-    "B0": (5.3, 0.39, 76.3), "B1": (7.8, 0.70, 78.8), "B2": (9.2, 1.0, 79.8), "B3": (12, 1.8, 81.1),
+    "B0": (5.3, 0.39, 76.3), "B1": (7.8, 0.70, 78.8), "B2": (9.2, 1.0, 79.8),
+    "B3": (12, 1.8, 81.1),
     "B4": (19, 4.2, 82.6), "B5": (30, 9.9, 83.3), "B6": (43, 19, 84.0), "B7": (66, 37, 84.4),
 }  # fmt: skip
 
@@ -1133,7 +1135,8 @@ Table(
 
 # %%
 OTHERS = {  # Table 2 of the first version: billion multiply-adds, top-1 in %
-    "ResNet-50": (4.1, 76.0), "DenseNet-169": (3.5, 76.2), "ResNet-152": (11, 77.8), "Inception-v4": (13, 80.0),
+    "ResNet-50": (4.1, 76.0), "DenseNet-169": (3.5, 76.2), "ResNet-152": (11, 77.8),
+    "Inception-v4": (13, 80.0),
     "ResNeXt-101": (32, 80.9), "SENet": (42, 82.7), "NASNet-A": (24, 82.7),
 }  # fmt: skip
 

@@ -281,9 +281,9 @@ x = torch.tensor([[[1., 2., 0., 1.],
                    [1., 2., 2., 1.],
                    [1., 2., 2., 1.],
                    [0., 1., 1., 0.]]])
-depthwise = torch.tensor([[[0., 0., 0.], [1., -1., 0.], [0., 0., 0.]],     # left neighbour less the pixel
-                          [[0., 0.5, 0.], [0., 0., 0.], [0., 0.5, 0.]]])   # mean of above and below
-pointwise = torch.tensor([[1., 1.], [1., -1.], [0., 2.]])                  # sum, difference, the second twice
+depthwise = torch.tensor([[[0., 0., 0.], [1., -1., 0.], [0., 0., 0.]],  # left neighbour less the pixel
+                          [[0., 0.5, 0.], [0., 0., 0.], [0., 0.5, 0.]]])  # mean of above and below
+pointwise = torch.tensor([[1., 1.], [1., -1.], [0., 2.]])  # sum, difference, the second twice
 # fmt: on
 
 

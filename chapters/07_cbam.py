@@ -170,7 +170,8 @@ found = {
 }
 Table(
     [
-        {"number": name, "needle against noise": found[name, "needle"], "haze against noise": found[name, "haze"]}
+        {"number": name, "needle against noise": found[name, "needle"],
+         "haze against noise": found[name, "haze"]}
         for name in MEASURES
     ],
     decimals=2,
@@ -425,7 +426,8 @@ opened = {
 Table(
     [
         {"the gate is told the": name}
-        | {f"{kind}: right gate in %": 100 * opened[name, kind] for kind in ("needle", "haze", "either")}
+        | {f"{kind}: right gate in %": 100 * opened[name, kind]
+           for kind in ("needle", "haze", "either")}
         for name in TOLD
     ],
     decimals=1,
@@ -624,7 +626,8 @@ Table(row for row in rows if row["layer"].startswith("layer1.0"))
 # and of a percent, hence "about".
 
 # %% tags=["nbval-check-output"]
-PAPER = {  # about: million parameters; top-1 error in % of the plain network, with SE, with CBAM (Table 4)
+# about: million parameters; top-1 error in % of the plain network, with SE, with CBAM (Table 4)
+PAPER = {
     18: (11.8, 29.6, 29.4, 29.3),
     34: (22.0, 26.7, 26.1, 26.0),
     50: (28.1, 24.6, 23.1, 22.7),

@@ -1297,7 +1297,8 @@ ARMS = {
     "scratch": {"method": "labels"},
     "KD": {"method": "soft targets"},
     "AT": {"method": "attention"},
-    "L2 after the ReLU": {"method": "features", "position": "after", "margin": False, "distance": "L2"},
+    "L2 after the ReLU": {"method": "features", "position": "after", "margin": False,
+                          "distance": "L2"},
     "overhaul": {"method": "features"},
     "overhaul, margin 0": {"method": "features", "margin": False},
     "overhaul, plain L2": {"method": "features", "distance": "L2"},
@@ -1687,7 +1688,8 @@ def draw_element(fig, beta, value):
     left.fill_between(x, density, where=(x < 0).numpy(), color="C0", alpha=0.25)
     left.axvline(margin, color="C1", linewidth=1.8)
     left.annotate("", (wanted, 0.46), (value, 0.46),
-                  arrowprops=dict(arrowstyle="-|>", color="#444444", shrinkA=0, shrinkB=0))  # fmt: skip
+                  arrowprops=dict(arrowstyle="-|>", color="#444444",
+                                  shrinkA=0, shrinkB=0))  # fmt: skip
     left.plot([value], [0.46], "o", color="#444444", markersize=5)
     left.set(xlim=(-5, 5), ylim=(0, 0.52), xlabel="value in the teacher's channel", yticks=[])
     left.set_title(f"margin {margin:.2f}, T becomes {wanted:.2f}", fontsize=10)

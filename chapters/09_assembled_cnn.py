@@ -1360,7 +1360,8 @@ rows, before = [], None
 for step, new, accuracy, mce, speed in PAPER:
     row = {"paper's step": step, "new": new, "top-1 in %": accuracy, "mCE in %": mce}
     gain = {"gain": "", "mCE less by": ""} if before is None else {
-        "gain": f"{accuracy - before[0]:+.2f}", "mCE less by": f"{before[1] - mce:+.2f}"}  # fmt: skip
+        "gain": f"{accuracy - before[0]:+.2f}",
+        "mCE less by": f"{before[1] - mce:+.2f}"}  # fmt: skip
     rows.append(row | {"images/s": "" if speed is None else str(speed)} | gain)
     before = accuracy, mce
 Table(rows, decimals=2)

@@ -1546,8 +1546,10 @@ def draw_band(fig, name, width):
     middle.set_title(f"{share:.0f} % right", fontsize=9, loc="center")
     for other, curve in curves.items():
         chosen = other == name
-        chart.plot(WIDTHS, curve, color="C0" if chosen else "#bbbbbb", linewidth=2 if chosen else 1, zorder=2 + chosen)  # fmt: skip
-        chart.text(WIDTHS[-1] * 1.1, curve[-1], other, fontsize=6, va="center", color="C0" if chosen else "#777777")  # fmt: skip
+        chart.plot(WIDTHS, curve, color="C0" if chosen else "#bbbbbb",
+                   linewidth=2 if chosen else 1, zorder=2 + chosen)  # fmt: skip
+        chart.text(WIDTHS[-1] * 1.1, curve[-1], other, fontsize=6, va="center",
+                   color="C0" if chosen else "#777777")  # fmt: skip
     chart.set_xlim(right=WIDTHS[-1] * 4)  # room for the names
     chart.plot(width, curves[name][WIDTHS.index(width)], "o", color="C1", zorder=5)
     chart.set_xscale("log", base=2)

@@ -1459,7 +1459,8 @@ Table(
             "ours: AP in %, 11 points": 100 * ap["11 points"][label],
             "ours, area": 100 * ap["area"][label],
             "median side of a box, px": float((truth["boxes"][truth["labels"] == label]
-                @ torch.tensor([[-1.0, 0.0], [0.0, -1.0], [1.0, 0.0], [0.0, 1.0]])).prod(1).sqrt().median()),
+                @ torch.tensor([[-1.0, 0.0], [0.0, -1.0], [1.0, 0.0], [0.0, 1.0]])
+                ).prod(1).sqrt().median()),
         }
         for label, name in enumerate(data.classes)
     ],

@@ -678,7 +678,8 @@ for name, maps in public.items():
         else float((maps - ours[name]).abs().max() / ours[name].abs().max())
     )
     rows.append({"library": name,
-                 "compared with": "ours without ReLU" if name == "captum" else "ours, scaled to [0, 1] twice",
+                 "compared with": "ours without ReLU" if name == "captum"
+                 else "ours, scaled to [0, 1] twice",
                  "equal": "not installed" if gap is None else gap < 1e-4})  # fmt: skip
 Table(rows)
 
