@@ -46,6 +46,18 @@ def test_pages_that_nobody_lists_are_not_built(html):
     assert {page for page in built - set(TOC) if not page.startswith("_static/")} <= {"search", "genindex"}
 
 
+def test_no_two_papers_are_cited_alike(html):
+    """Papers by the same first author of the same year have a letter behind the year in references.bib."""
+    papers = {}
+    for page in TOC:
+        for title, label in re.findall(
+            r'href="[^"]*bibliography\.html#\w+" title="([^"]*)">(.*?)</a>', (html / f"{page}.html").read_text()
+        ):
+            papers.setdefault(label, set()).add(title)
+    assert len(papers) > 50
+    assert {label: titles for label, titles in papers.items() if len(titles) > 1} == {}
+
+
 @pytest.mark.parametrize("name", names())
 def test_chapter_can_be_opened_on_colab_and_binder(html, name):
     text = (html / f"chapters/{name}.html").read_text()
