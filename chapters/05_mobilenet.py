@@ -1098,8 +1098,8 @@ plot.show(
 )
 
 # %% [markdown]
-# Step for step the full network learns faster. The clock has a surprise. The twin has 7.5 times the multiply-adds, but it trains by
-# far less than 7.5 times as long; on some machines no longer at all. A likely reason is the number format. Where the processor has
+# Step for step the full network learns faster. The clock has a surprise. The twin has 7.5 times the multiply-adds, but its training
+# takes far less than 7.5 times as long; on some machines it takes no longer than the other's. A likely reason is the number format. Where the processor has
 # fast instructions for bfloat16, numbers of 16 bits, the course trains with them; the times further up are float32. Such instructions
 # are made for matrix products, so full convolutions gain most. Depthwise filters, batch normalisation and ReLU wait for memory and
 # gain little. On a processor without such instructions we saw the separable network ahead by the clock for as long as it ran, also

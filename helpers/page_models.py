@@ -611,7 +611,8 @@ the image. Where there are several paths, the widest counts. Gates that average 
 are left out, and so are linear layers. Where a network enlarges its maps again, as those for segmentation and
 detection do, it is the field at the coarsest map. A dash stands where stages at two resolutions run side by side.
 
-**ms** is the median time of one image, alone, through the untrained network, in milliseconds.
+**ms** is the median time of one image, alone, through the untrained network, in milliseconds; of two
+rounds the smaller.
 {measured}
 
 Beside our counts stand the papers' figures, with their tables; a dash where a paper prints none, and no column where it
