@@ -136,7 +136,7 @@ def test_a_readers_installation_has_what_chapters_and_helpers_import():
 
 
 def test_an_undeclared_import_would_be_found():
-    assert ("tests/test_hygiene.py", "pytest") in undeclared(["tests/test_hygiene.py"], ["pyyaml"])
+    assert ("tests/book/test_hygiene.py", "pytest") in undeclared(["tests/book/test_hygiene.py"], ["pyyaml"])
 
 
 def definitions(source):

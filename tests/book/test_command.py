@@ -112,7 +112,7 @@ def test_usage(checkout, arguments, code):
         (["data", "fetch", "cifar10"], "-m helpers.data fetch cifar10"),
         (["bench"], "-m benchmarks"),
         (["lab", "--no-browser"], "-m jupyterlab"),
-        (["test", "tests/test_pairs.py"], "-m pytest -n 2 --dist loadfile"),
+        (["test", "tests/book/test_pairs.py"], "-m pytest -n 2 --dist loadfile"),
     ],
 )
 def test_verbs_reach_their_modules(checkout, arguments, call):
