@@ -12,6 +12,7 @@ from helpers.data import Dataset, Provenance, Split
 
 # What the wrong numbers of a mutant lead to. Not NameError or SyntaxError: a mutant that cannot run proves nothing.
 NOTICED = (AssertionError, RuntimeError, ValueError, LookupError)
+AS_IT_IS = "as it is"
 
 
 def generator(seed=0):
@@ -76,6 +77,37 @@ def mutant(code, old, new):
     sys.modules["mutant"] = module  # dataclasses look their module up
     exec(compile(code.__source__.replace(old, new), "mutant", "exec"), module.__dict__)
     return module
+
+
+def holds(code, faults=None):
+    """Make one parametrised test of `test_...(code)`: the chapter `code` passes it, and every fault makes it fail.
+
+    faults: what is wrong -> (text that stands in the chapter's source exactly once, text in its place). A faulty
+    chapter has to raise one of NOTICED.
+
+        @holds(VGG, {"pools twice": ("MaxPool2d(2)", "MaxPool2d(4)")})
+        def test_size(code):
+            assert code.VGG("A")(noise(1, 3, 32, 32)).shape == (1, 10)
+    """
+    faults = faults or {}
+
+    def decorate(check):
+        @functools.cache  # the faults share one pass of the chapter as it is
+        def passes():
+            check(code)
+
+        def test(fault):
+            if fault == AS_IT_IS:
+                return passes()
+            faulty = mutant(code, *faults[fault])
+            passes()  # what fails anyway notices nothing
+            with pytest.raises(NOTICED):
+                check(faulty)
+
+        test.__name__, test.__doc__, test.__module__ = check.__name__, check.__doc__, check.__module__
+        return pytest.mark.parametrize("fault", [AS_IT_IS, *faults])(test)
+
+    return decorate
 
 
 def chapter_tests(code, namespace, mutants):
