@@ -33,20 +33,6 @@
 # %% [markdown]
 # ## Setup
 
-# %% jupyter={"source_hidden": true} tags=["hide-input"]
-# Only on Colab, which starts without the course: fetch it. Everywhere else this cell does nothing.
-import importlib.util
-import subprocess
-import sys
-
-if importlib.util.find_spec("helpers") is None:
-    repository = "https://github.com/cnn-papers/cnn-papers"
-    subprocess.run(["git", "clone", "-q", "--depth=1", repository, "course"], check=True)
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", "course"], check=True
-    )
-    sys.path.insert(0, "course")
-
 # %% tags=["model"]
 import copy
 import time
@@ -57,9 +43,9 @@ from torch import nn
 
 from helpers import inspect, metrics, plot, train
 from helpers.chapters import chapter
-from helpers.course import headline
 from helpers.data import Dataset, Provenance, Split, cifar10
 from helpers.exercise import attempt, verify
+from helpers.headline import headline
 from helpers.interactive import Explorable
 from helpers.parity import copy_in_order, relative_difference
 from helpers.settings import pick

@@ -31,20 +31,6 @@
 # %% [markdown]
 # ## Setup
 
-# %% jupyter={"source_hidden": true} tags=["hide-input"]
-# Only on Colab, which starts without the course: fetch it. Everywhere else this cell does nothing.
-import importlib.util
-import subprocess
-import sys
-
-if importlib.util.find_spec("helpers") is None:
-    repository = "https://github.com/cnn-papers/cnn-papers"
-    subprocess.run(["git", "clone", "-q", "--depth=1", repository, "course"], check=True)
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "-e", "course"], check=True
-    )
-    sys.path.insert(0, "course")
-
 # %% tags=["model"]
 import importlib.util
 import time
@@ -59,9 +45,9 @@ from torchvision.ops import box_iou
 from helpers import cam, metrics, plot, train
 from helpers.backbone import BACKBONE, CLASSES
 from helpers.chapters import chapter
-from helpers.course import headline
 from helpers.data import CIFAR10_CLASSES, Split, cifar10, largest_animal, voc_animals
 from helpers.exercise import attempt, verify
+from helpers.headline import headline
 from helpers.interactive import Explorable
 from helpers.settings import pick
 from helpers.study import Study

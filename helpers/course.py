@@ -16,14 +16,14 @@ import re
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
 from itertools import zip_longest
 
 from helpers.chapters import FOLDER, check_name, names, skeleton
+from helpers.headline import KEY as HEADLINE
+from helpers.headline import headline  # noqa: F401
 from helpers.settings import ROOT
 
 BUILD = ROOT / "_build"
-HEADLINE = "course_headline"
 SHARED = ("tags", "mystnb", "jupyter", "lines_to_next_cell")  # cell_metadata_filter in pyproject.toml
 WIDGET = "application/vnd.jupyter.widget-view+json"
 STANDIN = "drawn stand-in for"  # how the provenance of drawn data begins
@@ -34,39 +34,6 @@ MAX_LINES = 40
 
 class Trouble(Exception):
     """What a reader can mend; the message says how."""
-
-
-# ------------------------------------------------------------------------------------- in a chapter
-
-
-def headline(text, *provenances):
-    """Show a chapter's main number, and leave it where `./course run` finds it.
-
-    Call it once, in the recap: `headline("test accuracy 78.1 %", data.provenance)`. Name every data set that
-    the number rests on. The output's metadata carry `{"text": ..., "data": ..., "real": ...}` as `course_headline`.
-    """
-    from IPython.display import display
-
-    if not provenances:
-        raise TypeError("headline() wants the provenance of the data: headline(text, data.provenance)")
-    display(Headline(text, "; ".join(map(str, provenances)), all(p.real for p in provenances)))
-
-
-@dataclass(frozen=True)
-class Headline:
-    text: str
-    data: str
-    real: bool
-
-    def __repr__(self):
-        return f"{self.text} ({self.data})"
-
-    def _repr_mimebundle_(self, include=None, exclude=None):
-        from html import escape
-
-        page = f'<p class="course-headline"><strong>{escape(self.text)}</strong> {escape(self.data)}</p>'
-        # in the metadata, because Sphinx warns about a mime type that it does not know
-        return {"text/plain": repr(self), "text/html": page}, {HEADLINE: asdict(self)}
 
 
 # --------------------------------------------------------------------------------- reading the pairs
