@@ -218,6 +218,30 @@ def histories(runs, columns=("train_loss", "test_accuracy"), alt="", caption="",
     return show(draw, alt, f"{caption} Data: {data}.".strip())
 
 
+def panels(rows, x, columns, xlabel="", alt="", caption="", label="", height=3.0):
+    """One line chart per column of a table, side by side, all over column `x`.
+
+    rows: a Table or dicts. columns: names, or a dict from column to the title to show. label: a column whose values
+    part the rows into lines, with a legend.
+    """
+    rows = getattr(rows, "rows", rows)
+    titles = columns if isinstance(columns, dict) else {column: column for column in columns}
+    lines = list(dict.fromkeys(row[label] for row in rows)) if label else [None]
+
+    def draw(fig):
+        axes = fig.subplots(1, len(titles), squeeze=False)[0]
+        for place, (ax, (column, title)) in enumerate(zip(axes, titles.items(), strict=True)):
+            for number, line in enumerate(lines):
+                own = [row for row in rows if not label or row[label] == line]
+                colour = f"C{number if label else place}"
+                ax.plot([row[x] for row in own], [row[column] for row in own], "o-", color=colour, label=line)
+            ax.set(title=title, xlabel=xlabel or x)
+        if label:
+            axes[0].legend()
+
+    return show(draw, alt, caption, height=height)
+
+
 def study(study, arms, metric, title, scale=1.0, alt="", caption="", width=7.0):
     """Every run of a study as a dot, one row per arm, the mean as a bar; paired seeds share a shade.
 

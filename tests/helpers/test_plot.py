@@ -302,3 +302,18 @@ def test_verify_lets_a_wrong_solution_fail(capsys):
         verify(check, lambda x: x)
     with pytest.raises(NotImplementedError):
         verify(check, open_exercise)
+
+
+def test_panels_draw_the_numbers_of_the_table(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plot, "show", lambda draw, alt, caption, height: drawn.append(draw))
+    rows = [
+        {"k": k, "net": net, "error": k * scale, "cost": -k} for net, scale in (("a", 1), ("b", 10)) for k in (1, 3)
+    ]
+    plot.panels(rows, "k", {"error": "error in %", "cost": "cost"}, label="net", alt="two panels")
+    fig = plot.figure()
+    drawn[0](fig)
+    left, right = fig.axes
+    assert [left.get_title(loc="left") or left.get_title(), right.get_xlabel()] == ["error in %", "k"]
+    assert [line.get_ydata().tolist() for line in left.get_lines()] == [[1, 3], [10, 30]]
+    assert [line.get_label() for line in left.get_lines()] == ["a", "b"]
