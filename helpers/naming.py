@@ -1,0 +1,38 @@
+"""One task for all classifiers of the course: name what is on a small picture.
+
+Chapters 1 to 10 declare a trained network each, `Weights(chapter, NAMED, build=…, train=naming.learn,
+data=naming.small_pictures, score=naming.logit_of, …)`, trained alike, so that one photograph can be put to all of them.
+"""
+
+import torch
+
+from helpers import train
+from helpers.backbone import CLASSES, named_pictures
+from helpers.data import VOC_ANIMALS
+
+NAMED = "named"
+EPOCHS = 4
+PLACES = torch.tensor([CLASSES.index(name) for name in VOC_ANIMALS])  # of an animal in CLASSES
+CIFAR_TEST = 10_000  # the test split holds CIFAR-10's images first
+
+
+def small_pictures():
+    """`named_pictures` at CIFAR-10's own size, 32 px: a Dataset."""
+    return named_pictures(side=32)
+
+
+def scores(model, data):
+    """Accuracies on CIFAR-10's test images and on the animals of VOC's validation photographs, as a dict."""
+    right = (train.predict(model, data, data.test.images).argmax(1) == data.test.targets).float()
+    return {"cifar10_accuracy": float(right[:CIFAR_TEST].mean()), "voc_accuracy": float(right[CIFAR_TEST:].mean())}
+
+
+def learn(model, data, epochs=EPOCHS):
+    """Train a classifier of pictures of 32 px; returns its `scores`."""
+    train.fit(model, data, epochs=epochs, lr=0.1, weight_decay=5e-4, seed=0, eval_every=epochs)
+    return scores(model, data)
+
+
+def logit_of(outputs, labels):
+    """What Grad-CAM is asked: the logit of the animal, (N,), from logits (N, 12) and positions in VOC_ANIMALS (N,)."""
+    return outputs.gather(1, PLACES[labels].to(outputs.device)[:, None])[:, 0]
