@@ -11,6 +11,7 @@ from helpers.settings import ROOT
 FOLDER = ROOT / "chapters"
 _HEADER = re.compile(r"^# %%(?P<title>.*)$")
 _TAGS = re.compile(r"tags=\[(?P<tags>[^\]]*)\]")
+_finished = {}  # name -> module, in the order in which their cells came to an end
 
 
 def names():
@@ -52,7 +53,32 @@ def chapter(name):
     except BaseException:
         del sys.modules[module.__name__]
         raise
+    _finished.pop(name, None)
+    _finished[name] = module
     return module
+
+
+def declared(kind, only=None):
+    """Every object of a class that chapters' model cells define, also in lists and tuples: (chapter's name, object).
+
+    only: the name of one chapter; else all of them. What a chapter has from another belongs to that one alone.
+    """
+    return [(name, one) for name in ([check_name(only)] if only else names()) for one in _own(chapter(name), kind)]
+
+
+def _own(module, kind):
+    # a chapter that takes something over has waited until the other was finished
+    modules = list(_finished.values())
+    taken = [one for other in modules[: modules.index(module)] for one in _objects(other, kind)]
+    found = {id(one): one for one in _objects(module, kind)}
+    return [one for key, one in found.items() if key not in {id(other) for other in taken}]
+
+
+def _objects(module, kind):
+    for value in vars(module).values():
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(one, kind):
+                yield one
 
 
 def skeleton(node):

@@ -1,10 +1,9 @@
-"""Scores of predictions, and what a difference between two arms of a study is worth."""
-
-import math
-from dataclasses import dataclass
+"""Scores of predictions."""
 
 import torch
 import torch.nn.functional as F
+
+from helpers.effects import paired_effect  # noqa: F401  until no chapter asks for it here
 
 
 def accuracy(logits, labels):
@@ -54,48 +53,3 @@ def through_stride(masks, factor, classes, smooth=True):
         mode = "bilinear" if smooth else "nearest"
         kept.append(F.interpolate(share, scale_factor=factor, mode=mode).argmax(1))
     return torch.cat(kept).to(torch.uint8)
-
-
-# The 97.5 % point of Student's t for 1, 2, … degrees of freedom, from the standard table.
-STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-
-
-@dataclass(frozen=True)
-class Effect:
-    """The difference between two arms over paired seeds.
-
-    mean and sd: of the differences, one per seed. low and high: the 95 % confidence interval of their mean
-    (Student's t). n: number of seeds.
-    """
-
-    mean: float
-    sd: float
-    low: float
-    high: float
-    n: int
-
-    @property
-    def verdict(self):
-        """`seen` if the interval lies above zero, `reversed at this scale` if below, else `not clear`."""
-        if self.low > 0:
-            return "seen"
-        if self.high < 0:
-            return "reversed at this scale"
-        return "not clear"
-
-    def __str__(self):
-        return f"{self.mean:+.2f} ± {self.sd:.2f} ({self.n} seeds, 95 % interval {self.low:+.2f} to {self.high:+.2f})"
-
-
-def paired_effect(first, second):
-    """The Effect of `second` minus `first`, two sequences with one value per seed in the same order."""
-    if len(first) != len(second) or len(first) < 2:
-        raise ValueError(f"paired arms need the same seeds, at least two; got {len(first)} and {len(second)} values.")
-    difference = torch.tensor(second, dtype=torch.float64) - torch.tensor(first, dtype=torch.float64)
-    n = len(difference)
-    mean, sd = float(difference.mean()), float(difference.std())
-    df = n - 1
-    # past the table, the first terms of its expansion about the normal distribution: right to 0.2 %
-    t = STUDENT_T[df - 1] if df <= len(STUDENT_T) else 1.960 + 2.372 / df + 2.823 / df**2
-    half = t * sd / math.sqrt(n)
-    return Effect(mean, sd, mean - half, mean + half, n)

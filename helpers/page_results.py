@@ -11,7 +11,7 @@ from statistics import fmean
 from textwrap import fill
 from typing import NamedTuple
 
-from helpers.metrics import Effect, paired_effect
+from helpers.effects import Effect, paired_effect
 from helpers.settings import ROOT
 from helpers.study import Study
 from helpers.table import Table

@@ -9,6 +9,7 @@ import argparse
 import ast
 import hashlib
 import json
+import math
 import os
 import platform
 import sys
@@ -21,7 +22,7 @@ import torch
 from tqdm.auto import tqdm
 
 from helpers import chapters, settings, train
-from helpers.metrics import paired_effect
+from helpers.effects import paired_effect
 from helpers.table import Table
 
 FOLDER = settings.ROOT / "results"
@@ -114,6 +115,9 @@ class Study:
             raise FileNotFoundError(f"results/{self.path.name} is not there. Measure it: ./course study {self.chapter}")
         return json.loads(self.path.read_text())
 
+    def _current_runs(self):
+        return [run for run in self.runs() if self._is_current(run)]
+
     def runs(self):
         """All runs as measured: dicts with `arm`, `seed`, `config`, `metrics`, `data`, `seconds`, `made_with`."""
         return self._read()["runs"]
@@ -125,34 +129,56 @@ class Study:
             raise ValueError(f"the runs of {self.stem} used different data: {'; '.join(found)}.")
         return found[0]
 
-    def values(self, arm, metric):
-        """The metric of one arm, one value per seed in the order of `seeds`."""
-        found = {run["seed"]: run["metrics"] for run in self.runs() if run["arm"] == arm}
-        if not found:
-            raise KeyError(f"{self.stem} has no runs of arm {arm!r}. Its arms are: {', '.join(self.arms)}.")
-        if metric not in next(iter(found.values())):
-            raise KeyError(f"no metric {metric!r}. There are: {', '.join(next(iter(found.values())))}.")
-        missing = [seed for seed in self.seeds if seed not in found]
-        if missing:
-            raise ValueError(f"arm {arm!r} lacks seeds {missing}. Finish it: ./course study {self.chapter}")
-        return [found[seed][metric] for seed in self.seeds]
+    def measured_seeds(self, *arms):
+        """The seeds, in the order of `seeds`, with which all these arms are measured; without arms, all of them."""
+        have = {(run["arm"], run["seed"]) for run in self._current_runs()}
+        return [seed for seed in self.seeds if all((arm, seed) in have for arm in arms or self.arms)]
+
+    def values(self, arm, metric, seeds=None):
+        """The metric of one arm, one value per seed.
+
+        seeds: those wanted; else all with which every arm of the study is measured, so that arms always pair.
+        Raises KeyError for an unknown arm or metric, ValueError when a seed is missing.
+        """
+        if arm not in self.arms:
+            raise KeyError(f"{self.stem} has no arm {arm!r}. Its arms are: {', '.join(map(str, self.arms))}.")
+        seeds = self.measured_seeds() if seeds is None else list(seeds)
+        found = {run["seed"]: run["metrics"] for run in self._current_runs() if run["arm"] == arm}
+        missing = [seed for seed in seeds if seed not in found]
+        if missing or not seeds:
+            lacks = f"arm {arm!r} lacks seeds {missing}" if missing else "no seed is measured in every arm yet"
+            raise ValueError(f"{self.stem}: {lacks}. Measure on: ./course study {self.chapter}")
+        if metric not in found[seeds[0]]:
+            raise KeyError(f"no metric {metric!r}. There are: {', '.join(found[seeds[0]])}.")
+        return [found[seed][metric] for seed in seeds]
 
     def mean(self, arm, metric):
         """Mean and standard deviation over seeds."""
         values = torch.tensor(self.values(arm, metric), dtype=torch.float64)
-        return float(values.mean()), float(values.std())
+        return float(values.mean()), float(values.std()) if len(values) > 1 else math.nan
+
+    def constant(self, arm, metric):
+        """The value of a metric that does not depend on the seed, such as a count. Raises ValueError if it does."""
+        found = {run["metrics"][metric] for run in self._current_runs() if run["arm"] == arm}
+        if len(found) != 1:
+            raise ValueError(f"{metric!r} of arm {arm!r} is not one value: {', '.join(map(str, sorted(found)))}.")
+        return found.pop()
 
     def effect(self, first, second, metric, scale=1.0):
         """The paired Effect of arm `second` over arm `first` (a `helpers.metrics.Effect`), times `scale`."""
-        return paired_effect(
-            [scale * value for value in self.values(first, metric)],
-            [scale * value for value in self.values(second, metric)],
-        )
+        seeds = self.measured_seeds(first, second)
+        return paired_effect(*([scale * value for value in self.values(arm, metric, seeds)] for arm in (first, second)))
 
-    def text(self, arm, metric, scale=1.0, decimals=2):
-        """Mean and standard deviation over seeds, times `scale`, as text: `81.23 ± 0.45`."""
-        mean, sd = self.mean(arm, metric)
-        return f"{scale * mean:.{decimals}f} ± {scale * sd:.{decimals}f}"
+    def text(self, arm, metric, scale=1.0, decimals=2, to=None):
+        """Mean and standard deviation over seeds as text: `81.23 ± 0.45`.
+
+        scale: times this, or `to`: a function of each value, such as accuracy to error in percent.
+        """
+        values = torch.tensor(
+            [to(value) if to else scale * value for value in self.values(arm, metric)], dtype=torch.float64
+        )
+        spread = f" ± {float(values.std()):.{decimals}f}" if len(values) > 1 else " (one seed)"
+        return f"{float(values.mean()):.{decimals}f}{spread}"
 
     def claims(self, claims, metric, heading, scale=1.0):
         """A Table of claims `(sentence, first arm, second arm)`: how much `second` is over `first`, seed by seed.

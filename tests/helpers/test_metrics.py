@@ -1,8 +1,5 @@
-import statistics
-
 import pytest
 import torch
-from scipy import stats
 
 from helpers import metrics
 
@@ -40,43 +37,6 @@ def test_confusion():
     for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
         counts[label][row.index(max(row))] += 1
     assert metrics.confusion(logits, labels).tolist() == counts
-
-
-@pytest.mark.parametrize("n", [2, 3, 5, 10, 11, 12, 20, 60])
-def test_paired_effect_is_the_paired_t_test(n):
-    first = torch.randn(n, generator=torch.Generator().manual_seed(n), dtype=torch.float64).tolist()
-    second = (
-        0.3 + 1.5 * torch.randn(n, generator=torch.Generator().manual_seed(n + 100), dtype=torch.float64)
-    ).tolist()
-    effect = metrics.paired_effect(first, second)
-    oracle = stats.ttest_rel(second, first)
-    interval = oracle.confidence_interval(0.95)
-    differences = [b - a for a, b in zip(first, second, strict=True)]
-    assert effect.n == n
-    assert effect.mean == pytest.approx(statistics.mean(differences))
-    assert effect.sd == pytest.approx(statistics.stdev(differences))
-    assert effect.low - effect.mean == pytest.approx(interval.low - effect.mean, rel=2e-3)
-    assert effect.high - effect.mean == pytest.approx(interval.high - effect.mean, rel=2e-3)
-    assert (effect.verdict == "not clear") == (oracle.pvalue > 0.05)
-
-
-def test_table_of_student_t():
-    assert pytest.approx([stats.t.ppf(0.975, df) for df in range(1, 10)], abs=6e-4) == metrics.STUDENT_T
-
-
-def test_verdicts_and_text():
-    a = [1.0, 2.0, 3.0]
-    better = metrics.paired_effect(a, [2.0, 3.1, 4.05])
-    assert better.verdict == "seen" and better.low > 0
-    assert metrics.paired_effect([2.0, 3.1, 4.05], a).verdict == "reversed at this scale"
-    assert metrics.paired_effect(a, [2.0, 1.0, 3.5]).verdict == "not clear"
-    assert str(better) == "+1.05 ± 0.05 (3 seeds, 95 % interval +0.93 to +1.17)"
-
-
-@pytest.mark.parametrize(("first", "second"), [([1.0], [2.0]), ([1.0, 2.0], [1.0, 2.0, 3.0]), ([], [])])
-def test_unpaired_values(first, second):
-    with pytest.raises(ValueError, match=f"same seeds.*{len(first)} and {len(second)}"):
-        metrics.paired_effect(first, second)
 
 
 def test_pixel_confusion_and_iou_against_loops():

@@ -342,12 +342,12 @@ def test_unknown_names_list_what_there_is(toy):
     toy.fail("error", 4)
     with pytest.raises(RuntimeError):
         toy.study.measure()
-    with pytest.raises(KeyError, match="no runs of arm 'three'. Its arms are: one, two"):
+    with pytest.raises(KeyError, match="no arm 'three'. Its arms are: one, two"):
         toy.study.values("three", "score")
     with pytest.raises(KeyError, match="no metric 'accuracy'. There are: score, width, table"):
         toy.study.values("one", "accuracy")
-    with pytest.raises(ValueError, match=r"'two' lacks seeds \[1, 2\]. Finish it: ./course study 01_toy"):
-        toy.study.values("two", "score")
+    with pytest.raises(ValueError, match=r"'two' lacks seeds \[1\]. Measure on: ./course study 01_toy"):
+        toy.study.values("two", "score", [0, 1])
 
 
 def test_names_of_files(toy):
