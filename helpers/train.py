@@ -5,22 +5,39 @@ a handful of operations on the whole batch, and nothing is done per image in Pyt
 """
 
 import contextvars
+import copy
 import json
 import math
 import os
 import random
+import re
 import time
+import weakref
+from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from helpers import settings
+
+# some only pass through here: chapters write train.AugmentScene(...) and train.checkpoints(...)
+from helpers.augment import Augment, AugmentScene, no_augment  # noqa: F401
+from helpers.checkpoint import (  # noqa: F401
+    checkpoints,
+    digest,
+    next_checkpoint,
+    no_checkpoints,
+    random_state,
+    set_random_state,
+)
+from helpers.modes import evaluating, frozen_parts, set_training
 
 # ---------------------------------------------------------------------------------------------- where and how
 
@@ -60,115 +77,7 @@ def _autocast(device, enabled):
     return torch.autocast(device.type, torch.bfloat16) if enabled else nullcontext()
 
 
-# ---------------------------------------------------------------------------------------------- one batch
-
-
-@dataclass(frozen=True)
-class Augment:
-    """Random flip, shift and cutout of a whole batch, for labels that do not move with the picture.
-
-    flip: mirror half of the images left to right.
-    shift: move each image by up to this many pixels in x and y. The gap is filled with 0, the mean colour.
-    cutout: side in pixels of a square set to 0 in each image (DeVries and Taylor, 2017), cut off where it leaves the
-        image. 0 turns it off.
-
-    Called with `images` (N, C, H, W), normalised, the targets and a CPU generator; returns both.
-    """
-
-    flip: bool = True
-    shift: int = 4
-    cutout: int = 0
-
-    def __call__(self, images, targets, generator):
-        n, _, height, width = images.shape
-        device = images.device
-
-        def integers(high):
-            return torch.randint(high, (n,), generator=generator).to(device)
-
-        if self.flip:
-            images = torch.where(integers(2).bool()[:, None, None, None], images.flip(-1), images)
-        if self.shift:
-            # every window of the padded image is a view; indexing picks one window per image
-            padded = F.pad(images, [self.shift] * 4)
-            windows = padded.unfold(2, height, 1).unfold(3, width, 1)
-            rows, columns = integers(2 * self.shift + 1), integers(2 * self.shift + 1)
-            images = windows[torch.arange(n, device=device), :, rows, columns]
-        if self.cutout:
-            y, x = integers(height)[:, None], integers(width)[:, None]
-            rows = torch.arange(height, device=device) - y + self.cutout // 2
-            columns = torch.arange(width, device=device) - x + self.cutout // 2
-            in_rows, in_columns = ((a >= 0) & (a < self.cutout) for a in (rows, columns))
-            hole = in_rows[:, None, :, None] & in_columns[:, None, None, :]
-            images = images.masked_fill(hole, 0.0)
-        return images, targets
-
-
-@dataclass(frozen=True)
-class AugmentScene:
-    """Random window and flip of a whole batch, for boxes and masks that move with the picture.
-
-    flip: mirror half of the images left to right.
-    zoom: range of the window's side, relative to the image's; below 1 enlarges a part of the image, above 1 shrinks
-        the image. What lies outside is 0, the mean colour, and void (255) in a mask.
-    visible: a box of which a smaller share than this is inside the window is dropped (its label becomes -1).
-
-    Called with `images` (N, C, H, W), normalised, targets and a CPU generator; returns both. Targets are masks
-    uint8 (N, H, W), or a dict as `voc_animals` gives it: `masks`, or `boxes` and `labels`, or all three.
-    """
-
-    flip: bool = True
-    zoom: tuple = (0.6, 1.1)
-    visible: float = 0.3
-
-    def __call__(self, images, targets, generator):
-        n, _, height, width = images.shape
-        device = images.device
-
-        def uniform(low, high):
-            return (low + (high - low) * torch.rand(n, generator=generator)).to(device)
-
-        # logarithmic, so that 1/2 and 2 are equally likely
-        scale = uniform(*(math.log(side) for side in self.zoom)).exp()
-        # a smaller window stays inside the image, and in a larger one the image stays inside: both ±|1 - scale|
-        x, y = ((1 - scale).abs() * uniform(-1, 1) for _ in range(2))
-        mirror = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0) if self.flip else torch.ones(n, device=device)
-        zero = torch.zeros_like(x)
-        window = torch.stack([torch.stack([mirror * scale, zero, x], 1), torch.stack([zero, scale, y], 1)], 1)
-        grid = F.affine_grid(window, [n, 1, height, width], align_corners=False)
-        images = F.grid_sample(images, grid.to(images.dtype), mode="bilinear", align_corners=False)
-
-        def moved_mask(masks):
-            # 255 means void, and so does everything outside, which grid_sample fills with 0
-            shifted = (masks.float() - 255)[:, None]
-            return (F.grid_sample(shifted, grid, mode="nearest", align_corners=False)[:, 0] + 255).to(masks.dtype)
-
-        if not isinstance(targets, dict):
-            return images, moved_mask(targets)
-        targets = dict(targets)
-        if "masks" in targets:
-            targets["masks"] = moved_mask(targets["masks"])
-        if "boxes" in targets:
-            # from pixels to [-1, 1], then the inverse of `window`
-            boxes = targets["boxes"].float()
-            centres, scales, signs = torch.stack([x, y], 1), scale[:, None, None], mirror[:, None, None]
-            size = torch.tensor([width, height], device=device)
-            corners = (2 * boxes.reshape(n, -1, 2) / size - 1 - centres[:, None]) / scales
-            corners = torch.cat([corners[..., :1] * signs, corners[..., 1:]], 2)
-            corners = ((corners + 1) / 2 * size).reshape(n, -1, 2, 2)
-            low, high = corners.amin(2), corners.amax(2)
-            area = (high - low).prod(2)
-            low, high = (torch.minimum(corner.clamp_min(0), size) for corner in (low, high))
-            seen = (high - low).prod(2) >= self.visible * area
-            keep = seen & (targets["labels"] >= 0)
-            targets["boxes"] = torch.cat([low, high], 2) * keep[..., None]
-            targets["labels"] = torch.where(keep, targets["labels"], -1)
-        return images, targets
-
-
-def no_augment(images, targets, generator):
-    """The images as they are."""
-    return images, targets
+# ---------------------------------------------------------------------------------------------- losses
 
 
 @dataclass(frozen=True)
@@ -184,9 +93,13 @@ class CrossEntropy:
 def pixel_cross_entropy(model, images, masks):
     """Cross-entropy of logits (N, classes, H, W) over the pixels of masks uint8 (N, H, W) that are not void (255).
 
-    A loss for `fit`.
+    A loss for `fit`. A batch of which every pixel is void costs nothing: 0.
     """
-    return F.cross_entropy(model(images).float(), masks.long(), ignore_index=255)
+    logits = model(images).float()
+    if (masks == 255).all():
+        # the mean of no pixels would be 0 / 0; this zero has a graph
+        return 0 * logits.sum()
+    return F.cross_entropy(logits, masks.long(), ignore_index=255)
 
 
 def _take(targets, index):
@@ -200,6 +113,42 @@ def _to(targets, device):
     if isinstance(targets, dict):
         return {name: tensor.to(device) for name, tensor in targets.items()}
     return targets.to(device)
+
+
+# ---------------------------------------------------------------------------------------------- what a network says
+
+
+@torch.no_grad()
+def predict(model, data, images, batch_size=500):
+    """The model's outputs (N, …) in float32 on the CPU for uint8 `images` (N, C, H, W), in evaluation mode."""
+    device = next(model.parameters()).device
+    outputs = []
+    with evaluating(model):
+        for batch in images.split(batch_size):
+            batch = data.normalize(batch.to(device)).contiguous(memory_format=torch.channels_last)
+            outputs.append(model(batch).float().cpu())
+    return torch.cat(outputs)
+
+
+def predict_masks(model, data, images):
+    """The class with the highest logit at every pixel, uint8 (N, H, W), for uint8 images (N, C, H, W)."""
+    parts = [predict(model, data, part).argmax(1).to(torch.uint8) for part in images.split(100)]
+    return torch.cat(parts)
+
+
+def evaluate(model, data):
+    """Loss and accuracy of a classifier on `data.test`: `{"test_loss": …, "test_accuracy": …}`.
+
+    Raises ValueError where there is no test image.
+    """
+    targets = data.test.targets
+    if len(targets) == 0:
+        raise ValueError("the test split is empty, so there is nothing to evaluate on.")
+    logits = predict(model, data, data.test.images)
+    return {
+        "test_loss": float(F.cross_entropy(logits, targets)),
+        "test_accuracy": float((logits.argmax(1) == targets).float().mean()),
+    }
 
 
 # ---------------------------------------------------------------------------------------------- the recipe
@@ -233,6 +182,71 @@ def _look_up(value, table, what):
         raise ValueError(f"unknown {what} {value!r}. Use one of {', '.join(table)}, or a function.")
     return table[value]
 
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: all that decides the numbers, besides the network and the data.
+
+    epochs or seconds: how long, in passes over the training images or in seconds of training. Give one.
+    optimizer: "sgd" (Nesterov momentum 0.9), "adamw", or a function of (parameters, lr, weight_decay). The schedule
+        scales the rate that each of its parameter groups begins with.
+    lr: the peak learning rate; 0.1 for SGD and 0.002 for AdamW unless given.
+    schedule: "one-cycle" (linear rise over a fifth, cosine to zero), "constant", "steps" (a tenth at 1/2 and at 3/4),
+        or a function from progress in [0, 1] to a factor on `lr`.
+    augment: a function of (images, targets, generator).
+    loss: a function of (model, images, targets) that gives a scalar.
+    ema: decay per step of an exponential moving average of the weights, or None. With it, the average is what is
+        evaluated and what the model holds at the end.
+    seed: batch order and augmentation. Same seed, same batches, whatever the model.
+    evaluate: a function of (model, data) that gives a dict of floats, run every `eval_every` epochs and at the end.
+
+    Raises ValueError where this makes no sense.
+    """
+
+    epochs: int | None = None
+    seconds: float | None = None
+    batch_size: int = 128
+    optimizer: str | Callable = "sgd"
+    lr: float | None = None
+    weight_decay: float = 5e-4
+    schedule: str | Callable = "one-cycle"
+    augment: Callable = Augment()
+    loss: Callable = CrossEntropy()
+    ema: float | None = None
+    seed: int = 0
+    evaluate: Callable = evaluate
+    eval_every: int = 1
+
+    def __post_init__(self):
+        if (self.epochs is None) == (self.seconds is None):
+            raise ValueError("say how long to train: either epochs=… or seconds=…, and not both.")
+        if not (self.epochs if self.seconds is None else self.seconds) > 0:
+            raise ValueError(f"epochs={self.epochs}, seconds={self.seconds}: nothing to do. Give a positive number.")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size}: a batch needs at least one image.")
+        if self.eval_every < 1:
+            raise ValueError(f"eval_every={self.eval_every}: evaluate every epoch (1) or less often (2, 3, …).")
+        _look_up(self.optimizer, OPTIMIZERS, "optimizer")
+        _look_up(self.schedule, SCHEDULES, "schedule")
+
+    @property
+    def peak(self):
+        """The peak learning rate."""
+        return LEARNING_RATE.get(self.optimizer, 0.1) if self.lr is None else self.lr
+
+    def record(self):
+        """The recipe as plain values: functions by their names."""
+        return {part.name: _name(getattr(self, part.name)) for part in fields(self)} | {"lr": self.peak}
+
+
+def _name(part):
+    """Numbers and texts as they are, functions by their names, without addresses in memory."""
+    if part is None or isinstance(part, (int, float, str)):
+        return part
+    return getattr(part, "__name__", None) or re.sub(r" at 0x[0-9a-f]+", "", repr(part))
+
+
+# ---------------------------------------------------------------------------------------------- training
 
 _early_end_raises = contextvars.ContextVar("early_end_raises", default=False)
 
@@ -293,168 +307,338 @@ class History:
             return cls(**json.load(file))
 
 
-def fit(
-    model,
-    data,
-    *,
-    epochs=None,
-    seconds=None,
-    batch_size=128,
-    optimizer="sgd",
-    lr=None,
-    weight_decay=5e-4,
-    schedule="one-cycle",
-    augment=None,
-    loss=None,
-    evaluate=None,
-    eval_every=1,
-    ema=None,
-    seed=0,
-    device=None,
-    autocast=None,
-    label="training",
-):
+def fit(model, data, recipe=None, *, device=None, autocast=None, label="training", **changes):
     """Train `model` in place on `data.train` and return its History.
 
     data: a `helpers.data.Dataset`, or anything with `train` (images uint8 (N, C, H, W), targets), `test`,
         `normalize` and `provenance`.
-    epochs or seconds: how long, in passes over the training images or in seconds of training. Give one.
-    optimizer: "sgd" (Nesterov momentum 0.9), "adamw", or a function of (parameters, lr, weight_decay).
-    lr: the peak learning rate; 0.1 for SGD and 0.002 for AdamW unless given.
-    schedule: "one-cycle" (linear rise over a fifth, cosine to zero), "constant", "steps" (a tenth at 1/2 and at 3/4),
-        or a function from progress in [0, 1] to a factor on `lr`.
-    augment: a function of (images, targets, generator); flip and shift by 4 pixels unless given.
-    loss: a function of (model, images, targets) that gives a scalar; cross-entropy unless given.
-    evaluate: a function of (model, data) that gives a dict of floats, run every `eval_every` epochs and at the end;
-        test loss and accuracy unless given.
-    ema: decay per step of an exponential moving average of the weights, or None. With it, the average is what is
-        evaluated and what the model holds at the end.
-    seed: batch order and augmentation. Same seed, same batches, whatever the model.
+    recipe, changes: a Recipe, and what differs from it; without one, what differs from the usual (`epochs=3, lr=0.05`).
     autocast: run in bfloat16; where it is faster (`autocast_pays`) unless given.
 
     The stop button or Ctrl-C ends the training early: the history is returned, `stopped` says "interrupted", and the
     model holds the weights of its best evaluated epoch. So does a loss that is not finite ("diverged").
-    Raises ValueError on a recipe that makes no sense and on data that does not fit it.
+    Frozen parts (in evaluation mode, and no parameter requires a gradient) stay so, running statistics included.
+    Raises TypeError for images that are not uint8; ValueError on a recipe that makes no sense and on data that do not
+    fit it or the network.
     """
-    if (epochs is None) == (seconds is None):
-        raise ValueError("say how long to train: either epochs=… or seconds=…, and not both.")
-    if (epochs if seconds is None else seconds) <= 0:
-        raise ValueError(f"epochs={epochs}, seconds={seconds}: nothing to do. Give a positive number.")
-    split = data.train
+    run = Run(model, data, _recipe(recipe, changes), device, autocast, label)
+    with run.ending_early():
+        for images, targets in run.batches():
+            with run.autocast():
+                loss = run.recipe.loss(model, images, targets)
+            run.optimizer.zero_grad()
+            loss.backward()
+            run.optimizer.step()
+            run.record(loss.detach())
+    return run.finish()
+
+
+def _recipe(recipe, changes):
+    """`recipe` with changes, or the changes alone. None for a function means the usual one."""
+    usual = {part.name: part.default for part in fields(Recipe)}
+    changes = {name: usual.get(name) if value is None else value for name, value in changes.items()}
+    return replace(recipe, **changes) if recipe else Recipe(**changes)
+
+
+def _check(model, data, recipe):
+    """Refuse data that fit neither the recipe nor the network, before anything is changed."""
+    split, test = data.train, getattr(data, "test", None)
     n = len(split.images)
     if n == 0:
         raise ValueError("the training split is empty.")
     for tensor in split.targets.values() if isinstance(split.targets, dict) else [split.targets]:
         if len(tensor) != n:
             raise ValueError(f"{n} training images, but {len(tensor)} targets. They go in pairs.")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: a batch needs at least one image.")
+    judged = [split]
+    if recipe.evaluate is evaluate:
+        if len(test.images) == 0:
+            raise ValueError("the test split is empty: give test images, or a function `evaluate` that needs none.")
+        judged.append(test)
+    for part in judged:
+        if part.images.dtype != torch.uint8:
+            raise TypeError(f"images are uint8, pixels from 0 to 255; these are {part.images.dtype}.")
+    void = {CrossEntropy: -100, pixel_cross_entropy: 255}
+    void = void.get(recipe.loss, void.get(type(recipe.loss)))
+    if void is not None:
+        _check_labels(predict(model, data, split.images[:1]).shape[1], judged, void)
 
-    device = torch.device(device) if device else best_device()
-    autocast = autocast_pays(device) if autocast is None else autocast
-    augment = Augment() if augment is None else augment
-    loss = CrossEntropy() if loss is None else loss
-    evaluate = globals()["evaluate"] if evaluate is None else evaluate
-    make_optimizer = _look_up(optimizer, OPTIMIZERS, "optimizer")
-    factor = _look_up(schedule, SCHEDULES, "schedule")
-    lr = LEARNING_RATE.get(optimizer, 0.1) if lr is None else lr
 
-    model.to(device, memory_format=torch.channels_last)
-    model.train()
-    stepper = make_optimizer([p for p in model.parameters() if p.requires_grad], lr, weight_decay)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True) if ema else None
-    images, targets = split.images.to(device), _to(split.targets, device)
-    generator = torch.Generator().manual_seed(seed)
-    batch_size = min(batch_size, n)
-    per_epoch = n // batch_size  # the last, smaller batch is left out: its batch statistics are the noisiest
-    total = per_epoch * epochs if epochs else None
+def _check_labels(classes, splits, void):
+    """Whether every label is one of the network's outputs. `void` is what the loss leaves out."""
+    for split in splits:
+        labels = split.targets
+        if isinstance(labels, dict) or labels.is_floating_point():
+            continue
+        known = labels[labels != void]
+        wrong = known[(known < 0) | (known >= classes)]
+        if len(wrong):
+            raise ValueError(f"label {int(wrong[0])} is outside 0..{classes - 1}: the network has {classes} outputs.")
 
-    history = History(
-        data=str(data.provenance),
-        recipe={
-            "epochs": epochs, "seconds": seconds, "batch_size": batch_size, "optimizer": _name(optimizer), "lr": lr,
-            "weight_decay": weight_decay, "schedule": _name(schedule), "augment": _name(augment),
-            "loss": _name(loss), "ema": ema, "seed": seed, "device": device.type,
-            "dtype": "bfloat16 autocast" if autocast else "float32",
-        },
-    )  # fmt: skip
-    bar = tqdm(total=total or round(seconds), desc=label, unit="step" if total else "s", disable=settings.silent())
-    best = _Best(average.module if average else model)
-    trained, step, epoch, evaluated = 0.0, 0, 0, 0  # seconds of training (evaluation not counted), steps, epochs, step
-    pending, since, logged = 0.0, 0, math.nan  # summed loss and number of steps not yet logged
 
-    try:
-        done = False
-        while not done:
-            started = time.perf_counter()
-            order = torch.randperm(n, generator=generator)[: per_epoch * batch_size].to(device)
-            epoch_loss = torch.zeros((), device=device)
-            steps_before = step
-            for index in order.split(batch_size):
-                progress = step / total if total else (trained + time.perf_counter() - started) / seconds
-                if progress >= 1:
+class Run:
+    """One training under way: `fit`'s loop asks it for batches, and tells it each loss."""
+
+    # all that changes from step to step, besides what has a state_dict; it goes into a checkpoint
+    COUNTERS = ("step", "epoch", "place", "evaluated", "since", "pending", "epoch_loss", "mean_loss", "done")
+
+    def __init__(self, model, data, recipe, device=None, autocast=None, label="training"):
+        _check(model, data, recipe)
+        self.model, self.data, self.recipe = model, data, recipe
+        self.device = torch.device(device) if device else best_device()
+        self.bfloat16 = autocast_pays(self.device) if autocast is None else autocast
+        self.started = time.perf_counter()
+        model.to(self.device, memory_format=torch.channels_last)
+        self.frozen = frozen_parts(model)
+        set_training(model, self.frozen)
+        self.prepare_steps()
+        self.prepare_batches()
+        self.prepare_history(label)
+        self.prepare_checkpoint()
+
+    # ------------------------------------------------------------------------------------------ before the first step
+
+    def prepare_steps(self):
+        model, recipe = self.model, self.recipe
+        make = _look_up(recipe.optimizer, OPTIMIZERS, "optimizer")
+        self.optimizer = make([p for p in model.parameters() if p.requires_grad], recipe.peak, recipe.weight_decay)
+        for group in self.optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        self.factor = _look_up(recipe.schedule, SCHEDULES, "schedule")
+        self.average = None
+        if recipe.ema:
+            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+        self.shown = self.average.module if self.average else model
+        self.best = _Best(self.shown)
+        _first_weights.setdefault(model, self.best.state)
+
+    def prepare_batches(self):
+        split, recipe = self.data.train, self.recipe
+        self.images, self.targets = split.images.to(self.device), _to(split.targets, self.device)
+        self.generator = torch.Generator().manual_seed(recipe.seed)
+        self.batch_size = min(recipe.batch_size, len(self.images))
+        # the last, smaller batch is left out: its batch statistics are the noisiest
+        self.per_epoch = len(self.images) // self.batch_size
+        self.total = self.per_epoch * recipe.epochs if recipe.epochs else None
+        self.order, self.done = None, False
+        # steps in all and in this epoch, epochs, and the step of the last evaluation
+        self.step = self.place = self.epoch = self.evaluated = 0
+
+    def prepare_history(self, label):
+        made = {"device": self.device.type, "dtype": "bfloat16 autocast" if self.bfloat16 else "float32"}
+        recipe = self.recipe.record() | {"batch_size": self.batch_size} | made
+        self.history = History(data=str(self.data.provenance), recipe=recipe)
+        # seconds of training (evaluation not counted); the loss summed since it was logged, and over the epoch
+        self.trained = self.saved = 0.0
+        self.pending, self.since, self.epoch_loss, self.mean_loss = 0.0, 0, 0.0, math.nan
+        self.bar = tqdm(
+            total=self.total or round(self.recipe.seconds),
+            desc=label,
+            unit="step" if self.total else "s",
+            disable=settings.silent(),
+        )
+
+    # ------------------------------------------------------------------------------------------ in the loop
+
+    def autocast(self):
+        return _autocast(self.device, self.bfloat16)
+
+    def batches(self):
+        """Every batch of the training, augmented; after each epoch its evaluation."""
+        while not self.done:
+            self.started = time.perf_counter()
+            if self.order is None:
+                self.begin_epoch()
+            for index in self.order.split(self.batch_size)[self.place :]:
+                self.progress = self.progress_now()
+                if self.progress >= 1:
                     break
-                for group in stepper.param_groups:
-                    group["lr"] = lr * factor(progress)
-                batch = data.normalize(images[index]).contiguous(memory_format=torch.channels_last)
-                batch, labels = augment(batch, _take(targets, index), generator)
-                with _autocast(device, autocast):
-                    value = loss(model, batch, labels)
-                stepper.zero_grad(set_to_none=True)
-                value.backward()
-                stepper.step()
-                if average:
-                    average.update_parameters(model)
-                step += 1
-                since += 1
-                value = value.detach()
-                epoch_loss += value
-                pending = pending + value
-                if since == 10 or step == total:  # asking a GPU for a number makes it wait, so not at every step
-                    logged = float(pending) / since
-                    history.losses.append((step, logged))
-                    pending, since = 0.0, 0
-                    bar.set_postfix_str(f"epoch {epoch + 1}, loss {logged:.3f}", refresh=False)
-                    bar.update((step if total else min(round(progress * seconds), bar.total)) - bar.n)
-                    if not math.isfinite(logged):
-                        raise FloatingPointError(f"loss {logged} at step {step}, learning rate {lr:g}")
-            trained += time.perf_counter() - started
-            history.images_per_second = step * batch_size / trained
-            if step > steps_before:  # time may be up before an epoch's first step
-                epoch += 1
-                mean_loss = float(epoch_loss) / (step - steps_before)
-                if not math.isfinite(mean_loss):
-                    raise FloatingPointError(f"mean loss {mean_loss} in epoch {epoch}, learning rate {lr:g}")
-            done = step >= total if total else trained >= seconds
-            if step > evaluated and (done or epoch % eval_every == 0):
-                evaluated = step
-                scores = evaluate(average.module if average else model, data)
-                model.train()
-                history.rows.append(
-                    {"epoch": epoch, "seconds": trained, "lr": stepper.param_groups[0]["lr"], "train_loss": mean_loss}
-                    | scores
-                )
-                if math.isfinite(scores.get("test_loss", mean_loss)):  # else the last step broke the weights
-                    best.keep(-scores["test_accuracy"] if "test_accuracy" in scores else mean_loss)
-    except KeyboardInterrupt:
-        if _early_end_raises.get():
-            raise
-        history.stopped = "interrupted"
-        print(f"Interrupted at step {step} (epoch {epoch + 1}). The history is kept; {best.restore(model)}.")
-    except FloatingPointError:
-        if _early_end_raises.get():
-            raise
-        history.stopped = "diverged"
-        print(
-            f"The loss is not a finite number any more at step {step} (learning rate {lr:g}); {best.restore(model)}.\n"
+                for group in self.optimizer.param_groups:
+                    group["lr"] = group["initial_lr"] * self.factor(self.progress)
+                batch = self.data.normalize(self.images[index]).contiguous(memory_format=torch.channels_last)
+                yield self.recipe.augment(batch, _take(self.targets, index), self.generator)
+            self.end_epoch()
+
+    def begin_epoch(self):
+        order = torch.randperm(len(self.images), generator=self.generator)
+        self.order = order[: self.per_epoch * self.batch_size].to(self.device)
+        self.epoch_loss = torch.zeros((), device=self.device)
+        self.place = 0
+
+    def seconds(self):
+        """Seconds of training so far."""
+        return self.trained + time.perf_counter() - self.started
+
+    def progress_now(self):
+        return self.step / self.total if self.total else self.seconds() / self.recipe.seconds
+
+    def record(self, loss):
+        """A step is done, and this was its loss."""
+        if self.average:
+            self.average.update_parameters(self.model)
+        self.step += 1
+        self.place += 1
+        self.since += 1
+        self.epoch_loss += loss
+        self.pending = self.pending + loss
+        # asking a GPU for a number makes it wait, so not at every step
+        if self.since == 10 or self.step == self.total:
+            self.log()
+        if self.checkpoint and self.seconds() - self.saved >= self.checkpoint.every:
+            self.save()
+
+    def log(self):
+        mean = float(self.pending) / self.since
+        self.history.losses.append((self.step, mean))
+        self.pending, self.since = 0.0, 0
+        self.bar.set_postfix_str(f"epoch {self.epoch + 1}, loss {mean:.3f}", refresh=False)
+        self.show_progress()
+        self._finite(mean)
+
+    def show_progress(self):
+        now = self.step if self.total else min(round(self.progress * self.recipe.seconds), self.bar.total)
+        self.bar.update(now - self.bar.n)
+
+    def end_epoch(self):
+        self.trained = self.seconds()
+        self.history.images_per_second = self.step * self.batch_size / self.trained
+        # time may be up before an epoch's first step
+        if self.place:
+            self.epoch += 1
+            self.mean_loss = self._finite(float(self.epoch_loss) / self.place)
+        self.order = None
+        self.done = self.step >= self.total if self.total else self.trained >= self.recipe.seconds
+        if self.step > self.evaluated and (self.done or self.epoch % self.recipe.eval_every == 0):
+            self.evaluate()
+
+    def evaluate(self):
+        self.evaluated = self.step
+        scores = self.recipe.evaluate(self.shown, self.data)
+        set_training(self.model, self.frozen)
+        lr = self.optimizer.param_groups[0]["lr"]
+        row = {"epoch": self.epoch, "seconds": self.trained, "lr": lr, "train_loss": self.mean_loss}
+        self.history.rows.append(row | scores)
+        # else the last step broke the weights
+        if math.isfinite(scores.get("test_loss", self.mean_loss)):
+            self.best.keep(-scores["test_accuracy"] if "test_accuracy" in scores else self.mean_loss)
+
+    def _finite(self, loss):
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"loss {loss} at step {self.step}, learning rate {self.recipe.peak:g}")
+        return loss
+
+    # ------------------------------------------------------------------------------------------ the end
+
+    @contextmanager
+    def ending_early(self):
+        """Ctrl-C and a loss that is not finite end the training here, with the best weights so far."""
+        try:
+            with no_checkpoints():
+                yield
+        except (KeyboardInterrupt, FloatingPointError) as error:
+            if _early_end_raises.get():
+                raise
+            self.history.stopped = "interrupted" if isinstance(error, KeyboardInterrupt) else "diverged"
+            print(self.farewell(self.best.restore(self.model)))
+        finally:
+            self.bar.close()
+
+    def farewell(self, kept):
+        if self.history.stopped == "interrupted":
+            return f"Interrupted at step {self.step} (epoch {self.epoch + 1}). The history is kept; {kept}."
+        return (
+            f"The loss is not a finite number any more at step {self.step} "
+            f"(learning rate {self.recipe.peak:g}); {kept}.\n"
             "Try a learning rate 3 to 10 times smaller, a longer warm-up, batch normalisation, or autocast=False."
         )
-    finally:
-        bar.close()
-    if average and history.stopped == "finished":
-        model.load_state_dict(average.module.state_dict())
-    model.eval()
-    return history
+
+    def finish(self):
+        """The averaged weights, if there are any; evaluation mode; the History."""
+        if self.average and self.history.stopped == "finished":
+            self.model.load_state_dict(self.average.module.state_dict())
+        self.model.eval()
+        if self.checkpoint and self.history.stopped == "finished":
+            self.save()
+        return self.history
+
+    # ------------------------------------------------------------------------------------------ checkpoints
+
+    def prepare_checkpoint(self):
+        """Go on from the checkpoint of this training, where there is one."""
+        self.checkpoint = next_checkpoint()
+        if not self.checkpoint:
+            return
+        about = {"data": self.history.data, "the network's first weights": digest(self.best.state)} | _digests(
+            self.data
+        )
+        # of what a checkpoint must be, else it belongs to another training
+        self.identity = self.history.recipe | about
+        state = self.checkpoint.load(self.identity)
+        if state:
+            self.resume(state)
+
+    def parts(self):
+        """What has a state_dict and changes while the network learns, by name."""
+        found = {"model": self.model, "optimizer": self.optimizer}
+        if self.average:
+            found["average"] = self.average
+        for role in ("loss", "augment", "evaluate"):
+            part = getattr(self.recipe, role)
+            held = {"itself": part} | getattr(part, "__dict__", {})
+            found |= {f"{role}, {name}": value for name, value in held.items() if isinstance(value, nn.Module)}
+        return found
+
+    def save(self):
+        """Write all that decides the rest of the training."""
+        now = time.perf_counter()
+        self.saved = self.trained if self.done else self.seconds()
+        state = {
+            "counters": {name: getattr(self, name) for name in self.COUNTERS},
+            "seconds": self.saved,
+            "order": self.order,
+            "generator": self.generator.get_state(),
+            "random": random_state(),
+            "parts": {name: part.state_dict() for name, part in self.parts().items()},
+            "best": {name: getattr(self.best, name) for name in _Best.KEPT},
+            "history": self.history.to_dict() | {"rows": [_plain(row) for row in self.history.rows]},
+        }
+        self.checkpoint.save(self.identity, state)
+        # writing is not training
+        self.started += time.perf_counter() - now
+
+    def resume(self, state):
+        for name, value in state["counters"].items():
+            setattr(self, name, value.to(self.device) if isinstance(value, torch.Tensor) else value)
+        self.trained = self.saved = state["seconds"]
+        self.order = None if state["order"] is None else state["order"].to(self.device)
+        self.generator.set_state(state["generator"])
+        for name, part in self.parts().items():
+            part.load_state_dict(state["parts"][name])
+        for name, value in state["best"].items():
+            setattr(self.best, name, value)
+        self.history = History(**state["history"])
+        set_random_state(state["random"])
+        self.progress = self.step / self.total if self.total else self.trained / self.recipe.seconds
+        self.show_progress()
+        if self.done:
+            # it is written already
+            self.checkpoint = None
+
+
+def _digests(data):
+    """What stands for the images and targets of both splits."""
+    found = {}
+    for name in ("train", "test"):
+        split = getattr(data, name, None)
+        targets = getattr(split, "targets", None)
+        tensors = targets if isinstance(targets, dict) else {"targets": targets}
+        tensors = {"images": getattr(split, "images", None)} | tensors
+        found[f"{name} data"] = digest({key: t for key, t in tensors.items() if isinstance(t, torch.Tensor)})
+    return found
+
+
+def _plain(row):
+    """Scores of NumPy's types as Python's, which may be read from a file without running code."""
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
 
 
 def overfit(model, data, images=64, steps=60, lr=0.05, **settings):
@@ -478,8 +662,26 @@ def overfit(model, data, images=64, steps=60, lr=0.05, **settings):
     return history.last("train_loss")
 
 
+_first_weights = weakref.WeakKeyDictionary()
+
+
+def untrained(model):
+    """A copy of `model` with the weights that `fit` found in it, in evaluation mode: the control of what it learned.
+
+    A network that was trained twice goes back to before the first time. Raises ValueError for one that `fit` has not
+    trained since this program began.
+    """
+    if model not in _first_weights:
+        raise ValueError("`fit` has not trained this network here, so its first weights are not known. Build it anew.")
+    first = copy.deepcopy(model)
+    first.load_state_dict(_first_weights[model])
+    return first.eval()
+
+
 class _Best:
     """The weights of the best evaluated epoch so far, or those of the start."""
+
+    KEPT = ("score", "epochs", "state")
 
     def __init__(self, model):
         self.model, self.score, self.epochs = model, math.inf, 0
@@ -495,40 +697,3 @@ class _Best:
     def restore(self, model):
         model.load_state_dict(self.state)
         return "the model holds its best weights so far" if self.epochs else "the model is back at its first weights"
-
-
-def _name(part):
-    return part if isinstance(part, str) else getattr(part, "__name__", None) or repr(part)
-
-
-# ---------------------------------------------------------------------------------------------- after training
-
-
-@torch.inference_mode()
-def predict(model, data, images, batch_size=500):
-    """The model's outputs (N, …) in float32 on the CPU for uint8 `images` (N, C, H, W), in evaluation mode."""
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    outputs = []
-    for batch in images.split(batch_size):
-        batch = data.normalize(batch.to(device)).contiguous(memory_format=torch.channels_last)
-        outputs.append(model(batch).float().cpu())
-    model.train(was_training)
-    return torch.cat(outputs)
-
-
-def predict_masks(model, data, images):
-    """The class with the highest logit at every pixel, uint8 (N, H, W), for uint8 images (N, C, H, W)."""
-    parts = [predict(model, data, part).argmax(1).to(torch.uint8) for part in images.split(100)]
-    return torch.cat(parts)
-
-
-def evaluate(model, data):
-    """Loss and accuracy of a classifier on `data.test`: `{"test_loss": …, "test_accuracy": …}`."""
-    logits = predict(model, data, data.test.images)
-    targets = data.test.targets
-    return {
-        "test_loss": float(F.cross_entropy(logits, targets)),
-        "test_accuracy": float((logits.argmax(1) == targets).float().mean()),
-    }

@@ -594,7 +594,7 @@ def test_data_that_do_not_fit():
 
     with pytest.raises(TypeError, match="uint8.*float32"):
         fit_on(good.train.images.float(), good.train.targets)
-    with pytest.raises(ValueError, match=r"\(N, 3, H, W\).*\(16, 1, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"\(N, 3, H, W\).*\(1, 1, 8, 8\)"):
         fit_on(good.train.images[:, :1], good.train.targets)
     with pytest.raises(ValueError, match="16 training images, but 15 targets"):
         fit_on(good.train.images, good.train.targets[:15])
