@@ -132,7 +132,7 @@ class Study:
 
     def measured_seeds(self, *arms):
         """The seeds, in the order of `seeds`, with which all these arms are measured; without arms, all of them."""
-        have = {(run["arm"], run["seed"]) for run in self._current_runs()}
+        have = {(run["arm"], run["seed"]) for run in self._current_runs()} if self.path.exists() else set()
         return [seed for seed in self.seeds if all((arm, seed) in have for arm in arms or self.arms)]
 
     def values(self, arm, metric, seeds=None):
