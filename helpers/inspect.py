@@ -8,6 +8,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.cam import feature_map
+from helpers.modes import evaluating
 from helpers.table import Table
 
 
@@ -21,13 +22,8 @@ def _dry_run(model, input_shape):
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     meta = {name: tensor.to("meta") for name, tensor in state.items()}
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            return functional_call(model, meta, (torch.empty(1, *input_shape, device="meta", dtype=dtype),))
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.no_grad():
+        return functional_call(model, meta, (torch.empty(1, *input_shape, device="meta", dtype=dtype),))
 
 
 def count_macs(model, input_shape):
@@ -42,43 +38,60 @@ def count_macs(model, input_shape):
 
 
 def trace(model, input_shape):
-    """Shape, parameters and multiply-adds of every leaf layer, in the order in which they run, as a Table.
+    """Output, parameters and multiply-adds of every layer, in the order in which they end, as a Table.
 
-    input_shape: (C, H, W) of one image. Parameters that are used again count where they come first.
+    input_shape: (C, H, W) of one image. A layer is a module without others in it, or with parameters of its own beside
+    them; what stands in the others is not counted again. Parameters that are used again count where they come first,
+    and those of a layer that is never called in a last row of its own.
     """
-    rows, handles, counted, flops_before = [], [], set(), {}
+    rows, handles, running, left = [], [], [], {}
+    counter = FlopCounterMode(display=False)
 
-    def watch(name, module):
-        own = set(module.parameters()) - counted
-        counted.update(own)
-        parameters = [sum(parameter.numel() for parameter in own)]
+    def watch(name, module, own):
+        left[name] = (module, sum(parameter.numel() for parameter in own))
 
         def before(_, inputs):
-            flops_before[name] = counter.get_total_flops()
+            # flops at the start, and of them those of layers within
+            running.append([counter.get_total_flops(), 0])
 
         def after(_, inputs, output):
-            rows.append(
-                {
-                    "layer": name,
-                    "kind": _kind(module),
-                    "output": "x".join(map(str, output.shape[1:])),
-                    "parameters": parameters.pop() if parameters else 0,
-                    "multiply-adds": (counter.get_total_flops() - flops_before[name]) // 2,
-                }
-            )
+            start, within = running.pop()
+            flops = counter.get_total_flops() - start
+            if running:
+                running[-1][1] += flops
+            _, parameters = left.pop(name, (None, 0))
+            rows.append(_row(name, module, _shape(output), parameters, (flops - within) // 2))
 
         return module.register_forward_pre_hook(before), module.register_forward_hook(after)
 
+    counted = set()
     for name, module in model.named_modules():
-        if not list(module.children()):
-            handles += watch(name, module)
+        own = set(module.parameters(recurse=False)) - counted
+        if own or not list(module.children()):
+            counted |= own
+            handles += watch(name, module, own)
     try:
-        with FlopCounterMode(display=False) as counter:
+        with counter:
             _dry_run(model, input_shape)
     finally:
         for handle in handles:
             handle.remove()
-    return Table(rows)
+    return Table(rows + [_row(name, module, "not called", own, 0) for name, (module, own) in left.items() if own])
+
+
+def _row(name, module, output, parameters, macs):
+    return {"layer": name, "kind": _kind(module), "output": output, "parameters": parameters, "multiply-adds": macs}
+
+
+def _shape(output):
+    """Shape without the batch axis: `64x8x8`; of several tensors, one after the other."""
+    if isinstance(output, torch.Tensor):
+        return "x".join(map(str, output.shape[1:]))
+    if isinstance(output, dict):
+        output = output.values()
+    if isinstance(output, (tuple, list)) or not isinstance(output, (str, bytes)) and hasattr(output, "__iter__"):
+        return ", ".join(_shape(part) for part in output)
+    return type(output).__name__
 
 
 def _kind(module):
@@ -101,7 +114,7 @@ def watch(model, kind, images, measure):
     chosen = {n: m for n, m in model.named_modules() if (isinstance(m, kind) if by_class else n in kind)}
     if not chosen:
         raise ValueError(f"no module of this network is {kind}.")
-    found, was_training = {}, model.training
+    found = {}
 
     def catch(name):
         def hook(_, given, made):
@@ -110,14 +123,12 @@ def watch(model, kind, images, measure):
         return hook
 
     handles = [module.register_forward_hook(catch(name)) for name, module in chosen.items()]
-    model.eval()
     try:
-        with torch.inference_mode():
+        with evaluating(model), torch.no_grad():
             model(images)
     finally:
         for handle in handles:
             handle.remove()
-        model.train(was_training)
     return found
 
 
@@ -127,12 +138,12 @@ def input_gradient(model, layer, images):
     The unit is the middle position of the layer's map, all channels summed. Its support is the theoretical
     receptive field; its bulk is the effective one (Luo et al., 2016).
     """
-    images = images.detach().clone().requires_grad_()
-    maps, _ = feature_map(model, layer, images)
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
+        images = images.detach().clone().requires_grad_()
+        maps, _ = feature_map(model, layer, images)
         centre = maps[:, :, maps.shape[2] // 2, maps.shape[3] // 2].sum()
-    (gradient,) = torch.autograd.grad(centre, images)
-    return gradient.abs().mean(1)
+        (gradient,) = torch.autograd.grad(centre, images)
+        return gradient.abs().mean(1)
 
 
 def time_per_image(model, input_shape, batch_size=1, seconds=1.0):
@@ -142,10 +153,8 @@ def time_per_image(model, input_shape, batch_size=1, seconds=1.0):
     """
     device = next(model.parameters()).device
     images = torch.randn(batch_size, *input_shape, device=device).contiguous(memory_format=torch.channels_last)
-    was_training = model.training
-    model.eval()
     times = []
-    with torch.inference_mode():
+    with evaluating(model), torch.no_grad():
         until = time.perf_counter() + seconds
         while len(times) < 5 or time.perf_counter() < until:
             start = time.perf_counter()
@@ -153,6 +162,5 @@ def time_per_image(model, input_shape, batch_size=1, seconds=1.0):
             if device.type != "cpu":
                 output.sum().item()  # wait for the device
             times.append(time.perf_counter() - start)
-    model.train(was_training)
     times = sorted(times[2:])
     return times[len(times) // 2] / batch_size

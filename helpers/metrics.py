@@ -21,15 +21,30 @@ def top_k_error(logits, labels, k):
 
 
 def confusion(logits, labels):
-    """Counts (classes, classes): rows are true classes, columns predicted ones."""
-    classes = logits.shape[1]
-    return torch.bincount(labels * classes + logits.argmax(1), minlength=classes**2).reshape(classes, classes)
+    """Counts (classes, classes): rows are true classes, columns predicted ones.
+
+    Raises ValueError for a label that is no class.
+    """
+    return _counts(labels, logits.argmax(1), logits.shape[1])
 
 
 def pixel_confusion(predicted, masks, classes):
-    """Counts (classes, classes) over pixels, as `confusion`: predicted classes (N, H, W), true masks, 255 = void."""
+    """Counts (classes, classes) over pixels, as `confusion`: predicted classes (N, H, W), true masks, 255 = void.
+
+    What is predicted at void pixels does not matter. Raises ValueError for another label that is no class.
+    """
     known = masks != 255
-    pairs = masks[known].long() * classes + predicted[known].long()
+    return _counts(masks[known], predicted[known], classes)
+
+
+def _counts(true, predicted, classes):
+    """How often each pair of classes occurs: (classes, classes), from labels of one shape and any integer type."""
+    for what, labels in (("true", true), ("predicted", predicted)):
+        wrong = labels[(labels < 0) | (labels >= classes)]
+        if len(wrong):
+            raise ValueError(f"the {what} class {int(wrong[0])} is outside 0..{classes - 1}.")
+    # int64, for uint8 holds no more than 255 pairs
+    pairs = true.long() * classes + predicted.long()
     return torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 

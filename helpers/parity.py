@@ -23,7 +23,7 @@ def copy_in_order(source, target):
     return target
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def relative_difference(ours, theirs, images):
     """The largest difference between two networks' answers to `images`, over the largest answer.
 
