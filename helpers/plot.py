@@ -14,6 +14,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from helpers.cam import grad_cam, unit_range
+from helpers.modes import evaluating
 
 STYLE = __file__.replace("plot.py", "course.mplstyle")
 SCREEN_DPI = 96  # CSS pixels per inch; pictures are drawn at twice that, for sharp screens
@@ -181,9 +182,9 @@ def evidence(models, data, layers, caption):
     rows, titles = {}, None
     for label, model in models.items():
         images = data.normalize(data.test.images[index]).to(next(model.parameters()).device)
-        with torch.inference_mode():
-            said = torch.zeros_like(data.test.targets)
-            said[index] = model.eval()(images).argmax(1).cpu()
+        said = torch.zeros_like(data.test.targets)
+        with evaluating(model), torch.no_grad():
+            said[index] = model(images).argmax(1).cpu()
         titles = titles or _said(data, index, said)
         rows[label] = _evidence(model, layers[label], data, index, said)
     named = ", ".join(label.replace("\n", " ") for label in rows if label)
