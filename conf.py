@@ -3,6 +3,7 @@
 Jupyter Book 1, which reads that file by itself, makes the same pages but holds Sphinx at version 7.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -36,11 +37,21 @@ bibtex_bibfiles = CONFIG["bibtex_bibfiles"]
 
 html_theme = "sphinx_book_theme"
 html_theme_options = {
-    "repository_url": CONFIG["repository"]["url"],
-    "repository_branch": CONFIG["repository"]["branch"],
-    "launch_buttons": CONFIG["launch_buttons"],
     "navbar_persistent": [],  # the sidebar has the search already
     **CONFIG["html"],
 }
+
+# The public address of the course, such as https://github.com/NAME/PROJECT; `./course book` finds it. Without one, no
+# button leads anywhere.
+if repository := os.environ.get("COURSE_REPOSITORY"):
+    html_theme_options |= {
+        "repository_url": repository,
+        "repository_branch": "main",
+        "use_repository_button": True,
+        "use_issues_button": "bitbucket.org" not in repository,
+        "launch_buttons": {"notebook_interface": "jupyterlab", "binderhub_url": "https://mybinder.org"},
+    }
+    if repository.startswith("https://github.com/"):
+        html_theme_options["launch_buttons"]["colab_url"] = "https://colab.research.google.com"
 
 globals().update(CONFIG["sphinx"]["config"])

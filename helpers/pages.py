@@ -6,9 +6,10 @@ With `--measure`, the times of the models page and the maps of the gallery are m
 import argparse
 import sys
 
-from helpers import page_gallery, page_minutes, page_models, page_results
+from book import minutes
+from helpers import page_gallery, page_models, page_results
 
-PAGES = (page_results, page_models, page_gallery, page_minutes)
+PAGES = (page_results, page_models, page_gallery, minutes)
 
 
 def main(arguments=None):

@@ -5,10 +5,11 @@ import shutil
 import subprocess
 import sys
 
+import nbformat
 import pytest
 import yaml
 
-from helpers import course, page_minutes
+from book import build, minutes, repository
 from helpers.chapters import names
 from helpers.settings import ROOT
 
@@ -19,7 +20,7 @@ TOC = re.findall(r"(?:root|file): (\S+)", (ROOT / "_toc.yml").read_text())
 @pytest.fixture(scope="module")
 def html(tmp_path_factory):
     out = tmp_path_factory.mktemp("book") / "html"
-    assert course.book(out) == 0, "Sphinx warned; its messages are above"
+    assert build.build(out) == 0, "Sphinx warned; its messages are above"
     return out
 
 
@@ -58,13 +59,59 @@ def test_no_two_papers_are_cited_alike(html):
     assert {label: titles for label, titles in papers.items() if len(titles) > 1} == {}
 
 
-@pytest.mark.parametrize("name", names())
-def test_chapter_can_be_opened_on_colab_and_binder(html, name):
-    text = (html / f"chapters/{name}.html").read_text()
-    account, project = CONFIG["repository"]["url"].split("/")[-2:]
-    branch = CONFIG["repository"]["branch"]
-    assert f"colab.research.google.com/github/{account}/{project}/blob/{branch}/chapters/{name}.ipynb" in text
-    assert f"mybinder.org/v2/gh/{account}/{project}/{branch}?urlpath=lab/tree/chapters/{name}.ipynb" in text
+BUTTONS = ["colab.research.google.com", "mybinder.org", "/issues/new", "fa-github"]
+
+
+def test_buttons_lead_to_the_public_address_or_are_absent(source, tmp_path, monkeypatch):
+    monkeypatch.delenv("COURSE_REPOSITORY", raising=False)
+    chapter = names()[0]
+    (source / "chapters").mkdir()
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A chapter")])
+    nbformat.write(nb, source / f"chapters/{chapter}.ipynb")
+    with open(source / "_toc.yml", "a") as toc:
+        toc.write(f"- {{file: chapters/{chapter}}}\n")
+    pages = {}
+    for address in ("", "https://github.com/someone/papers"):
+        monkeypatch.setattr(repository, "address", lambda address=address: address)
+        assert build.build(tmp_path / f"out{len(address)}/html", source) == 0
+        pages[address] = (tmp_path / f"out{len(address)}/html/chapters/{chapter}.html").read_text()
+    absent, present = pages.values()
+    assert not [button for button in BUTTONS if button in absent]
+    assert f"colab.research.google.com/github/someone/papers/blob/main/chapters/{chapter}.ipynb" in present
+    assert f"mybinder.org/v2/gh/someone/papers/main?urlpath=lab/tree/chapters/{chapter}.ipynb" in present
+    assert "https://github.com/someone/papers/issues/new" in present
+
+
+@pytest.mark.parametrize(
+    "remote, address",
+    [
+        ("https://github.com/a/b.git", "https://github.com/a/b"),
+        ("https://user:secret@github.com/a/b", "https://github.com/a/b"),
+        ("git@github.com:a/b.git\n", "https://github.com/a/b"),
+        ("ssh://git@gitlab.com/a/b.c/", "https://gitlab.com/a/b.c"),
+        ("https://git.example.org/a/b", ""),
+        ("http://localhost:3000/a/b", ""),
+        ("../somewhere", ""),
+        ("github.com/a/b", ""),
+        ("", ""),
+    ],
+)
+def test_only_public_remotes_are_addresses(remote, address):
+    assert repository.public(remote) == address
+
+
+def test_the_setting_comes_before_the_remote(tmp_path):
+    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'x'\n")
+    assert repository.address(tmp_path) == ""
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    subprocess.run(["git", "-C", tmp_path, "remote", "add", "origin", "git@github.com:a/b.git"], check=True)
+    assert (repository.setting(tmp_path), repository.address(tmp_path)) == ("", "https://github.com/a/b")
+    with open(tmp_path / "pyproject.toml", "a") as file:
+        file.write("urls.Repository = 'https://gitlab.com/c/d'\n")
+    assert repository.address(tmp_path) == "https://gitlab.com/c/d"
+    (tmp_path / "pyproject.toml").write_text("[project]\nurls.Repository = 'https://example.org'\n")
+    with pytest.raises(ValueError, match="'https://example.org' is not the address"):
+        repository.address(tmp_path)
 
 
 @pytest.mark.parametrize("name", names())
@@ -83,13 +130,13 @@ def test_chapter_shows_its_committed_outputs_and_no_traceback(html, name):
 
 
 def test_the_reading_orders_give_every_chapter_its_minutes():
-    page = page_minutes.PAGE.read_text()
-    assert [row["name"] for row in page_minutes.ROW.finditer(page)] == names()
-    assert page == page_minutes.text(), "a chapter was run again: ./course pages"
+    page = minutes.PAGE.read_text()
+    assert [row["name"] for row in minutes.ROW.finditer(page)] == names()
+    assert page == minutes.text(), "a chapter was run again: ./course pages"
 
 
 def test_sound_source_builds(source, tmp_path):
-    assert course.book(tmp_path / "out/html", source) == 0
+    assert build.build(tmp_path / "out/html", source) == 0
 
 
 @pytest.mark.parametrize(
@@ -106,15 +153,15 @@ def test_sound_source_builds(source, tmp_path):
 def test_broken_reference_is_an_error(source, tmp_path, line):
     with open(source / "index.md", "a") as index:
         index.write(f"\n{line}\n")
-    assert course.book(tmp_path / "out/html", source) != 0
+    assert build.build(tmp_path / "out/html", source) != 0
 
 
 def test_conf_takes_its_settings_from_config(source):
-    settings = CONFIG | {"title": "Another title", "repository": {"url": "https://github.com/a/b", "branch": "dev"}}
+    settings = CONFIG | {"title": "Another title"}
     (source / "_config.yml").write_text(yaml.safe_dump(settings))
-    code = "import conf; print(conf.html_title, conf.html_theme_options['repository_url'], conf.numfig)"
+    code = "import conf; print(conf.html_title, conf.numfig)"
     done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True)
-    assert done.stdout.strip() == "Another title https://github.com/a/b True", done.stderr
+    assert done.stdout.strip() == "Another title True", done.stderr
 
 
 @pytest.fixture

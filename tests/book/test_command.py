@@ -48,7 +48,7 @@ def test_first_use_installs_and_the_next_does_not(checkout):
     code, _, log = checkout("check", "01_vgg")
     assert code == 0 and log.count("pip install") == 1 and "-e .\n" in log
     assert "constraint c.txt" in log
-    assert log.splitlines()[-1] == "-m helpers.course check 01_vgg"
+    assert log.splitlines()[-1] == "-m book check 01_vgg"
     assert "pip install" not in checkout("check")[2]
 
 
@@ -67,7 +67,7 @@ def test_changed_dependencies_are_installed(checkout):
 
 def test_failed_installation_says_so_and_is_tried_again(checkout):
     code, answer, log = checkout("check", NO_NETWORK="1")
-    assert code == 1 and "pip could not install" in answer and "helpers.course" not in log
+    assert code == 1 and "pip could not install" in answer and "-m book" not in log
     assert "pip install" in checkout("check")[2]
 
 
@@ -92,7 +92,7 @@ def test_active_conda_environment_is_used(checkout):
     (checkout.folder / "bin").mkdir()
     shutil.copy(checkout.folder / "python-fake", checkout.folder / "bin/python")
     path = f"{checkout.folder / 'bin'}:{os.environ['PATH']}"
-    assert checkout("check", CONDA_DEFAULT_ENV="cnn-papers", PATH=path)[2] == "-m helpers.course check\n"
+    assert checkout("check", CONDA_DEFAULT_ENV="cnn-papers", PATH=path)[2] == "-m book check\n"
     assert not (checkout.folder / ".venv").exists()
 
 
@@ -106,12 +106,12 @@ def test_usage(checkout, arguments, code):
 @pytest.mark.parametrize(
     "arguments, call",
     [
-        (["run", "01_vgg", "--full"], "-m helpers.course run 01_vgg --full"),
-        (["study", "01_vgg"], "-m helpers.study 01_vgg"),
-        (["weights", "01_vgg"], "-m helpers.weights 01_vgg"),
-        (["data", "fetch", "cifar10"], "-m helpers.data fetch cifar10"),
+        (["run", "01_vgg", "--full"], "-m book run 01_vgg --full"),
+        (["study", "01_vgg"], "-m book study 01_vgg"),
+        (["weights", "01_vgg"], "-m book weights 01_vgg"),
+        (["data", "fetch", "cifar10"], "-m book data fetch cifar10"),
         (["bench"], "-m benchmarks"),
-        (["lab", "--no-browser"], "-m jupyterlab"),
+        (["lab", "--no-browser"], "-m book lab --no-browser"),
         (["test", "tests/book/test_pairs.py"], "-m pytest -n 2 --dist loadfile"),
     ],
 )
@@ -122,5 +122,5 @@ def test_verbs_reach_their_modules(checkout, arguments, call):
 
 
 def test_tests_start_with_the_checks(checkout):
-    calls = [line for line in checkout("test")[2].splitlines() if line.startswith(("-m helpers", "-m pytest"))]
-    assert calls[0] == "-m helpers.course check" and calls[1].endswith("tests chapters")
+    calls = [line for line in checkout("test")[2].splitlines() if line.startswith(("-m book", "-m pytest"))]
+    assert calls[0] == "-m book check" and calls[1].endswith("tests chapters")

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from book import repository
+from book.check import MACHINE_PATH
 from helpers.chapters import FOLDER, names
-from helpers.course import MACHINE_PATH
 from helpers.settings import ROOT
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
 
 TEXT = {".py", ".md", ".ipynb", ".bib", ".yml", ".yaml", ".toml", ".css", ".js", ".json", ".mplstyle", ".txt", ""}
 LEFT_OUT = {".git", ".venv", "_build", "__pycache__", ".ipynb_checkpoints", "cnn_papers.egg-info"}
@@ -38,7 +38,7 @@ def machine_paths(text):
     return [match[0] for match in MACHINE_PATH.finditer(re.sub(r"base64,[A-Za-z0-9+/=]+", "", text))]
 
 
-@pytest.mark.parametrize("folder", ["chapters/", "helpers/", "pages/", "results/", "benchmarks/", ""])
+@pytest.mark.parametrize("folder", ["chapters/", "helpers/", "book/", "pages/", "results/", "benchmarks/", ""])
 def test_no_file_names_a_place_on_someones_machine(folder):
     inside = [name for name in FILES if (name.startswith(folder) if folder else "/" not in name)]
     assert {name: found for name in inside if (found := machine_paths(FILES[name]))} == {}
@@ -80,15 +80,19 @@ def test_links_in_the_files_beside_the_book_lead_somewhere():
             assert (ROOT / target).exists(), f"{name} links to {target}"
 
 
-def test_one_address_for_the_repository():
-    repository = CONFIG["repository"]["url"]
-    name = repository.rsplit("/", 1)[1]
-    found = {
-        (file, url)
-        for file, text in FILES.items()
-        for url in re.findall(rf"https://[\w.]+/[\w.-]+/{re.escape(name)}\b", text)
-    }
-    assert found and {url for _, url in found} == {repository}, found
+def addresses(text):
+    """Addresses of a repository with this course's name."""
+    return set(re.findall(rf"https://(?:[\w-]+\.)+[a-z]+/[\w./-]*\b{PYPROJECT['project']['name']}\b", text))
+
+
+def test_the_repositorys_address_is_true_or_absent():
+    allowed = {repository.setting()} - {""}
+    assert {file: found for file, text in FILES.items() if (found := addresses(text) - allowed)} == {}
+
+
+def test_an_invented_address_would_be_found():
+    name = PYPROJECT["project"]["name"]
+    assert addresses(f"see https://github.com/someone/{name}/issues") and not addresses(f"~/.cache/{name}")
 
 
 def test_conda_environment_delegates():
@@ -118,7 +122,7 @@ def undeclared(files, requirements):
     """Imports of the files that no requirement provides."""
     declared = {re.split(r"[<>=\[ ]", requirement)[0].lower() for requirement in requirements}
     provided = packages_distributions()
-    ours = {"helpers", "benchmarks", *(Path(name).stem for name in files), "conftest"}
+    ours = {"helpers", "book", "benchmarks", *(Path(name).stem for name in files), "conftest"}
     return {
         (name, module)
         for name in files
@@ -129,7 +133,8 @@ def undeclared(files, requirements):
 
 
 def test_a_readers_installation_has_what_chapters_and_helpers_import():
-    files = [name for name in FILES if name.endswith(".py") and name.startswith(("chapters/", "helpers/", "conf"))]
+    shipped = ("chapters/", "helpers/", "book/", "conf")
+    files = [name for name in FILES if name.endswith(".py") and name.startswith(shipped)]
     # these come with ipykernel, nbclient and pooch, which would not work without them
     indirect = ["ipython", "nbformat", "requests", "urllib3"]
     assert undeclared(files, PYPROJECT["project"]["dependencies"] + indirect) == set()

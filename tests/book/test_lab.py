@@ -11,7 +11,7 @@ import time
 import nbformat
 import pytest
 
-from helpers import course
+from book import pairs
 from helpers.settings import ROOT
 
 CHAPTER = "01_vgg"
@@ -35,7 +35,7 @@ def lab(tmp_path_factory, chromium):
     shutil.copy(ROOT / "pyproject.toml", work)
     path = work / f"chapters/{CHAPTER}.ipynb"
     nb = nbformat.read(path, as_version=4)
-    for cell in course.code_cells(nb):  # whatever is there afterwards was made in the browser
+    for cell in pairs.code_cells(nb):  # whatever is there afterwards was made in the browser
         cell.update(outputs=[], execution_count=None)
     nbformat.write(nb, path)
     settings = work / ".config/lab/user-settings/@jupyterlab"
@@ -92,21 +92,21 @@ def test_chapter_runs_and_its_slider_shows_the_books_frames(lab, page):
         page.keyboard.press("Control+s")
         page.wait_for_timeout(700)
         nb = nbformat.read(path, as_version=4)
-        code = course.code_cells(nb)
+        code = pairs.code_cells(nb)
         failed = [o for cell in code for o in cell.outputs if o.output_type == "error"]
         return nb if failed or [c.execution_count for c in code] == [*range(1, len(code) + 1)] else None
 
     nb = until(finished, 300, page)
     assert nb, "the chapter did not run to its end"
-    errors = [o.ename + ": " + o.evalue for cell in course.code_cells(nb) for o in cell.outputs if "ename" in o]
+    errors = [o.ename + ": " + o.evalue for cell in pairs.code_cells(nb) for o in cell.outputs if "ename" in o]
     assert errors == []
-    assert course.uses_standin(nb), "this run should have been on drawn data"
+    assert pairs.uses_standin(nb), "this run should have been on drawn data"
 
     # the page fragment that the book would show, made in this very run
     book = next(
         bundle["text/html"]
-        for cell in course.code_cells(nb)
-        for bundle in course.bundles(cell)
+        for cell in pairs.code_cells(nb)
+        for bundle in pairs.bundles(cell)
         if "explorable" in bundle.get("text/html", "")
     )
     frames = json.loads(re.search(r"\}\)\((\[.*?\]), \[", book, re.S)[1])

@@ -1,255 +1,362 @@
-"""Script and notebook of a chapter: what `run` writes, what it refuses to write, and what `check` finds."""
+"""Script and notebook of a chapter: what carries edits over, what is kept, and what `check` finds."""
 
-import shutil
+import errno
+import json
+import os
+import resource
 
 import jupytext
 import nbformat
 import pytest
+from small import edit, notebook, outputs
 
-from helpers import course
+from book import Trouble, check, lab, pairs, repository
+from book.__main__ import main
+from helpers import headline
 from helpers.chapters import FOLDER, names
 
-SCRIPT = """\
-# ---
-# jupyter:
-#   kernelspec:
-#     display_name: Python 3 (ipykernel)
-#     language: python
-#     name: python3
-# ---
 
-# %% [markdown]
-# # A small chapter
-
-# %%
-import os
-from types import SimpleNamespace
-from uuid import uuid4
-
-from IPython.display import HTML, display
-
-from helpers import course
-
-
-# %% tags=["model"]
-def double(x):
-    return 2 * x
-
-
-# %% tags=["nbval-check-output"]
-double(21)
-
-# %%
-print(os.environ["COURSE_PROFILE"], os.environ["COURSE_SILENT"])
-slider = {"application/vnd.jupyter.widget-view+json": {"model_id": uuid4().hex}, "text/html": "<input>"}
-display(slider, raw=True)
-display(HTML('<figure><img src="data:image/webp;base64,/tmp/abcd" alt="A dot"></figure>'))
-
-# %%
-real = os.environ.get("COURSE_SOURCE") != "standin"
-
-
-class Provenance(SimpleNamespace):
-    def __str__(self):
-        return "CIFAR-10, 9 images" if self.real else "drawn stand-in for CIFAR-10, seed 0, 9 images"
-
-
-course.headline("accuracy 42 %", Provenance(real=real))
-"""
-
-
-@pytest.fixture(scope="module")
-def executed(tmp_path_factory):
-    """A chapter that is as it should be, run once."""
-    script = tmp_path_factory.mktemp("executed") / "01_small.py"
-    script.write_text(SCRIPT)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("COURSE_SOURCE", raising=False)
-        assert course.run_full([script]) == 0
-    return script
-
-
-@pytest.fixture
-def script(executed, tmp_path):
-    """A copy of it, to break."""
-    for path in (executed, executed.with_suffix(".ipynb")):
-        shutil.copy(path, tmp_path)
-    return tmp_path / executed.name
-
-
-def notebook(script):
-    return nbformat.read(script.with_suffix(".ipynb"), as_version=4)
-
-
-def edit(script, old, new):
-    text = script.read_text()
-    assert old in text
-    script.write_text(text.replace(old, new))
-
-
-def outputs(nb, number):
-    return course.code_cells(nb)[number].outputs
+def as_found(script):
+    return {path: path.read_bytes() for path in (script, script.with_suffix(".ipynb"))}
 
 
 @pytest.mark.parametrize("name", names())
 def test_committed_chapter_has_no_problems(name):
-    assert course.problems(FOLDER / f"{name}.py") == []
+    assert check.problems(FOLDER / f"{name}.py") == []
 
 
-def test_full_run_writes_a_notebook_without_noise(executed):
-    nb = notebook(executed)
-    assert course.problems(executed) == []
-    assert nb.metadata.course == {
-        "code_sha": course.code_sha(nb),
-        "profile": "full",
-        "data": "CIFAR-10, 9 images",
-        "real": True,
-    }
-    assert outputs(nb, 3)[0].text == "full 1\n"
-    assert list(outputs(nb, 3)[1].data) == ["text/html"], "a widget without a kernel shows nothing"
-    assert course.headlines(nb) == [{"text": "accuracy 42 %", "data": "CIFAR-10, 9 images", "real": True}]
-    assert [path.name for path in executed.parent.iterdir() if path.suffix not in (".py", ".ipynb")] == []
+def test_a_sound_chapter_has_none(script):
+    assert check.problems(script) == []
 
 
-def test_second_run_writes_the_same_bytes(script, monkeypatch):
-    monkeypatch.delenv("COURSE_SOURCE", raising=False)
-    before = script.with_suffix(".ipynb").read_bytes()
-    course.run_full([script])
-    assert script.with_suffix(".ipynb").read_bytes() == before
-
-
-def test_quick_run_leaves_the_pair_alone_and_reports_a_line(script, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("COURSE_SOURCE", "standin")
-    before = script.with_suffix(".ipynb").read_bytes()
-    assert course.run_quick([script], out=tmp_path / "run") == 0
-    assert script.with_suffix(".ipynb").read_bytes() == before
-    printed = capsys.readouterr().out
-    assert "accuracy 42 %  (drawn stand-in for CIFAR-10, seed 0, 9 images)" in printed
-    assert "1 of 1 chapters ran on the drawn stand-in" in printed
-    assert outputs(nbformat.read(tmp_path / "run/01_small.ipynb", 4), 3)[0].text == "quick 1\n"
-
-
-def test_quick_run_goes_on_after_a_failing_chapter(tmp_path, capsys):
-    first, second = tmp_path / "01_bad.py", tmp_path / "02_good.py"
-    first.write_text("# %%\nraise ValueError('no such layer')\n")
-    second.write_text("# %%\n1 + 1\n")
-    assert course.run_quick([first, second], out=tmp_path / "run") == 1
-    printed = capsys.readouterr().out
-    assert "FAILED" in printed and "no such layer" in printed and "02_good" in printed
-    assert not (tmp_path / "run/01_bad.ipynb").exists() and (tmp_path / "run/02_good.ipynb").exists()
-
-
-def test_failed_full_run_keeps_the_old_notebook_and_shows_the_cell(script):
-    before = script.with_suffix(".ipynb").read_bytes()
-    edit(script, "double(21)", "double(missing_name)")
-    with pytest.raises(course.Trouble, match="double\\(missing_name\\)(.|\n)*NameError"):
-        course.run_full([script])
-    assert script.with_suffix(".ipynb").read_bytes() == before
-
-
-def test_full_run_refuses_the_standin_unless_asked(script, monkeypatch):
-    monkeypatch.setenv("COURSE_SOURCE", "standin")
-    before = script.with_suffix(".ipynb").read_bytes()
-    with pytest.raises(course.Trouble, match="--allow-standin"):
-        course.run_full([script])
-    assert script.with_suffix(".ipynb").read_bytes() == before
-    assert course.run_full([script], allow_standin=True) == 1
-    assert any("do not come from the real data" in message for message in course.problems(script))
-
-
-def test_full_run_refuses_a_chapter_that_does_not_name_its_data(script, monkeypatch):
-    monkeypatch.delenv("COURSE_SOURCE", raising=False)
-    edit(script, 'course.headline("accuracy 42 %", Provenance(real=real))', "real")
-    with pytest.raises(course.Trouble, match="headline"):
-        course.run_full([script])
+# ---------------------------------------------------------------------------------------- writing
 
 
 def test_interrupted_save_keeps_the_old_notebook(script, monkeypatch):
-    path = script.with_suffix(".ipynb")
-    before = path.read_bytes()
-    nb = notebook(script)
+    before = as_found(script)
 
-    def half(nb, part):
-        part.write_bytes(before[:100])
+    def interrupted(part, path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(nbformat, "write", half)
+    monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        course.save(nb, path)
-    assert path.read_bytes() == before and len(list(path.parent.iterdir())) == 2
+        pairs.write({path: "new" for path in before})
+    assert as_found(script) == before and len(list(script.parent.iterdir())) == 2
 
 
-def test_save_replaces_the_notebook_in_one_step(script):
-    path, nb = script.with_suffix(".ipynb"), notebook(script)
-    before = path.read_text()
-    nb.cells[0].source = "changed"
-    with path.open() as reader:
-        course.save(nb, path)
+def test_a_full_disk_changes_nothing_and_is_told_in_one_line(script):
+    before = as_found(script)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(Trouble, match=r"01_small.ipynb could not be written: .+\. Nothing was changed\.$"):
+            pairs.write({script: "fits", script.with_suffix(".ipynb"): "x" * 2000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert as_found(script) == before and len(list(script.parent.iterdir())) == 2
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(script, monkeypatch):
+    def refused(*arguments, **more):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("pathlib.Path.write_text", refused)
+    with pytest.raises(
+        Trouble, match=r"01_small.py could not be written: Read-only file system\. Nothing was changed\."
+    ):
+        pairs.write({script: "new"})
+
+
+def test_writing_replaces_the_file_in_one_step(script):
+    before = script.read_text()
+    with script.open() as reader:
+        pairs.write({script: "changed"})
         assert reader.read() == before, "who has the old file open reads a mixture"
-    assert notebook(script).cells[0].source == "changed"
+    assert script.read_text() == "changed"
+
+
+# ------------------------------------------------------------------------------- from the script
 
 
 def test_sync_carries_text_and_keeps_outputs(script):
     before = notebook(script)
     edit(script, "# # A small chapter", "# # A small chapter\n#\n# With more prose.")
-    assert any("cell 1 has another source" in message for message in course.problems(script))
-    course.sync(script)
-    assert course.problems(script) == []
+    assert any("cell 1 has another source" in message for message in check.problems(script))
+    pairs.sync(script)
+    assert check.problems(script) == []
     after = notebook(script)
-    assert "more prose" in after.cells[0].source and after.metadata == before.metadata
-    assert [cell.outputs for cell in course.code_cells(after)] == [cell.outputs for cell in course.code_cells(before)]
+    assert "more prose" in after.cells[0].source
+    changed = {key for key in before.metadata.course if before.metadata.course[key] != after.metadata.course[key]}
+    assert changed == {"cells_sha"}
+    assert [cell.outputs for cell in pairs.code_cells(after)] == [cell.outputs for cell in pairs.code_cells(before)]
 
 
 def test_sync_carries_the_layout(script):
     edit(script, "2 * x\n\n\n#", "2 * x\n\n#")
     edit(script, '# %% tags=["model"]', '# %% tags=["model"] jupyter={"source_hidden": true}')
-    course.sync(script)
-    assert course.problems(script) == []
-    as_jupyterlab_writes_it = jupytext.writes(notebook(script), fmt="py:percent", config=course.jupytext_config())
+    pairs.sync(script)
+    assert check.problems(script) == []
+    as_jupyterlab_writes_it = jupytext.writes(notebook(script), fmt="py:percent", config=pairs.jupytext_config())
     assert as_jupyterlab_writes_it == script.read_text()
+
+
+def test_sync_of_a_sound_pair_touches_no_file(script):
+    before = {path: path.stat().st_mtime_ns for path in as_found(script)}
+    pairs.sync(script)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_sync_does_not_make_old_outputs_look_fresh(script):
     edit(script, "double(21)", "double(22)")
-    course.sync(script)
-    assert course.problems(script) == ["01_small: the outputs are older than the code; ./course run 01_small --full"]
+    pairs.sync(script)
+    assert "01_small: the outputs are older than the code; ./course run 01_small --full" in check.problems(script)
 
 
 def test_a_comment_and_a_docstring_keep_outputs_fresh(script):
     edit(script, "    return 2 * x", '    """Twice x."""\n    return 2 * x  # not x + x')
-    course.sync(script)
-    assert course.problems(script) == []
+    pairs.sync(script)
+    assert check.problems(script) == []
 
 
-# Each entry breaks the script's text, or the notebook, in one way; `check` must say which.
+# ------------------------------------------------------------------------------ from the notebook
+
+
+def saved_by(editor, script):
+    """Save the notebook, with a new word in its first cell, as an editor does."""
+    path = script.with_suffix(".ipynb")
+    nb = json.loads(path.read_text())
+    nb["cells"][0]["source"] = ["# A little chapter\n", "\n", "With *µ*."]
+    EDITORS[editor](nb)
+    path.write_text(json.dumps(nb, indent=2 if editor == "colab" else 1))
+
+
+def as_jupyterlab(nb):
+    nb["metadata"]["language_info"] |= {"version": "3.13.1", "file_extension": ".py", "mimetype": "text/x-python"}
+    nb["metadata"]["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": {}, "version_major": 2}}
+
+
+def as_vscode(nb):
+    nb["metadata"]["kernelspec"] = {"display_name": ".venv", "language": "python", "name": "python3"}
+    nb["metadata"]["vscode"] = {"interpreter": {"hash": "abc"}}
+    for cell in nb["cells"]:
+        cell["metadata"]["vscode"] = {"languageId": "python"}
+
+
+def as_colab(nb):
+    nb["metadata"]["colab"] = {"provenance": [], "toc_visible": True}
+    nb["metadata"]["kernelspec"] = {"display_name": "Python 3", "name": "python3"}
+    nb["metadata"]["accelerator"] = "GPU"
+    nb["nbformat_minor"] = 0
+    for cell in nb["cells"]:
+        cell["metadata"]["id"] = cell.pop("id")
+        for output in cell.get("outputs", []):
+            if "metadata" in output:
+                output["metadata"]["outputId"] = "1a2b"
+
+
+EDITORS = {"jupyterlab": as_jupyterlab, "vscode": as_vscode, "colab": as_colab}
+
+
+@pytest.mark.parametrize("editor", EDITORS)
+def test_an_edit_made_in_an_editor_comes_back_with_the_verb_that_check_names(script, editor):
+    before = notebook(script)
+    saved_by(editor, script)
+    found = check.problems(script)
+    assert any("./course sync 01_small --from-notebook (the notebook was edited)" in message for message in found), (
+        found
+    )
+    with pytest.raises(Trouble, match="--from-notebook takes its cells into the script"):
+        pairs.sync(script)  # would lose the edit
+    pairs.sync_from(script.with_suffix(".ipynb"), script)
+    assert check.problems(script) == []
+    assert "# # A little chapter\n#\n# With *µ*.\n" in script.read_text()
+    after = notebook(script)
+    assert [cell.outputs for cell in pairs.code_cells(after)] == [cell.outputs for cell in pairs.code_cells(before)]
+    assert set(after.metadata) == set(before.metadata) and all("id" in cell for cell in after.cells)
+    assert {key for cell in after.cells for key in cell.metadata} <= set(pairs.SHARED)
+
+
+@pytest.mark.parametrize("editor", EDITORS)
+def test_what_an_editor_leaves_without_an_edit_goes_with_sync(script, editor):
+    before = as_found(script)
+    saved_by(editor, script)
+    edit(script.with_suffix(".ipynb"), "A little chapter", "A small chapter")
+    nb = notebook(script)
+    nb.cells[0].source = "# A small chapter"
+    nbformat.write(nb, script.with_suffix(".ipynb"))
+    found = check.problems(script)
+    assert found == [
+        "01_small: the notebook was saved by an editor, which left its own data there; ./course sync 01_small"
+    ]
+    pairs.sync(script)
+    assert as_found(script) == before
+
+
+def test_two_edits_are_not_lost_to_each_other(script):
+    saved_by("jupyterlab", script)
+    edit(script, "A small chapter", "A tiny chapter")
+    before = as_found(script)
+    assert any("both were edited" in message for message in check.problems(script))
+    with pytest.raises(Trouble, match="01_small.ipynb was edited"):
+        pairs.sync(script)
+    with pytest.raises(Trouble, match="01_small.py was edited, too"):
+        pairs.sync_from(script.with_suffix(".ipynb"), script)
+    assert as_found(script) == before
+    pairs.sync(script, force=True)
+    assert check.problems(script) == [] and "A tiny chapter" in script.read_text()
+
+
+def test_code_edited_in_a_notebook_is_stale(script):
+    edit(script.with_suffix(".ipynb"), "double(21)", "double(22)")
+    pairs.sync_from(script.with_suffix(".ipynb"), script)
+    assert "double(22)" in script.read_text()
+    assert any("older than the code" in message for message in check.problems(script))
+
+
+def test_an_empty_script_does_not_empty_its_notebook(script):
+    before = as_found(script)
+    script.write_text("")
+    notebook_before = script.with_suffix(".ipynb").read_bytes()
+    (message,) = check.problems(script)
+    assert "01_small.py is empty; ./course sync 01_small --from-notebook" in message
+    with pytest.raises(Trouble, match="is empty"):
+        pairs.sync(script)
+    assert script.with_suffix(".ipynb").read_bytes() == notebook_before
+    pairs.sync_from(script.with_suffix(".ipynb"), script)
+    assert as_found(script) == before
+
+
+# -------------------------------------------------------------------------------- the copy of the lab
+
+
+@pytest.fixture
+def work(script, tmp_path):
+    """A lab with a copy of the small chapter: (its folder, the copy of the notebook)."""
+    lab.prepare(tmp_path / "lab", script.parent)
+    return tmp_path / "lab", tmp_path / "lab/chapters/01_small.ipynb"
+
+
+def test_an_edit_of_the_copy_comes_back_and_its_outputs_do_not(script, work):
+    folder, copy = work
+    before = notebook(script)
+    nb = nbformat.read(copy, as_version=4)
+    nb.cells[0].source = "# Edited in the lab"
+    outputs(nb, 2).clear()
+    nb.metadata.language_info["version"] = "3.12.1"
+    nbformat.write(nb, copy)
+    pairs.sync_from(copy, script)
+    assert check.problems(script) == [] and "# # Edited in the lab" in script.read_text()
+    assert [c.outputs for c in pairs.code_cells(notebook(script))] == [c.outputs for c in pairs.code_cells(before)]
+
+
+def test_a_run_and_an_edit_of_the_copy_stay_until_the_chapter_changes(script, work):
+    folder, copy = work
+    nb = nbformat.read(copy, as_version=4)
+    outputs(nb, 2).clear()
+    nbformat.write(nb, copy)
+    ran = copy.read_bytes()
+    assert lab.prepare(folder, script.parent) == [] and copy.read_bytes() == ran
+    edit(script, "A small", "A new")
+    pairs.sync(script)
+    assert lab.prepare(folder, script.parent) == [] and "A new chapter" in copy.read_text()
+    edit(copy, "A new chapter", "Mine")
+    edited = copy.read_bytes()
+    assert lab.prepare(folder, script.parent) == []
+    edit(script, "A new", "A newer")
+    pairs.sync(script)
+    (told,) = lab.prepare(folder, script.parent)
+    assert "your edited copy stays" in told and copy.read_bytes() == edited
+    with pytest.raises(Trouble, match="01_small.py was edited, too"):
+        pairs.sync_from(copy, script)
+
+
+# ------------------------------------------------------------------------------------ the setup cell
+
+
+@pytest.fixture
+def published(monkeypatch):
+    monkeypatch.setattr(repository, "setting", lambda: "https://github.com/someone/papers")
+
+
+def test_setup_cell_is_stamped_and_keeps_the_outputs(script, published):
+    assert any("the setup cell is not the one" in message for message in check.problems(script))
+    pairs.sync(script)
+    assert check.problems(script) == []
+    first = next(cell for cell in notebook(script).cells if cell.cell_type == "code")
+    assert "git clone -q --depth=1 https://github.com/someone/papers course" in first.source
+    compile(first.source, "setup", "exec")
+
+
+def test_setup_cell_goes_with_the_address(script, monkeypatch):
+    before = as_found(script)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(repository, "setting", lambda: "https://github.com/someone/papers")
+        pairs.sync(script)
+    edit(script, "--depth=1", "--depth=2")
+    assert any("the setup cell is not the one" in message for message in check.problems(script))
+    pairs.sync(script)
+    assert check.problems(script) == [] and as_found(script) == before
+
+
+# ------------------------------------------------------------------------------- what `check` finds
+
+# Each entry breaks the script's text in one way; the rule must say which.
 
 SCRIPT_FAULTS = {
-    "code drifts": ("double(21)", "double(22)", "cell 4 has another source in the script ('double(22)')"),
-    "text drifts": ("A small", "A tiny", "cell 1 has another source"),
-    "tag dropped": (' tags=["model"]', "", "cell 3 has another tags in the script ([])"),
-    "type changes": ("# %% [markdown]\n# # A small chapter", "# %%\n# # A small chapter", "cell 1 has another type"),
-    "cell added": ("# %%\nreal =", "# %%\n1 + 1\n\n# %%\nreal =", "cell 6"),
-    "cell added last": ("(real=real))\n", "(real=real))\n\n# %%\n1 + 1\n", "the script has 7 cells, the notebook 6"),
-    "blank line too few": ("2 * x\n\n\n#", "2 * x\n\n#", "the layout of the script has changed"),
-    "blank line too many": ("# %%\nprint", "\n\n# %%\nprint", "cell 4 has another source in the script ('')"),
-    "code changes": ("double(21)", "double(22)", "the outputs are older than the code"),
-    "long cell": ("    return 2 * x", "\n".join(f"    y{i} = {i}" for i in range(40)), "cell 3 has 41 lines of code"),
+    "code drifts": ("double(21)", "double(22)", check.same_cells, "cell 4 has another source in the script"),
+    "text drifts": ("A small", "A tiny", check.same_cells, "cell 1 has another source"),
+    "tag dropped": (' tags=["model"]', "", check.same_cells, "cell 3 has another tags in the script ([])"),
+    "type changes": (
+        "# %% [markdown]\n# # A small chapter",
+        "# %%\n# # A small chapter",
+        check.same_cells,
+        "cell 1 has another type",
+    ),
+    "cell added": ("# %%\nreal =", "# %%\n1 + 1\n\n# %%\nreal =", check.same_cells, "cell 6"),
+    "cell added last": (
+        "(real=real))\n",
+        "(real=real))\n\n# %%\n1 + 1\n",
+        check.same_cells,
+        "the script has 7 cells, the notebook 6; ./course sync 01_small (the script was edited)",
+    ),
+    "blank line too few": ("2 * x\n\n\n#", "2 * x\n\n#", check.same_layout, "the layout of the script has changed"),
+    "blank line too many": ("# %%\nprint", "\n\n# %%\nprint", check.same_cells, "cell 4 has another source"),
+    "code changes": ("double(21)", "double(22)", check.fresh, "the outputs are older than the code"),
+    "long cell": (
+        "    return 2 * x",
+        "\n".join(f"    y{i} = {i}" for i in range(40)),
+        check.short_cells,
+        "cell 3 has 41 lines of code",
+    ),
+    "not Python": ("return 2 * x", "return 2 *", check.parses, "cell 3 is not Python: invalid syntax (its line 2)"),
+    "a setup cell": (
+        "# %%\nimport os",
+        '# %% tags=["setup-cell"]\n1\n\n# %%\nimport os',
+        check.stamped,
+        "./course sync 01_small",
+    ),
 }
+
+
+def finds(script, rule, message):
+    found = list(check.found(script))
+    return [text for by, text in found if by is rule and message in text], found
 
 
 @pytest.mark.parametrize("fault", SCRIPT_FAULTS)
 def test_check_finds_a_script_that_differs(script, fault):
-    old, new, message = SCRIPT_FAULTS[fault]
+    old, new, rule, message = SCRIPT_FAULTS[fault]
     edit(script, old, new)
-    assert any(message in found for found in course.problems(script)), course.problems(script)
+    hit, found = finds(script, rule, message)
+    assert hit, found
 
 
 def unexecuted(nb):
-    course.code_cells(nb)[2].update(execution_count=None, outputs=[])
+    pairs.code_cells(nb)[2].update(execution_count=None, outputs=[])
 
 
 def out_of_order(nb):
-    course.code_cells(nb)[2].execution_count = 9
+    pairs.code_cells(nb)[2].execution_count = 9
 
 
 def error(nb):
@@ -274,6 +381,14 @@ def no_hash(nb):
 
 def no_headline(nb):
     outputs(nb, 4)[0].metadata.clear()
+
+
+def another_number(nb):
+    outputs(nb, 2)[0].data["text/plain"] = "43"
+
+
+def better_headline(nb):
+    outputs(nb, 4)[0].metadata[headline.KEY]["text"] = "accuracy 99 %"
 
 
 def path(nb):
@@ -301,7 +416,7 @@ def bare_picture(nb):
 
 
 def large(nb):
-    outputs(nb, 3)[0].text = "x" * (course.MAX_BYTES + 1)
+    outputs(nb, 3)[0].text = "x" * (check.MAX_BYTES + 1)
 
 
 def saved_in_jupyterlab(nb):
@@ -309,27 +424,34 @@ def saved_in_jupyterlab(nb):
 
 
 def with_widget(nb):
-    outputs(nb, 3)[2].data[course.WIDGET] = {"model_id": "abcd"}
+    outputs(nb, 3)[2].data[pairs.WIDGET] = {"model_id": "abcd"}
+
+
+def without_ids(nb):
+    nb.cells[0].id = "my-cell"
 
 
 NOTEBOOK_FAULTS = {
-    unexecuted: "not run once from top to bottom",
-    out_of_order: "not run once from top to bottom",
-    error: "cell 4 ended in an error: ValueError",
-    quick: "the outputs are of the quick profile",
-    standin_in_metadata: "do not come from the real data",
-    standin_in_output: "do not come from the real data",
-    no_hash: "the outputs are older than the code",
-    no_headline: "0 headlines",
-    path: "cell 5 shows a path of this machine: /home/someone/model.pt",
-    windows_path: "cell 5 shows a path of this machine: C:\\Users",
-    warning: "cell 5 shows a warning: x.py:3: FutureWarning: soon gone",
-    no_alt: "cell 5 has 1 picture(s) without a description",
-    empty_alt: "cell 5 has 1 picture(s) without a description",
-    bare_picture: "cell 5 has 1 picture(s) without a description",
-    large: "01_small.ipynb has 1.50 MB",
-    saved_in_jupyterlab: "saved by an editor",
-    with_widget: "saved by an editor",
+    unexecuted: (check.run_in_order, "not run once from top to bottom"),
+    out_of_order: (check.run_in_order, "not run once from top to bottom"),
+    error: (check.no_errors, "cell 4 ended in an error: ValueError"),
+    quick: (check.full_profile, "the outputs are of the quick profile"),
+    standin_in_metadata: (check.real_data, "do not come from the real data"),
+    standin_in_output: (check.real_data, "do not come from the real data"),
+    no_hash: (check.fresh, "the outputs are older than the code"),
+    no_headline: (check.one_headline, "0 headlines"),
+    another_number: (check.of_the_full_run, "./course run 01_small --full"),
+    better_headline: (check.of_the_full_run, "./course run 01_small --full"),
+    path: (check.no_paths, "cell 5 shows a path of this machine: /home/someone/model.pt"),
+    windows_path: (check.no_paths, "cell 5 shows a path of this machine: C:\\Users"),
+    warning: (check.no_warnings, "cell 5 shows a warning: x.py:3: FutureWarning: soon gone"),
+    no_alt: (check.described, "cell 5 has 1 picture(s) without a description"),
+    empty_alt: (check.described, "cell 5 has 1 picture(s) without a description"),
+    bare_picture: (check.described, "cell 5 has 1 picture(s) without a description"),
+    large: (check.small, "01_small.ipynb has 1.50 MB"),
+    saved_in_jupyterlab: (check.untouched, "saved by an editor"),
+    with_widget: (check.untouched, "saved by an editor"),
+    without_ids: (check.untouched, "./course sync 01_small"),
 }
 
 
@@ -338,32 +460,116 @@ def test_check_finds_a_notebook_unfit_to_commit(script, fault):
     nb = notebook(script)
     fault(nb)
     nbformat.write(nb, script.with_suffix(".ipynb"))
-    assert any(NOTEBOOK_FAULTS[fault] in found for found in course.problems(script)), course.problems(script)
+    hit, found = finds(script, *NOTEBOOK_FAULTS[fault])
+    assert hit, found
+
+
+def test_every_rule_has_a_fault_that_it_finds():
+    tried = {rule for *_, rule, _ in [*SCRIPT_FAULTS.values(), *NOTEBOOK_FAULTS.values()]}
+    assert tried == {*check.SCRIPT_RULES, *check.PAIR_RULES}
 
 
 def test_check_finds_a_missing_notebook(script):
     script.with_suffix(".ipynb").unlink()
-    assert course.problems(script) == ["01_small: 01_small.ipynb is missing; ./course run 01_small --full"]
+    assert check.problems(script) == ["01_small: 01_small.ipynb is missing; ./course run 01_small --full"]
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def pointer(path):
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n")
+
+
+def conflict(path):
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:9], "<<<<<<< HEAD\n", *lines[9:10], "=======\n", *lines[9:], ">>>>>>> other\n"]))
+
+
+def conflict_in_prose(path):
+    text = '    "<<<<<<< HEAD\\n",\n    "# A small' if path.suffix == ".ipynb" else "# <<<<<<< HEAD\n# # A small"
+    edit(path, '    "# A small' if path.suffix == ".ipynb" else "# # A small", text)
+
+
+def not_utf8(path):
+    path.write_bytes(path.read_bytes() + b"\xff\xfe")
+
+
+DAMAGES = {
+    (truncated, ".ipynb"): "01_small.ipynb is not a notebook, or only a part of one",
+    (pointer, ".ipynb"): "01_small.ipynb is a pointer of Git LFS and not the file itself; git lfs pull",
+    (pointer, ".py"): "01_small.py is a pointer of Git LFS",
+    (conflict, ".ipynb"): "01_small.ipynb has the markers of a merge conflict (line 10)",
+    (conflict, ".py"): "01_small.py has the markers of a merge conflict (line 10)",
+    (conflict_in_prose, ".ipynb"): "01_small.ipynb has the markers of a merge conflict",
+    (conflict_in_prose, ".py"): "01_small.py has the markers of a merge conflict (line 10)",
+    (not_utf8, ".py"): "01_small.py is not text in UTF-8",
+}
+
+
+@pytest.mark.parametrize("damage, suffix", DAMAGES, ids=lambda part: getattr(part, "__name__", part))
+def test_a_damaged_half_is_named_and_does_not_hide_the_other(script, damage, suffix):
+    other = script.with_suffix({".py": ".ipynb", ".ipynb": ".py"}[suffix])
+    damage(script.with_suffix(suffix))
+    if suffix == ".ipynb":
+        edit(script, "    return 2 * x", "    return 2 *")
+    else:
+        truncated(other)
+    found = check.problems(script)
+    assert any(DAMAGES[damage, suffix] in message for message in found), found
+    second = "cell 3 is not Python" if suffix == ".ipynb" else "01_small.ipynb is not a notebook"
+    assert any(second in message for message in found), found
+    with pytest.raises(Trouble):
+        pairs.sync(script)
+
+
+def test_damaged_prose_results_and_weights_are_named(tmp_path):
+    for name in ("pages/notation.md", "results/01_vgg.json", "weights/a.safetensors", "index.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("A heading\n=======\n\n<< not a marker\n")
+    assert check.damaged(tmp_path) == []
+    (tmp_path / "pages/notation.md").write_text("a\n<<<<<<< HEAD\nb\n=======\nc\n>>>>>>> x\n")
+    pointer(tmp_path / "weights/a.safetensors")
+    first, second = check.damaged(tmp_path)
+    assert (
+        "notation.md has the markers of a merge conflict (line 2)" in first and "a.safetensors is a pointer" in second
+    )
+
+
+def test_what_a_chapter_rests_on_cannot_hide_the_rest(monkeypatch):
+    from helpers import study, weights
+
+    def broken(name):
+        raise json.JSONDecodeError("Expecting value", "x", 0)
+
+    monkeypatch.setattr(study, "stale", lambda name: ["a study is old"])
+    monkeypatch.setattr(weights, "stale", broken)
+    faults, remarks = check.rests_on("01_vgg")
+    assert faults[0] == "a study is old" and "JSONDecodeError: Expecting value" in faults[1]
+    monkeypatch.setattr(weights, "stale", lambda name: [])
+    monkeypatch.setattr(study, "unfinished", lambda name: ["lacks 3 of 9 runs"], raising=False)
+    assert check.rests_on("01_vgg") == (["a study is old"], ["lacks 3 of 9 runs"])
 
 
 def test_described_picture_and_expected_error_pass(script):
     nb = notebook(script)
     bare_picture(nb)
     error(nb)
-    cells = course.code_cells(nb)
+    cells = pairs.code_cells(nb)
     cells[3].metadata.mystnb = {"image": {"alt": "A dot"}}
     cells[2].metadata.tags = ["raises-exception"]
     nbformat.write(nb, script.with_suffix(".ipynb"))
-    found = course.problems(script)
+    found = check.problems(script)
     assert not any("description" in message or "error" in message for message in found), found
 
 
 def test_unknown_chapter_is_answered_with_the_known_ones(capsys):
-    assert course.main(["check", "99_nothing"]) == 1
+    assert main(["check", "99_nothing"]) == 1
     answer = capsys.readouterr().err
     assert "99_nothing" in answer and all(name in answer for name in names())
 
 
 def test_headline_wants_to_know_the_data():
     with pytest.raises(TypeError, match="provenance"):
-        course.headline("accuracy 42 %")
+        headline.headline("accuracy 42 %")
