@@ -4,7 +4,7 @@ import hashlib
 import io
 import os
 import random
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +86,8 @@ class Checkpoint:
                 os.fsync(file.fileno())
             os.replace(part, self.path)
         except OSError as error:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
             print(f"The checkpoint {self.path.name} could not be written ({error}); the training goes on without it.")
 
     def load(self, identity):

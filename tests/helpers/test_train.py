@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -430,16 +431,23 @@ def test_losses_are_logged_every_ten_steps_and_at_the_end():
 # ---------------------------------------------------------------------------------------------- a budget in seconds
 
 
-def test_seconds_are_seconds_of_training():
-    import time
+def test_seconds_are_seconds_of_training(monkeypatch):
+    clock = {"now": 0.0}
+    monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=lambda: clock["now"]))
 
     def slow(model, data):
-        time.sleep(0.3)
+        clock["now"] += 100
         return {"test_accuracy": 0.5}
 
-    history = train.fit(small_network(), red_or_blue(1024), seconds=0.5, batch_size=32, evaluate=slow)
-    assert 0.5 <= history.last("seconds") < 0.9  # one step longer at most, on a busy machine as well
-    assert history.rows[0]["epoch"] == 1 and history.last("lr") < 0.1 * train.LEARNING_RATE["sgd"]
+    def loss(model, images, targets):
+        clock["now"] += 1
+        return F.cross_entropy(model(images), targets)
+
+    history = train.fit(small_network(), red_or_blue(64), seconds=10, batch_size=16, evaluate=slow, loss=loss)
+    assert history["seconds"] == [4, 8, 10] and history["epoch"] == [1, 2, 3]
+    # the rate of the last step, nine tenths of the way
+    assert history.last("lr") == pytest.approx(train.LEARNING_RATE["sgd"] * train.SCHEDULES["one-cycle"](0.9))
+    assert history.images_per_second == 16
 
 
 @pytest.mark.parametrize("budget", [3.9, 3.95, 3.99, 4.0, 4.01, 4.03, 4.05, 4.07, 4.1, 4.5])
@@ -710,3 +718,206 @@ def test_predict_masks_is_the_highest_logit_of_every_pixel():
         expected = model(data.normalize(data.train.images)).argmax(1)
     found = train.predict_masks(model, data, data.train.images)
     assert found.dtype == torch.uint8 and torch.equal(found.long(), expected)
+
+
+# ------------------------------------------------------------------------------------------- the same, by hand
+
+
+def average_of(average, model, decay):
+    """One step of an exponential moving average of weights and buffers, in place."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            average[name].lerp_(tensor, 1 - decay)
+        else:
+            # the counter of batch normalisation; PyTorch averages and cuts it
+            average[name].copy_(decay * average[name] + (1 - decay) * tensor)
+
+
+def rise_and_fall(progress):
+    if progress < 0.2:
+        return 0.05 + 0.95 * progress / 0.2
+    return 0.5 * (1 + math.cos(math.pi * (progress - 0.2) / (1 - 0.2)))
+
+
+def trained_by_hand(model, data, optimizer, lr, schedule, augment, ema, epochs=3, batch_size=16, seed=4):
+    draws = torch.Generator().manual_seed(seed)
+    model.to(memory_format=torch.channels_last).train()
+    per_epoch = len(data.train) // batch_size
+    losses, average = [], None
+    for step in range(epochs * per_epoch):
+        if step % per_epoch == 0:
+            order = torch.randperm(len(data.train), generator=draws)
+        index = order[step % per_epoch * batch_size :][:batch_size]
+        optimizer.param_groups[0]["lr"] = lr * schedule(step / (epochs * per_epoch))
+        images = data.normalize(data.train.images[index]).contiguous(memory_format=torch.channels_last)
+        images, targets = augment(images, data.train.targets[index], draws)
+        loss = F.cross_entropy(model(images), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+        if ema and average is None:
+            average = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        elif ema:
+            average_of(average, model, ema)
+    if ema:
+        model.load_state_dict(average)
+    return losses
+
+
+@pytest.mark.parametrize("ema", [None, 0.7])
+@pytest.mark.parametrize("augment", [train.no_augment, train.Augment(shift=2, cutout=3)])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_fit_is_the_loop_that_one_would_write_by_hand(optimizer, augment, ema):
+    data, ours, theirs = red_or_blue(70), small_network(dropout=0.2), small_network(dropout=0.2)
+    lr, schedule = {"sgd": (0.1, "one-cycle"), "adamw": (0.02, "constant")}[optimizer]
+    make = {
+        "sgd": lambda: torch.optim.SGD(theirs.parameters(), lr, momentum=0.9, nesterov=True, weight_decay=0.01),
+        "adamw": lambda: torch.optim.AdamW(theirs.parameters(), lr, weight_decay=0.01),
+    }[optimizer]
+    torch.manual_seed(0)
+    history = train.fit(ours, data, epochs=3, batch_size=16, optimizer=optimizer, lr=lr, schedule=schedule,
+                        weight_decay=0.01, augment=augment, ema=ema, seed=4, autocast=False, device="cpu")  # fmt: skip
+    torch.manual_seed(0)
+    by_hand = {"one-cycle": rise_and_fall, "constant": lambda progress: 1.0}[schedule]
+    losses = trained_by_hand(theirs, data, make(), lr, by_hand, augment, ema)
+    assert torch.equal(weights(ours), weights(theirs))
+    epochs = [sum(losses[start : start + 4], torch.zeros(())) / 4 for start in (0, 4, 8)]
+    assert history["train_loss"] == [float(mean) for mean in epochs]
+
+
+# ------------------------------------------------------------------------------------------- recipes and groups
+
+
+def test_a_recipe_and_what_differs_from_it():
+    recipe = train.Recipe(epochs=2, batch_size=16, lr=0.05, seed=3)
+    one, other = small_network(), small_network()
+    history = train.fit(one, red_or_blue(32), recipe, ema=0.5)
+    train.fit(other, red_or_blue(32), epochs=2, batch_size=16, lr=0.05, seed=3, ema=0.5)
+    assert torch.equal(weights(one), weights(other))
+    assert recipe.ema is None and history.recipe["ema"] == 0.5 and history.recipe["seed"] == 3
+    seconds = train.fit(small_network(), red_or_blue(16), recipe, epochs=None, seconds=0.01).recipe
+    assert (seconds["epochs"], seconds["seconds"]) == (None, 0.01)
+    with pytest.raises(TypeError, match="momentum"):
+        train.fit(one, red_or_blue(32), epochs=1, momentum=0.5)
+
+
+def test_none_for_a_function_means_the_usual_one():
+    history = train.fit(small_network(), red_or_blue(16), epochs=1, augment=None, loss=None, evaluate=None)
+    assert history.recipe["augment"] == "Augment(flip=True, shift=4, cutout=0)"
+    assert history.recipe["loss"] == "CrossEntropy(label_smoothing=0.0)"
+    assert history.last("test_accuracy") <= 1
+
+
+def test_the_record_names_functions_without_an_address():
+    class Loss(train.CrossEntropy):
+        __repr__ = object.__repr__
+
+    recipe = train.Recipe(epochs=1, loss=Loss(), schedule=rise_and_fall).record()
+    assert recipe["schedule"] == "rise_and_fall" and "Loss object" in recipe["loss"] and "0x" not in recipe["loss"]
+
+
+def test_each_group_of_parameters_has_its_own_peak():
+    used = []
+
+    def make(parameters, lr, weight_decay):
+        slow = {"params": parameters[:2], "lr": lr / 10}
+        optimizer = torch.optim.SGD([slow, {"params": parameters[2:]}], lr, weight_decay=weight_decay)
+        optimizer.register_step_pre_hook(lambda *_: used.append([group["lr"] for group in optimizer.param_groups]))
+        return optimizer
+
+    train.fit(small_network(), red_or_blue(32), epochs=2, batch_size=8, optimizer=make, lr=0.2)
+    factors = [rise_and_fall(step / 8) for step in range(8)]
+    assert used == [pytest.approx([0.02 * factor, 0.2 * factor]) for factor in factors]
+
+
+# ------------------------------------------------------------------------------------------- the untrained control
+
+
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_the_untrained_control_is_the_network_before_its_first_training(ema):
+    model, data = small_network(dropout=0.3), red_or_blue(32)
+    before = weights(model)
+    for _ in range(2):
+        train.fit(model, data, epochs=2, batch_size=16, ema=ema)
+    trained = weights(model)
+    control = train.untrained(model)
+    assert torch.equal(weights(control), before) and not any(module.training for module in control.modules())
+    assert torch.equal(weights(model), trained) and not torch.equal(trained, before)
+    assert train.evaluate(control, data) == train.evaluate(small_network().eval(), data)
+
+
+def test_a_network_that_was_not_trained_here_has_no_control():
+    with pytest.raises(ValueError, match="has not trained this network"):
+        train.untrained(small_network())
+
+
+# ------------------------------------------------------------------------------------------- refused at once
+
+
+def refused(error, message, data=None, **recipe):
+    """`fit` refuses this, and the network has not changed."""
+    model = small_network(dropout=0.5).train()
+    before = weights(model)
+    with pytest.raises(error, match=message):
+        train.fit(model, data or red_or_blue(16), **({"epochs": 1, "batch_size": 8} | recipe))
+    assert torch.equal(weights(model), before) and all(module.training for module in model.modules())
+
+
+def with_split(name, images=None, targets=None):
+    """`red_or_blue` with another training or test split."""
+    data = red_or_blue(16)
+    old = getattr(data, name)
+    images = old.images if images is None else images
+    split = Split(images, old.targets if targets is None else targets)
+    changed = replace(data, **{name: split})
+    changed.__dict__["_moments"] = data._moments
+    return changed
+
+
+def test_what_cannot_be_right_is_refused_before_the_first_step():
+    images, labels = red_or_blue(16).train.images, red_or_blue(16).train.targets
+    refused(ValueError, "eval_every=0", eval_every=0)
+    refused(ValueError, "positive", seconds=math.nan, epochs=None)
+    refused(ValueError, "test split is empty", with_split("test", images[:0], labels[:0]))
+    refused(TypeError, "uint8.*float32", with_split("train", images.float()))
+    refused(TypeError, "uint8.*float64", with_split("test", images[:8].double()))
+    for name, n in (("train", 16), ("test", 8)):
+        for wrong in (2, -1):
+            bad = labels[:n].clone()
+            bad[-1] = wrong
+            refused(
+                ValueError, rf"label {wrong} is outside 0\.\.1: the network has 2 outputs", with_split(name, None, bad)
+            )
+    masks = torch.full((16, 8, 8), 255, dtype=torch.uint8)
+    masks[3, 4, 4] = 2
+    recipe = dict(loss=train.pixel_cross_entropy, evaluate=lambda model, data: {})
+    refused(ValueError, "label 2 is outside", with_split("train", None, masks), **recipe)
+
+
+def test_an_empty_test_split_is_fine_where_nothing_is_evaluated_on_it():
+    data = with_split("test", red_or_blue(16).test.images[:0], torch.zeros(0, dtype=torch.int64))
+    assert train.fit(small_network(), data, epochs=1, evaluate=lambda model, data: {}).stopped == "finished"
+    with pytest.raises(ValueError, match="test split is empty"):
+        train.evaluate(small_network(), data)
+
+
+def test_a_batch_of_void_only_costs_nothing():
+    masks = torch.full((4, 8, 8), 255, dtype=torch.uint8)
+    model = nn.Conv2d(3, 2, 1)
+    images = torch.randn(4, 3, 8, 8, generator=generator())
+    loss = train.pixel_cross_entropy(model, images, masks)
+    loss.backward()
+    assert loss == 0 and not model.weight.grad.any() and not model.bias.grad.any()
+    data = with_split("train", None, torch.full((16, 8, 8), 255, dtype=torch.uint8))
+    history = train.fit(model, data, epochs=1, batch_size=8, loss=train.pixel_cross_entropy, evaluate=lambda m, d: {})
+    assert history.stopped == "finished" and history.last("train_loss") == 0
+
+
+def test_what_predict_gives_can_be_trained_on():
+    data, model = red_or_blue(16), small_network()
+    outputs = train.predict(model, data, data.train.images)
+    assert not outputs.is_inference() and not outputs.requires_grad
+    head = nn.Linear(2, 2)
+    head(outputs).sum().backward()
+    assert head.weight.grad.any()
