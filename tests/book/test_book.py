@@ -68,8 +68,8 @@ def test_buttons_lead_to_the_public_address_or_are_absent(source, tmp_path, monk
     (source / "chapters").mkdir()
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A chapter")])
     nbformat.write(nb, source / f"chapters/{chapter}.ipynb")
-    with open(source / "_toc.yml", "a") as toc:
-        toc.write(f"- {{file: chapters/{chapter}}}\n")
+    toc = source / "_toc.yml"
+    toc.write_text(toc.read_text().replace("bibliography}", f"bibliography}}, {{file: chapters/{chapter}}}"))
     pages = {}
     for address in ("", "https://github.com/someone/papers"):
         monkeypatch.setattr(repository, "address", lambda address=address: address)

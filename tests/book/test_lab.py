@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -11,7 +10,9 @@ import time
 import nbformat
 import pytest
 
+from book import lab as scratch
 from book import pairs
+from book.__main__ import main
 from helpers.settings import ROOT
 
 CHAPTER = "01_vgg"
@@ -27,12 +28,9 @@ def until(condition, seconds, page=None):
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory, chromium):
-    """JupyterLab on a copy of the project, in the quick profile on the stand-in: its folder and its address."""
+    """JupyterLab on the copy of `./course lab`, in the quick profile on the stand-in: its folder and its address."""
     work = tmp_path_factory.mktemp("lab")
-    for name in ("chapters", "helpers", "results"):
-        if (ROOT / name).exists():
-            shutil.copytree(ROOT / name, work / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", work)
+    scratch.prepare(work)
     path = work / f"chapters/{CHAPTER}.ipynb"
     nb = nbformat.read(path, as_version=4)
     for cell in pairs.code_cells(nb):  # whatever is there afterwards was made in the browser
@@ -50,7 +48,7 @@ def lab(tmp_path_factory, chromium):
         os.environ,
         COURSE_PROFILE="quick",
         COURSE_SOURCE="standin",
-        PYTHONPATH=str(work),
+        PYTHONPATH=str(ROOT),
         JUPYTER_CONFIG_DIR=str(work / ".config"),
         JUPYTER_DATA_DIR=str(work / ".data"),
         JUPYTERLAB_SETTINGS_DIR=str(work / ".config/lab/user-settings"),
@@ -134,3 +132,20 @@ def test_chapter_runs_and_its_slider_shows_the_books_frames(lab, page):
     moved = start[0] + (moves if right >= left else -moves)
     assert shows(moved), "the live figure did not follow to the book's frame"
     assert slider.locator(".widget-readout").inner_text() == texts[moved]
+
+
+def test_the_verb_opens_the_copy_and_passes_options_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(scratch, "prepare", lambda: ["01_vgg.ipynb: told"])
+    calls = []
+    monkeypatch.setattr(os, "execv", lambda program, arguments: calls.append(arguments))
+    assert main(["lab", "--no-browser"]) == 0
+    ((_, *arguments),) = calls
+    assert arguments[:3] == ["-m", "jupyterlab", f"--ServerApp.root_dir={ROOT / '_build/lab'}"]
+    assert arguments[-1] == "--no-browser"
+    assert "told" in (printed := capsys.readouterr().out) and "./course sync NAME --from-lab" in printed
+
+
+def test_other_verbs_refuse_unknown_options(capsys):
+    with pytest.raises(SystemExit):
+        main(["check", "--no-browser"])
+    assert "unrecognized arguments: --no-browser" in capsys.readouterr().err
