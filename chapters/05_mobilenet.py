@@ -35,13 +35,16 @@ import copy
 import functools
 import time
 from dataclasses import replace
+from functools import partial
+from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from helpers import inspect, metrics, plot, train
+from helpers import inspect, metrics, naming, plot, train
 from helpers.chapters import chapter
+from helpers.claims import Claims
 from helpers.data import cifar10
 from helpers.exercise import attempt, verify
 from helpers.headline import headline
@@ -49,6 +52,8 @@ from helpers.interactive import Explorable
 from helpers.settings import pick
 from helpers.study import Study
 from helpers.table import Table
+from helpers.variants import Variant, Variants, counted
+from helpers.weights import Weights
 
 he_initialize = chapter("02_resnet").he_initialize
 
@@ -514,80 +519,64 @@ print("layers with weights:", len(weights))
 # %% [markdown]
 # ## Checks: are these the paper's networks?
 #
-# **All sixteen.** Four widths by four resolutions. The resolution does not change the parameters.
+# **All of them.** Four widths by four resolutions, and the two networks that the paper compares with: the *twin* has full
+# convolutions in all layers, the *shallow* network lacks the five equal blocks at 14x14. The resolution does not change
+# the parameters. The paper gives figures for some of the sixteen (its Tables 4 to 9).
 
-# %% tags=["nbval-check-output"]
-rows, counted = [], {}
-for alpha in (1.0, 0.75, 0.5, 0.25):
-    with torch.device("meta"):
-        model = MobileNet(alpha=alpha)
-    for side in (224, 192, 160, 128):
-        counted[alpha, side] = inspect.count_macs(model, (3, side, side))
-    rows.append(
-        {"alpha": f"{alpha:g}", "parameters": inspect.count_parameters(model)}
-        | {f"multiply-adds at {side}": counted[alpha, side] for side in (224, 192, 160, 128)}
-    )
-Table(rows)
-
-# %% [markdown]
-# Those that the paper gives, with its accuracies on ImageNet:
-
-# %% tags=["nbval-check-output"]
-PAPER = [  # alpha, side, million multiply-adds, top-1 accuracy in %, where
-    (1.0, 224, 569, 70.6, "Tables 4, 6, 7, 8"),
-    (0.75, 224, 325, 68.4, "Tables 5, 6"),
-    (0.5, 224, 149, 63.7, "Table 6"),
-    (0.25, 224, 41, 50.6, "Table 6"),
-    (1.0, 192, 418, 69.1, "Table 7"),
-    (1.0, 160, 290, 67.2, "Table 7"),
-    (1.0, 128, 186, 64.4, "Table 7"),
-    (0.5, 160, 76, 60.2, "Table 9"),
-]
-Table(
-    [
-        {
-            "alpha": f"{alpha:g}",
-            "side": side,
-            "ours: million multiply-adds": counted[alpha, side] / 1e6,
-            "paper": millions,
-            "paper: top-1 accuracy in %": f"{accuracy:.1f}",
-            "where": where,
-        }
-        for alpha, side, millions, accuracy, where in PAPER
-    ],
-    decimals=2,
+# %% tags=["model"]
+PARAMETERS = {(1.0, 224): "4.2 M", (0.75, 224): "2.6 M", (0.5, 160): "1.32 M"}
+MACS = {
+    (1.0, 224): "569 M", (0.75, 224): "325 M", (0.5, 224): "149 M", (0.25, 224): "41 M",
+    (1.0, 192): "418 M", (1.0, 160): "290 M", (1.0, 128): "186 M", (0.5, 160): "76 M",
+}  # fmt: skip
+CUT_OFF = "the paper cuts off the decimals of these multiply-adds; its 569 M are rounded."
+WITHOUT_NORM = (
+    "1.32 million parameters are those without the scales and shifts of batch normalisation."
 )
+REMARKS = {(1.0, 160): CUT_OFF, (0.5, 160): f"{CUT_OFF} {WITHOUT_NORM}"}
+TWIN = partial(MobileNet, block=Full)
+NO_LINEAR = "4,866 million is the count without the fully connected layer."
+
+
+def variant(alpha, side):
+    at, build = (alpha, side), partial(MobileNet, alpha=alpha)
+    figures = PARAMETERS.get(at), MACS.get(at), REMARKS.get(at, "")
+    return Variant(f"α = {alpha:g}", build, (3, side, side), *figures)
+
+
+NETWORKS = Variants(
+    "05_mobilenet",
+    "Four widths α by four resolutions, and the two networks that the paper compares with.",
+    [
+        *[variant(*at) for at in product((1.0, 0.75, 0.5, 0.25), (224, 192, 160, 128))],
+        Variant("full convolutions", TWIN, (3, 224, 224), "29.3 M", "4866 M", NO_LINEAR),
+        Variant("shallow", partial(MobileNet, SHALLOW), (3, 224, 224), "2.9 M", "307 M"),
+    ],
+    printed=("paper, Tables 4 to 9", "paper, Tables 4 to 9"),
+    sized=True,
+)
+
+# %% tags=["nbval-check-output"]
+Table(counted(NETWORKS))
 
 # %% [markdown]
 # They agree; the paper cuts off some decimals that others would round up. If you compare with the list of TensorFlow's
 # trained models, you will find 317 million for $\alpha$ = 0.75 at 224 and 34 million for 0.25 at 192. The formula gives
 # 325 and 30, and the paper says 325 as well.
 #
-# **The twin and the shallow one.** The twin has full convolutions in all layers. The shallow network lacks the five equal
-# blocks at 14x14.
+# What these networks are worth on ImageNet, by the paper:
 
-# %% tags=["nbval-check-output"]
-TWINS = {  # settings, the paper's million multiply-adds, million parameters, top-1 accuracy
-    "MobileNet": ({}, 569, 4.2, 70.6),
-    "full convolutions": ({"block": Full}, 4866, 29.3, 71.7),
-    "alpha = 0.75": ({"alpha": 0.75}, 325, 2.6, 68.4),
-    "shallow": ({"layout": SHALLOW}, 307, 2.9, 65.3),
-}
-rows = []
-for name, (settings, millions, parameters, accuracy) in TWINS.items():
-    with torch.device("meta"):
-        model = MobileNet(**settings)
-    rows.append(
-        {
-            "network": name,
-            "parameters": inspect.count_parameters(model),
-            "paper: millions": parameters,
-            "multiply-adds": inspect.count_macs(model, (3, 224, 224)),
-            "paper: million multiply-adds": millions,
-            "paper: top-1 in % (Tables 4, 5)": accuracy,
-        }
-    )
-Table(rows, decimals=1)
+# %% tags=["model"]
+TOP_1 = {  # alpha and side: top-1 accuracy in %, Tables 4, 6, 7 and 9
+    (1.0, 224): 70.6, (0.75, 224): 68.4, (0.5, 224): 63.7, (0.25, 224): 50.6,
+    (1.0, 192): 69.1, (1.0, 160): 67.2, (1.0, 128): 64.4, (0.5, 160): 60.2,
+}  # fmt: skip
+TWIN_TOP_1, SHALLOW_TOP_1 = 71.7, 65.3  # Tables 4 and 5
+
+# %%
+shown = {f"alpha {alpha:g} at {side} px": top_1 for (alpha, side), top_1 in TOP_1.items()}
+shown |= {"full convolutions": TWIN_TOP_1, "shallow": SHALLOW_TOP_1}
+Table(({"network": name, "paper: top-1 in %": top_1} for name, top_1 in shown.items()), 1)
 
 # %% [markdown]
 # The twin's 4,867 million are 4,866 million without the fully connected layer. For MobileNet itself, the paper's 569
@@ -1214,13 +1203,13 @@ def draw(fig):
     left.set_title("ours: test accuracy in %")
     left.legend(fontsize=7.5, loc="lower right", ncols=2)
     left.set_ylim(left.get_ylim()[0] - 6, None)
-    paper = {(a, s): (millions, accuracy) for a, s, millions, accuracy, _ in PAPER}
+    paper = {key: (float(MACS[key].split()[0]), top_1) for key, top_1 in TOP_1.items()}
     widths, sides = [(a, 224) for a in (1.0, 0.75, 0.5, 0.25)], (224, 192, 160, 128)
     draw_tradeoff(
         right, paper, [(widths, "C0", "width"), ([(1.0, s) for s in sides], "C2", "resolution")]
     )
-    right.plot(4866, 71.7, "s", color="#555555", markersize=6, label="full")
-    right.plot(307, 65.3, "v", color="#555555", markersize=6, label="shallow")
+    right.plot(4866, TWIN_TOP_1, "s", color="#555555", markersize=6, label="full")
+    right.plot(307, SHALLOW_TOP_1, "v", color="#555555", markersize=6, label="shallow")
     right.plot(*paper[0.5, 160], "D", color="C4", markersize=6, label="alpha 0.5, 160 px")
     right.set_title("paper, ImageNet: top-1 in %")
     right.legend(fontsize=7.5, loc="lower right")
@@ -1267,38 +1256,31 @@ plot.show(
 # 95 % interval of the mean lies above zero, "reversed" that it lies below. For the two multipliers we average over the other one first: a width is compared at all
 # three resolutions, a resolution at all three widths.
 
-# %%
+# %% tags=["model"]
 WIDTHS = {alpha: [arm_of(alpha, side) for side in SIDES] for alpha in ALPHAS}
 RESOLUTIONS = {side: [arm_of(alpha, side) for alpha in ALPHAS] for side in SIDES}
-CLAIMS = [  # claim, arms to beat, arms that should be better
-    ("same plan: full beats separable", ["alpha 1, 32 px"], ["full"]),
-    ("equal cost: separable beats full", ["full, thin"], ["alpha 1, 32 px"]),
-    ("width: 1 beats 0.5", WIDTHS[0.5], WIDTHS[1.0]),
-    ("width: 0.5 beats 0.25", WIDTHS[0.25], WIDTHS[0.5]),
-    ("resolution: 32 beats 24 px", RESOLUTIONS[24], RESOLUTIONS[32]),
-    ("resolution: 24 beats 16 px", RESOLUTIONS[16], RESOLUTIONS[24]),
-    ("equal multiply-adds: thin beats shallow", ["shallow"], ["thin"]),
-]
+TABLE_5 = "Table 5: 3.1 points"
+CLAIMS = Claims(
+    STUDY,
+    "test_accuracy",
+    "test accuracy, points, one pass",
+    scale=100,
+    matters=1.0,
+    also={
+        "same plan: full beats separable": ("alpha 1, 32 px", "full", "Table 4: 1.1 points"),
+        "equal cost: separable beats full": ("full, thin", "alpha 1, 32 px"),
+        "width: 1 beats 0.5": (WIDTHS[0.5], WIDTHS[1.0], "Table 6: 6.9 points"),
+        "width: 0.5 beats 0.25": (WIDTHS[0.25], WIDTHS[0.5], "Table 6: 13.1 points"),
+        "resolution: 32 beats 24 px": (RESOLUTIONS[24], RESOLUTIONS[32]),
+        "resolution: 24 beats 16 px": (RESOLUTIONS[16], RESOLUTIONS[24]),
+        "equal multiply-adds: thin beats shallow": ("shallow", "thin", TABLE_5),
+    },
+    about="*Full, thin* has the multiply-adds and the parameters of the separable network with alpha 1; *thin* has the "
+    "multiply-adds of *shallow*. The first study makes one pass over its images, the second makes three.",
+)
 
-
-def mean_of(arms):
-    """Test accuracy in %, averaged over some arms, one value per seed."""
-    values = torch.tensor([STUDY.values(arm, "test_accuracy") for arm in arms])
-    return (100 * values.mean(0)).tolist()
-
-
-rows = []
-for claim, first, second in CLAIMS:
-    effect = metrics.paired_effect(mean_of(first), mean_of(second))
-    rows.append(
-        {
-            "claim": claim,
-            "difference in points": f"{effect.mean:+.2f} ± {effect.sd:.2f}",
-            "95 % interval": f"{effect.low:+.2f} to {effect.high:+.2f}",
-            "verdict": effect.verdict,
-        }
-    )
-Table(rows)
+# %%
+CLAIMS.table()
 
 # %% [markdown]
 # **Separable or full.** With the same plan the full network is several points better; in the paper it is 1.1 points. At equal cost
@@ -1318,16 +1300,21 @@ Table(rows)
 # One pass over 20,000 images is little. So a second study trained the four networks of the two comparisons at equal cost for three
 # passes. Does the order change?
 
-# %%
-LONGER.claims(
-    [
-        ("equal cost: separable beats full", "full, thin", "alpha 1, 32 px"),
-        ("equal multiply-adds: thin beats shallow", "shallow", "thin"),
-    ],
+# %% tags=["model"]
+LONGER_CLAIMS = Claims(
+    LONGER,
     "test_accuracy",
-    "accuracy, points",
-    100,
+    "test accuracy, points, three passes",
+    scale=100,
+    matters=1.0,
+    main={
+        "equal cost, longer: separable beats full": ("full, thin", "alpha 1, 32 px"),
+        "equal multiply-adds, longer: thin beats shallow": ("shallow", "thin", TABLE_5),
+    },
 )
+
+# %%
+LONGER_CLAIMS.table()
 
 # %%
 Table(
@@ -1362,6 +1349,24 @@ Table(
 few = cifar10(train=128, test=100)
 print("all arms of the study run:", len(STUDY.rehearse(few)) == len(ARMS))
 print("all arms of the longer one run:", len(LONGER.rehearse(few)) == len(PAIRS))
+
+
+# %% tags=["model"]
+def named_network():
+    """The small network with an answer for each of the twelve names."""
+    return MobileNet(SMALL, classes=len(naming.CLASSES))
+
+
+TRAINED = Weights(
+    "05_mobilenet",
+    naming.NAMED,
+    build=named_network,
+    train=naming.learn,
+    data=naming.small_pictures,
+    title="MobileNet",
+    layer="blocks",
+    score=naming.logit_of,
+)
 
 # %% [markdown]
 # ## Look inside
