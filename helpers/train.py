@@ -38,6 +38,7 @@ from helpers.checkpoint import (  # noqa: F401
     set_random_state,
 )
 from helpers.modes import evaluating, frozen_parts, set_training
+from helpers.muon import Muon
 
 # ---------------------------------------------------------------------------------------------- where and how
 
@@ -183,11 +184,15 @@ def _look_up(value, table, what):
     return table[value]
 
 
+HOW_LONG = "say how long to train: either epochs=… or seconds=…, and not both."
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How to train: all that decides the numbers, besides the network and the data.
 
-    epochs or seconds: how long, in passes over the training images or in seconds of training. Give one.
+    epochs or seconds: how long, in passes over the training images or in seconds of training. Give one, here or
+        to `fit`.
     optimizer: "sgd" (Nesterov momentum 0.9), "adamw", or a function of (parameters, lr, weight_decay). The schedule
         scales the rate that each of its parameter groups begins with.
     lr: the peak learning rate; 0.1 for SGD and 0.002 for AdamW unless given.
@@ -218,9 +223,10 @@ class Recipe:
     eval_every: int = 1
 
     def __post_init__(self):
-        if (self.epochs is None) == (self.seconds is None):
-            raise ValueError("say how long to train: either epochs=… or seconds=…, and not both.")
-        if not (self.epochs if self.seconds is None else self.seconds) > 0:
+        given = [length for length in (self.epochs, self.seconds) if length is not None]
+        if len(given) > 1:
+            raise ValueError(HOW_LONG)
+        if given and not given[0] > 0:
             raise ValueError(f"epochs={self.epochs}, seconds={self.seconds}: nothing to do. Give a positive number.")
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size}: a batch needs at least one image.")
@@ -237,6 +243,11 @@ class Recipe:
     def record(self):
         """The recipe as plain values: functions by their names."""
         return {part.name: _name(getattr(self, part.name)) for part in fields(self)} | {"lr": self.peak}
+
+
+# For few epochs, of networks with batch normalisation on images of CIFAR-10's size: `fit(..., SHORT, epochs=6)`.
+# What each part gained over the usual recipe, and what was tried and left out, is in benchmarks/README.md.
+SHORT = Recipe(optimizer=Muon, lr=0.05)
 
 
 def _name(part):
@@ -342,6 +353,8 @@ def _recipe(recipe, changes):
 
 def _check(model, data, recipe):
     """Refuse data that fit neither the recipe nor the network, before anything is changed."""
+    if recipe.epochs is None and recipe.seconds is None:
+        raise ValueError(HOW_LONG)
     split, test = data.train, getattr(data, "test", None)
     n = len(split.images)
     if n == 0:
