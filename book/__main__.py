@@ -16,7 +16,7 @@ VERBS = {
     "book": "book.build",
     "study": "helpers.study",
     "weights": "helpers.weights",
-    "data": "helpers.data",
+    "data": "helpers.data.commands",
 }
 
 
@@ -28,6 +28,8 @@ def main(argv=None):
     arguments = sys.argv[1:] if argv is None else argv
     try:
         verb, module = _verb(arguments[:1])
+        if not hasattr(module, "add_arguments"):  # it still reads its command line by itself
+            return int(module.main(arguments[1:]) or 0)
         parser = argparse.ArgumentParser(prog=f"./course {verb}")
         module.add_arguments(parser)
         options, more = parser.parse_known_args(arguments[1:])

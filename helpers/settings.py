@@ -57,7 +57,7 @@ def data_folder():
     folder = os.environ.get("COURSE_DATA")
     if not folder:
         return None
-    path = Path(folder).expanduser()
+    path = _folder("COURSE_DATA", folder)
     if not path.is_dir():
         raise FileNotFoundError(
             f"COURSE_DATA={folder!r} is not a folder. Correct it, or unset it to work with downloads or the stand-in."
@@ -69,7 +69,30 @@ def cache_folder():
     """Where downloads and prepared arrays live: `COURSE_CACHE`, else the user's cache folder."""
     folder = os.environ.get("COURSE_CACHE")
     if folder:
-        return Path(folder).expanduser()
+        return _folder("COURSE_CACHE", folder)
     import pooch
 
-    return Path(pooch.os_cache("cnn-papers"))
+    path = Path(pooch.os_cache("cnn-papers"))
+    if not path.is_absolute():
+        raise FileNotFoundError(
+            "There is no home folder here for downloads and prepared arrays. Set COURSE_CACHE to a folder for them."
+        )
+    return path
+
+
+def caller_path(text):
+    """A path that a reader typed, as an absolute Path: `~` is home, and relative is to where `./course` was called.
+
+    `./course` works in its own folder and notes the caller's in `COURSE_CALLER`; kernels that it starts inherit that.
+    Raises RuntimeError for the home folder of nobody.
+    """
+    return (Path(os.environ.get("COURSE_CALLER", "")) / Path(text).expanduser()).absolute()
+
+
+def _folder(variable, text):
+    try:
+        return caller_path(text)
+    except RuntimeError:
+        raise FileNotFoundError(
+            f"{variable}={text!r} begins with a home folder that does not exist here. Write the whole path."
+        ) from None

@@ -25,21 +25,6 @@ def test_the_committed_weights_are_current_and_have_learnt():
     assert count_parameters(backbone.BACKBONE.load()) == 1_229_484
 
 
-def test_cut_outs_are_the_boxes():
-    photographs = torch.zeros(3, 3, 100, 100, dtype=torch.uint8)
-    photographs[0, :, 20:60, 10:90] = 200
-    photographs[2, :, 50:80, 30:50] = 90
-    boxes, labels = torch.zeros(3, 2, 4), torch.full((3, 2), -1)
-    boxes[0, 0], labels[0, 0] = torch.tensor([10.0, 20, 90, 60]), 1
-    boxes[2, 1], labels[2, 1] = torch.tensor([30.0, 50, 50, 80]), 0
-    pictures, names = backbone._cut_out(data.Split(photographs, {"boxes": boxes, "labels": labels}), 1.0)
-    assert [backbone.CLASSES[name] for name in names] == ["cow", "cat"]
-    assert pictures.shape == (2, 3, 64, 64)
-    assert pictures[0, :, 2:-2, 2:-2].eq(200).all() and pictures[1, :, 2:-2, 2:-2].eq(90).all()
-    wide, _ = backbone._cut_out(data.Split(photographs, {"boxes": boxes, "labels": labels}), 2.0)
-    assert wide[0, :, 20:44, 20:44].eq(200).all() and wide[0, :, :12].eq(0).all()
-
-
 def test_the_classes_keep_their_names():
     names = backbone.CLASSES
     assert names[:10] == data.CIFAR10_CLASSES and set(names[10:]) == {"cow", "sheep"}

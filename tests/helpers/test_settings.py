@@ -1,5 +1,9 @@
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
+import pooch
 import pytest
 
 from helpers import settings
@@ -7,7 +11,7 @@ from helpers import settings
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch):
-    for name in ("PROFILE", "SOURCE", "DATA", "CACHE", "SILENT"):
+    for name in ("PROFILE", "SOURCE", "DATA", "CACHE", "CALLER", "SILENT"):
         monkeypatch.delenv(f"COURSE_{name}", raising=False)
 
 
@@ -65,3 +69,41 @@ def test_a_data_folder_that_is_not_there(monkeypatch, tmp_path):
         monkeypatch.setenv("COURSE_DATA", str(wrong))
         with pytest.raises(FileNotFoundError, match=f"COURSE_DATA='{wrong}' is not a folder.*unset"):
             settings.data_folder()
+
+
+@pytest.mark.parametrize("caller", [True, False], ids=["./course", "Python"])
+def test_relative_folders_are_the_callers(monkeypatch, tmp_path, caller):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("COURSE_DATA", "mine")
+    monkeypatch.setenv("COURSE_CACHE", "cache")
+    if caller:
+        monkeypatch.setenv("COURSE_CALLER", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "elsewhere" if caller else tmp_path)
+    assert settings.data_folder() == tmp_path / "mine"
+    assert settings.cache_folder() == tmp_path / "cache"
+
+
+def test_the_command_notes_where_it_was_called(tmp_path):
+    (tmp_path / "course").mkdir()
+    shutil.copy(settings.ROOT / "course", tmp_path / "course")
+    (tmp_path / "python").write_text('#!/bin/sh\necho "$COURSE_CALLER $PWD"\n')
+    (tmp_path / "python").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CONDA_DEFAULT_ENV": "cnn-papers"}
+    for verb in ("data", "run", "lab", "study"):
+        done = subprocess.run(["course/course", verb], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.stdout == f"{tmp_path} {tmp_path / 'course'}\n"
+
+
+@pytest.mark.parametrize("name", ["DATA", "CACHE"])
+def test_the_home_of_nobody_is_named(monkeypatch, name):
+    monkeypatch.setenv(f"COURSE_{name}", "~nobody-of-that-name/data")
+    ask = settings.data_folder if name == "DATA" else settings.cache_folder
+    with pytest.raises(FileNotFoundError, match=f"COURSE_{name}='~nobody-of-that-name/data' .*Write the whole path"):
+        ask()
+
+
+def test_without_a_home_a_cache_is_asked_for(monkeypatch):
+    monkeypatch.setattr(pooch, "os_cache", lambda name: f"~/.cache/{name}")  # what comes of a user without a home
+    with pytest.raises(FileNotFoundError, match="no home folder.*Set COURSE_CACHE"):
+        settings.cache_folder()

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from torchvision.datasets import CIFAR10, VOCDetection, VOCSegmentation
 
-from helpers import standin
+from helpers.data import classes, standin
+from helpers.data.standin import draw, rng, scenes, sprites
 from helpers.settings import ROOT
-from helpers.standin import draw, rng, scenes, sprites
 
 
 def digest(*arrays):
@@ -111,9 +111,9 @@ def test_the_label_is_that_of_the_drawing():
     labels = np.arange(10).repeat(50)
     for styles in standin.STYLES.values():
         random = rng.Random(0, "test", range(500))
-        chosen = sprites.choose(random, labels, standin.CIFAR_CLASSES, styles)
+        chosen = sprites.choose(random, labels, classes.CIFAR10_CLASSES, styles)
         rows = [sprites.manifest()["sprites"][i] for i in chosen]
-        assert [row[0] for row in rows] == [standin.CIFAR_CLASSES[label] for label in labels]
+        assert [row[0] for row in rows] == [classes.CIFAR10_CLASSES[label] for label in labels]
         assert {row[1] for row in rows} == set(styles)
 
 
@@ -157,8 +157,8 @@ def test_boxes_are_the_extents_of_what_is_visible(drawn_scenes, small_voc):
             rows, columns = np.nonzero(scene.instances == number)
             assert thing.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
     for scene, boxes, labels in zip(drawn_scenes, small_voc[0]["boxes"], small_voc[0]["labels"], strict=False):
-        animals = [thing for thing in scene.things if thing.name in standin.ANIMALS]
-        assert [standin.ANIMALS[label] for label in labels if label >= 0] == [thing.name for thing in animals]
+        animals = [thing for thing in scene.things if thing.name in classes.VOC_ANIMALS]
+        assert [classes.VOC_ANIMALS[label] for label in labels if label >= 0] == [thing.name for thing in animals]
         np.testing.assert_array_equal(boxes[: len(animals)], [thing.box for thing in animals])
 
 
@@ -171,20 +171,20 @@ def test_masks_are_void_exactly_where_instances_meet(drawn_scenes):
         np.testing.assert_array_equal(scene.mask == 255, meets)
         names = ["", *(thing.name for thing in scene.things)]
         for number in range(len(names)):
-            expected = 0 if number == 0 else 1 + standin.VOC_CLASSES.index(names[number])
+            expected = 0 if number == 0 else 1 + classes.VOC_CLASSES.index(names[number])
             assert (scene.mask[(scene.instances == number) & ~meets] == expected).all()
         share.append(meets.mean())
     assert 0.02 < np.mean(share) < 0.1
 
 
 def test_scenes_are_crowded_truncated_and_occluded(drawn_scenes):
-    animals = [[thing for thing in scene.things if thing.name in standin.ANIMALS] for scene in drawn_scenes]
+    animals = [[thing for thing in scene.things if thing.name in classes.VOC_ANIMALS] for scene in drawn_scenes]
     assert {len(group) for group in animals} == {1, 2, 3, 4}
     things = [thing for scene in drawn_scenes for thing in scene.things]
     for flag in ("truncated", "occluded", "difficult"):
         assert 0 < sum(getattr(thing, flag) for thing in things) < 0.6 * len(things)
     assert not any(thing.difficult for group in animals for thing in group)
-    assert len({thing.name for thing in things} - set(standin.ANIMALS)) >= 3
+    assert len({thing.name for thing in things} - set(classes.VOC_ANIMALS)) >= 3
     # What touches the rim may be cut off; what does not touch it cannot be.
     assert all(min(thing.box[:2]) == 0 or max(thing.box[2:]) == 96 for thing in things if thing.truncated)
 
@@ -200,7 +200,7 @@ def test_scenes_of_other_sizes(size):
 def test_an_animal_that_fits_nowhere_else_is_put_at_the_centre(monkeypatch):
     monkeypatch.setattr(scenes, "TRIES", 1)  # the last resort alone
     for scene in scenes.scenes(30, "train", size=64):
-        animals = [thing.box for thing in scene.things if thing.name in standin.ANIMALS]
+        animals = [thing.box for thing in scene.things if thing.name in classes.VOC_ANIMALS]
         assert animals
         x0, y0, x1, y1 = animals[0]
         assert abs((x0 + x1) / 2 - 32) < 10 and abs((y0 + y1) / 2 - 32) < 10
@@ -236,7 +236,7 @@ def test_torchvision_reads_the_written_cifar(tmp_path, small_cifar):
     for train, images, labels in ((True, *small_cifar[:2]), (False, *small_cifar[2:])):
         read = DrawnCIFAR10(tmp_path, train=train)
         n = 53 if train else 20
-        assert tuple(read.classes) == standin.CIFAR_CLASSES
+        assert tuple(read.classes) == classes.CIFAR10_CLASSES
         np.testing.assert_array_equal(read.data, images[:n].transpose(0, 2, 3, 1))
         assert read.targets == labels[:n].tolist()
 
@@ -262,7 +262,7 @@ def test_torchvision_reads_the_written_voc(tmp_path, small_voc):
                 assert entry["truncated"] == str(int(thing.truncated))
                 assert entry["occluded"] == str(int(thing.occluded))
                 assert entry["difficult"] == str(int(thing.difficult))
-                if thing.name in standin.ANIMALS:
+                if thing.name in classes.VOC_ANIMALS:
                     animals.append(corners)
             np.testing.assert_array_equal(arrays["boxes"][i, : len(animals)], animals)
         segmentation = VOCSegmentation(tmp_path, "2012", split, download=False)
@@ -344,7 +344,7 @@ def test_the_sheets_hold_the_listed_drawings_and_nothing_else():
 
 def test_nothing_is_drawn_or_read_at_import():
     code = (
-        "from helpers import standin; from helpers.standin import backgrounds, draw, sprites\n"
+        "from helpers.data import standin; from helpers.data.standin import backgrounds, draw, sprites\n"
         "parts = sprites.manifest, sprites._drawings, sprites._level, backgrounds.textures, draw._white\n"
         "assert not any(part.cache_info().currsize for part in parts)\n"
     )

@@ -7,6 +7,7 @@ nor memory for what is not used; its header carries a fingerprint of the files i
 import hashlib
 import os
 import tempfile
+import threading
 import warnings
 import zlib
 
@@ -73,11 +74,23 @@ def _write(path, stamp, arrays):
     handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-")
     os.close(handle)
     try:
+        mode = _usual_mode(path.parent)
         try:
             save_file(arrays, scratch, metadata={"fingerprint": stamp, "checksum": _checksum(arrays)})
         except Exception as error:  # safetensors reports a full disk as an error of its own
             raise OSError(None, str(error).splitlines()[0]) from error
+        os.chmod(scratch, mode)  # mkstemp and safetensors leave it to its owner alone
         os.replace(scratch, path)
     finally:
         if os.path.exists(scratch):
             os.unlink(scratch)
+
+
+def _usual_mode(folder):
+    """The permissions of a file that is made in `folder` in the ordinary way, as the umask has them."""
+    probe = folder / f".mode-{os.getpid()}-{threading.get_ident()}"
+    try:
+        with open(probe, "w"):
+            return probe.stat().st_mode & 0o666
+    finally:
+        probe.unlink(missing_ok=True)

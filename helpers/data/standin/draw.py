@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from helpers.data.classes import CIFAR10_CLASSES
+
 from .backgrounds import (
     COLOUR,
     SCALAR,
@@ -31,7 +33,6 @@ from .backgrounds import (
 from .rng import Random
 from .sprites import STYLES, choose, neutral, sample
 
-CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIZE = 32
 BATCH = 200  # images drawn at once: large enough to amortise Python, small enough for the processor's cache
 CLUTTERED, OCCLUDED = 0.2, 0.06  # shares of images with something else at the rim, or in front
@@ -292,16 +293,16 @@ def cifar10_batch(index, split, style, seed, context):
     labels = balanced_labels(seed, stream, index)
     picture = background(random.fork("background"), SIZE)
     if context:
-        betray_class(random.fork("context"), picture, labels, CIFAR_CLASSES, context)
+        betray_class(random.fork("context"), picture, labels, CIFAR10_CLASSES, context)
     rows = np.flatnonzero(random.chance(CLUTTERED))
     cluttered = picture[rows]
     add_clutter(random.fork("clutter", rows), cluttered, neutral(style), CIFAR10)
     picture[rows] = cluttered
 
-    drawings = choose(random.fork("drawing"), labels, CIFAR_CLASSES, STYLES[style])
+    drawings = choose(random.fork("drawing"), labels, CIFAR10_CLASSES, STYLES[style])
     size = random.uniform(0.77, 1.06, (1, 1))
     x, y = (np.clip(random.normal(0.055, (1, 1)), -0.11, 0.11) for _ in range(2))
-    banking = np.where(labels == CIFAR_CLASSES.index("airplane"), np.float32(2), np.float32(1))[:, None, None]
+    banking = np.where(labels == CIFAR10_CLASSES.index("airplane"), np.float32(2), np.float32(1))[:, None, None]
     paste(random.fork("object"), picture, drawings, size, x, y, CIFAR10, CIFAR10.rotation * banking)
 
     rows = np.flatnonzero(random.chance(OCCLUDED))
@@ -339,7 +340,7 @@ def cifar10(n_train, n_test, seed=0, *, test_style="train", context=0.0, test_co
     for the network; test_context: the same for test images, as in training unless given.
 
     Returns (train_images, train_labels, test_images, test_labels): images uint8 (N, 3, 32, 32), labels int64 (N,),
-    positions in CIFAR_CLASSES. Raises ValueError for a negative number, an unknown style or an impossible context.
+    positions in CIFAR10_CLASSES. Raises ValueError for a negative number, an unknown style or an impossible context.
     """
     check(seed, test_style, n_train=n_train, n_test=n_test)
     test_context = context if test_context is None else test_context

@@ -5,16 +5,13 @@ learning and testing: what a network learns here does not transfer to photograph
 belongs beside one from a paper.
 """
 
-from .draw import CIFAR_CLASSES, cifar10
+from .draw import cifar10
 from .layouts import write_cifar10, write_voc
-from .scenes import ANIMALS, VOC_CLASSES, voc_animals
+from .scenes import voc_animals
 from .sprites import STYLES, credits
 
 __all__ = [
-    "ANIMALS",
-    "CIFAR_CLASSES",
     "STYLES",
-    "VOC_CLASSES",
     "cifar10",
     "credits",
     "voc_animals",

@@ -10,16 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from helpers.data.classes import VOC_ANIMALS, VOC_CLASSES
+
 from .backgrounds import background
 from .draw import CIFAR10, Look, Pose, check, photograph, shadow
 from .rng import Random
 from .sprites import STYLES, choose, manifest, neutral, pool, sample
 
-VOC_CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
-    *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
-)
-ANIMALS = ("cat", "cow", "dog", "horse", "sheep")
 VOID = 255
 MOST_ANIMALS, MOST_CLUTTER = 4, 3
 TRIES = 10
@@ -44,7 +41,7 @@ RECIPE = replace(
 
 _SPRITE = {"aeroplane": "airplane", "boat": "ship", "car": "automobile"}  # where CIFAR-10's names differ
 VOC_NAME = {_SPRITE.get(name, name): name for name in VOC_CLASSES}
-OTHER_CLASSES = (*(sprite for sprite in VOC_NAME if sprite not in ANIMALS), "deer", "frog", "truck")
+OTHER_CLASSES = (*(sprite for sprite in VOC_NAME if sprite not in VOC_ANIMALS), "deer", "frog", "truck")
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ def _clutter(random, present, style, in_front):
 
 def _animal(random, present, style, count, ground):
     """One of `count` animals (N,), above the `ground` level (N, 1); ten places to try."""
-    drawing = choose(random, random.integers(len(ANIMALS)), ANIMALS, STYLES[style])
+    drawing = choose(random, random.integers(len(VOC_ANIMALS)), VOC_ANIMALS, STYLES[style])
     smallest, tries = 0.25, (TRIES,)
     largest = 0.85 * np.float32([1, 0.85, 0.7, 0.6])[count - 1][:, None]
     size = smallest * np.exp(random.uniform(0, 1, tries) * np.log(largest / smallest))
@@ -204,7 +201,7 @@ class _Canvas:
 
     def leaves_visible(self, patch, share):
         """Whether every animal would keep this share of its pixels in sight with `patch` in front."""
-        animals = [k for k, name in enumerate(self.names) if name in ANIMALS]
+        animals = [k for k, name in enumerate(self.names) if name in VOC_ANIMALS]
         left = self.visible() - self.visible(self.instances[patch.area][patch.solid])
         return all(left[k] >= share * self.patches[k].whole for k in animals)
 
@@ -303,7 +300,7 @@ def scenes(count, split, style="train", seed=0, size=128):
 def _arrays(count, split, style, seed, size):
     # Where VOC's 20 classes become background and five animals.
     value = np.zeros(256, np.uint8)
-    value[[1 + VOC_CLASSES.index(name) for name in ANIMALS]] = np.arange(1, len(ANIMALS) + 1)
+    value[[1 + VOC_CLASSES.index(name) for name in VOC_ANIMALS]] = np.arange(1, len(VOC_ANIMALS) + 1)
     value[VOID] = VOID
     out = {
         "images": np.empty((count, 3, size, size), np.uint8),
@@ -313,10 +310,10 @@ def _arrays(count, split, style, seed, size):
         "has_mask": np.ones(count, bool),
     }
     for i, scene in enumerate(scenes(count, split, style, seed, size)):
-        animals = [thing for thing in scene.things if thing.name in ANIMALS]
+        animals = [thing for thing in scene.things if thing.name in VOC_ANIMALS]
         out["images"][i] = scene.image.transpose(2, 0, 1)
         out["boxes"][i, : len(animals)] = [thing.box for thing in animals]
-        out["labels"][i, : len(animals)] = [ANIMALS.index(thing.name) for thing in animals]
+        out["labels"][i, : len(animals)] = [VOC_ANIMALS.index(thing.name) for thing in animals]
         out["masks"][i] = value[scene.mask]
     return out
 
@@ -329,7 +326,7 @@ def voc_animals(n_train, n_val, size=128, seed=0, *, test_style="train"):
 
     Returns (train, val), two dicts of arrays with first axis N:
     images uint8 (N, 3, size, size); boxes float32 (N, 4, 4), x0 y0 x1 y1 in pixels, x1 and y1 exclusive, 0 where there
-    is no animal; labels int64 (N, 4), positions in ANIMALS, -1 where there is none; masks uint8 (N, size, size), 0
+    is no animal; labels int64 (N, 4), positions in VOC_ANIMALS, -1 where there is none; masks uint8 (N, size, size), 0
     background, 1 + label, 255 where objects of any VOC class meet something else; has_mask bool (N,), all True.
     Boxes are the tight extents of the visible pixels. Every scene has at least one animal.
     Raises ValueError for a negative number, a size below 32 or an unknown style.

@@ -1,10 +1,10 @@
 """Official archives: fetched once, checked, resumed after a cut-off, and unpacked safely.
 
-pooch checks the checksum and moves a finished file into place. What it lacks is added here: what has arrived
-stays in `ARCHIVE.part` and the next attempt asks the server only for the rest; mirrors are tried in turn; and a
-file lock lets two notebooks share one download.
+What has arrived stays in `ARCHIVE.part` and the next attempt asks the server only for the rest; mirrors are tried in
+turn; only a file with the published checksum gets its name; and a file lock lets two notebooks share one download.
 """
 
+import hashlib
 import os
 import shutil
 import tarfile
@@ -102,62 +102,116 @@ def _lock(archive, folder):
 def download(archive, folder):
     """The path of `archive` in `folder`, complete and with the published md5.
 
-    A broken connection is taken up where it broke, at once or in a later call, from the same mirror or another.
-    Wrong bytes are thrown away: what was resumed is fetched again from the start, else the next mirror is tried.
+    A broken connection is taken up where it broke, at once or in a later call, from the same mirror or another. What
+    has arrived is given up only where it proves wrong: a mirror completes it and the checksum differs, or every
+    mirror fails and one says that nothing is missing.
     """
-    import pooch
-
-    pooch.get_logger().setLevel("WARNING")  # its notes name this machine's folders
-    part = Path(folder) / f"{archive.file}.part"
-    failures = []
-    for url in archive.urls:
-        for _ in range(ATTEMPTS):
-            before = _size(part)
+    path, part = Path(folder) / archive.file, Path(folder) / f"{archive.file}.part"
+    if path.exists():
+        if _md5(path) == archive.md5:
+            return path
+        path.unlink()
+    failures = {}
+    for _ in range(2):
+        doubted = False
+        for url in archive.urls:
             try:
-                return Path(pooch.retrieve(url, f"md5:{archive.md5}", archive.file, folder, downloader=_Resuming(part)))
-            except BROKEN as error:
-                failure, again = _reason(error), _size(part) > before
-            except ValueError:  # pooch's word for a wrong checksum; the bytes are gone by now
-                failure, again = "the file has a wrong checksum (damaged or changed)", before > 0
-            if not again:
-                break
-        failures.append(f"  {urlsplit(url).netloc}: {failure}")
+                _from_mirror(url, archive, part)
+            except _Failed as failed:
+                failures[url] = f"  {urlsplit(url).netloc}: {failed}"
+                doubted = doubted or failed.nothing_missing
+            else:
+                os.replace(part, path)
+                return path
+        if not doubted:
+            break
+        part.unlink(missing_ok=True)
     kept = f" {_size(part):,} bytes are kept: the next attempt continues from there." if _size(part) else ""
     raise ConnectionError(
-        f"{archive.file} could not be downloaded:\n" + "\n".join(failures) + f"\nTry again later.{kept} "
+        f"{archive.file} could not be downloaded:\n" + "\n".join(failures.values()) + f"\nTry again later.{kept} "
         "Or set COURSE_DATA to a folder that has the data."
     )
 
 
-class _Resuming:
-    """A downloader for pooch that appends to a `.part` file and hands it over when it is complete."""
+class _Failed(Exception):
+    """Why a mirror does not deliver. nothing_missing: it says so of a file that is not the published one."""
 
-    def __init__(self, part):
-        self.part = part
+    def __init__(self, reason, nothing_missing=False):
+        super().__init__(reason)
+        self.nothing_missing = nothing_missing
 
-    def __call__(self, url, output_file, _pooch):
-        have = _size(self.part)
-        headers = {"User-Agent": "cnn-papers"} | ({"Range": f"bytes={have}-"} if have else {})
+
+def _from_mirror(url, archive, part):
+    """Complete the file `part` from one mirror, else raise _Failed."""
+    fresh = part.with_suffix(".fresh")  # from a server that ignores what we have: not in its place before it is better
+    for _ in range(ATTEMPTS):
+        have, target = _size(part), part
         try:
-            with urlopen(Request(url, headers=headers), timeout=TIMEOUT) as response:
-                self._receive(response, have)
+            with _ask(url, have) as response:
+                if have and response.status != 206:
+                    target = fresh
+                _receive(response, target, have, archive.file)
         except HTTPError as error:
-            if error.code != 416:  # 416: nothing lies beyond what we have, so the checksum decides
-                raise
-        os.replace(self.part, output_file)
+            if error.code != 416 or not have:
+                raise _Failed(f"the server answers with status {error.code}") from error
+            if _md5(part) == archive.md5:  # nothing lies beyond what we have
+                return
+            raise _Failed("the server says that nothing is missing (status 416)", nothing_missing=True) from error
+        except BROKEN as error:
+            failure = _Failed(_reason(error))
+            if target is fresh and _size(fresh) > have:
+                os.replace(fresh, part)
+            if _size(part) > have:
+                continue
+            raise failure from error
+        else:
+            if _md5(target) == archive.md5:
+                os.replace(target, part)
+                return
+            target.unlink()
+            failure = _Failed("the file has a wrong checksum (damaged or changed)")
+            if target is fresh or not have:
+                raise failure
+        finally:
+            fresh.unlink(missing_ok=True)
+    raise failure
 
-    def _receive(self, response, have):
-        if response.status != 206:  # the server ignores Range and sends everything
-            have = 0
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
-        bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=self.part.stem, disable=settings.silent())
-        with open(self.part, "ab" if have else "wb") as file, bar:
-            while chunk := response.read(CHUNK):
-                file.write(chunk)
-                bar.update(len(chunk))
-        if total is not None and _size(self.part) < total:
-            raise ConnectionError("the connection broke off")
+
+def _ask(url, have):
+    headers = {"User-Agent": "cnn-papers"} | ({"Range": f"bytes={have}-"} if have else {})
+    return urlopen(Request(url, headers=headers), timeout=TIMEOUT)
+
+
+def _receive(response, target, have, title):
+    """Write an answer into `target`, behind the `have` bytes there when it is a part. Raises one of BROKEN."""
+    if response.headers.get_content_type() == "text/html":
+        raise _NotTheFile("the server answers with a web page, not with the file")
+    resumed = response.status == 206
+    if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+        raise _NotTheFile("the server sends another part than was asked for")
+    start = have if resumed else 0
+    length = response.headers.get("Content-Length")
+    total = start + int(length) if length else None
+    chunk = response.read(CHUNK)
+    if not chunk:
+        raise ConnectionError("the connection broke off") if total != start else _NotTheFile("the answer is empty")
+    bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=title, disable=settings.silent())
+    with open(target, "ab" if resumed else "wb") as file, bar:
+        while chunk:
+            file.write(chunk)
+            bar.update(len(chunk))
+            chunk = response.read(CHUNK)
+    if total is not None and _size(target) < total:
+        raise ConnectionError("the connection broke off")
+
+
+class _NotTheFile(ConnectionError):
+    """An answer without the bytes that were asked for."""
+
+
+def _md5(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _size(path):
@@ -165,8 +219,8 @@ def _size(path):
 
 
 def _reason(error):
-    if isinstance(error, HTTPError):
-        return f"the server answers with status {error.code}"
+    if isinstance(error, _NotTheFile):
+        return str(error)
     cause = getattr(error, "reason", error)  # URLError wraps what went wrong
     return f"the connection failed ({str(cause) or type(cause).__name__})"
 

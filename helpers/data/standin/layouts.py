@@ -7,7 +7,9 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from .draw import CIFAR_CLASSES, check, cifar10
+from helpers.data.classes import CIFAR10_CLASSES
+
+from .draw import check, cifar10
 from .scenes import scenes
 
 
@@ -24,7 +26,7 @@ def write_cifar10(folder, n_train, n_test, seed=0, **options):
     for number, part in enumerate(parts, 1):
         _write_batch(root / f"data_batch_{number}", f"training batch {number} of 5", train_images, train_labels, part)
     _write_batch(root / "test_batch", "testing batch 1 of 1", test_images, test_labels, np.arange(n_test))
-    meta = {"label_names": list(CIFAR_CLASSES), "num_cases_per_batch": len(parts[0]), "num_vis": 3 * 32 * 32}
+    meta = {"label_names": list(CIFAR10_CLASSES), "num_cases_per_batch": len(parts[0]), "num_vis": 3 * 32 * 32}
     _write_pickle(root / "batches.meta", meta)
     return root
 
@@ -34,7 +36,7 @@ def _write_batch(path, title, images, labels, part):
         "batch_label": title,
         "labels": labels[part].tolist(),
         "data": images[part].reshape(len(part), -1),  # all red values, then green, then blue
-        "filenames": [f"{CIFAR_CLASSES[labels[i]]}_s_{i:06d}.png" for i in part],
+        "filenames": [f"{CIFAR10_CLASSES[labels[i]]}_s_{i:06d}.png" for i in part],
     }
     _write_pickle(path, batch)
 

@@ -1,0 +1,86 @@
+"""The animals of PASCAL VOC 2012."""
+
+import re
+from dataclasses import replace
+
+import torch
+
+from helpers.data import amounts, download, standin
+from helpers.data.classes import VOC_ANIMALS
+from helpers.data.dataset import Dataset, Provenance, Split
+from helpers.data.devkit import Devkit
+from helpers.data.prepared import fingerprint, prepared
+from helpers.data.source import READER, SEED, Source
+
+DRAWN = (600, 150)  # images of the stand-in, unless asked for more or fewer
+
+_RENAME = "The folder with JPEGImages/ must be called VOCdevkit/VOC2012; COURSE_DATA is the one that holds VOCdevkit/."
+VOC2012 = Source(
+    "voc2012",
+    "PASCAL VOC 2012 animals",
+    (Devkit,),
+    download.voc2012_archive,
+    "",
+    {"/".join(["*"] * depth + ["JPEGImages"]): _RENAME for depth in range(4)},
+)
+
+
+def voc_animals(size=128, train=None, test=None):
+    """The images of PASCAL VOC 2012 that show a cat, cow, dog, horse or sheep. Returns a Dataset.
+
+    size: each image is resized, anti-aliased, to size x size pixels (32 to 512). That does not keep its aspect ratio;
+    boxes and masks are scaled alike. train, test: how many images, None for all of the official train and val
+    splits; they are the first of a fixed order that deals out the classes (of the largest animal) in turn.
+
+    Targets, with N images and at most M animals in one of them:
+    `boxes` float32 (N, M, 4): left, top, right, bottom in pixels of the resized image, where (0, 0, size, size) is all
+    of it; rows beyond an image's animals are 0. `labels` int64 (N, M): positions in `classes`, -1 for those rows.
+    `masks` uint8 (N, size, size): 0 background, 1 + position in `classes`, 255 void, and 255 everywhere for an
+    image without a mask; other classes of VOC are background. `has_mask` bool (N,).
+
+    Left out are animals marked difficult and images without any other. Masks are those of
+    `SegmentationClassAug/` (VOC's and those of SBD) where that folder holds any, else of `SegmentationClass/`.
+    The arrays are kept in the cache. Raises ValueError for a size or number that cannot be had, or for damaged files,
+    which it names.
+    """
+    amounts.check_size(size)
+    amounts.check_counts(train, test)
+    source = VOC2012.real()
+    if source is None:
+        train, test = amounts.of_standin(train, test, DRAWN)
+        splits = []
+        for arrays in standin.voc_animals(train, test, size=size, seed=SEED):
+            arrays = {key: torch.from_numpy(array) for key, array in arrays.items()}
+            splits.append(Split(arrays.pop("images"), arrays))
+        return Dataset(*splits, VOC_ANIMALS, VOC2012.standin_provenance(train, test, f" at {size} px"))
+    stamp = fingerprint(source.files(), READER, size, source.mask_folder)
+    arrays = prepared(f"voc2012-{size}", source.folder, stamp, lambda: source.read(size))
+    splits = [amounts.first(arrays, split, n, VOC2012.title) for split, n in (("train", train), ("test", test))]
+    masks = ", masks of VOC and SBD" if source.mask_folder == "SegmentationClassAug" else ""
+    detail = f"{amounts.said(arrays, splits)} images at {size} px{masks}"
+    return Dataset(*splits, VOC_ANIMALS, Provenance(VOC2012.title, True, detail))
+
+
+def with_masks(data):
+    """The images of `voc_animals` that have a mask; targets are the masks alone, uint8 (N, H, W), 255 is void."""
+
+    def keep(split):
+        known = split.targets["has_mask"]
+        return Split(split.images[known], split.targets["masks"][known])
+
+    train, test = keep(data.train), keep(data.test)
+    number = r"[\d,]+(?: of [\d,]+)?"
+    amount = f"{len(train):,} + {len(test):,} images"
+    detail = re.sub(rf"{number} \+ {number} images", amount, data.provenance.detail)
+    return replace(data, train=train, test=test, provenance=replace(data.provenance, detail=detail))
+
+
+def largest_animal(data):
+    """The images of `voc_animals` with one label each, int64 (N,): the class of the animal with the largest box."""
+
+    def label(split):
+        left, top, right, bottom = split.targets["boxes"].unbind(2)
+        largest = ((right - left) * (bottom - top)).argmax(1, keepdim=True)
+        return Split(split.images, split.targets["labels"].gather(1, largest)[:, 0])
+
+    return replace(data, train=label(data.train), test=label(data.test))
