@@ -1,8 +1,10 @@
 """What several tests share: small data, small networks, and mutants of a chapter."""
 
+import ast
 import functools
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -108,6 +110,15 @@ def holds(code, faults=None):
         return pytest.mark.parametrize("fault", [AS_IT_IS, *faults])(test)
 
     return decorate
+
+
+def from_cells(code, *names):
+    """Functions of a chapter that stand in cells without the tag `model`, such as an exercise's check: a list."""
+    tree = ast.parse(Path(code.__file__).read_text("utf-8"))
+    found = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in names]
+    namespace = dict(vars(code))
+    exec(compile(ast.Module(found, []), code.__file__, "exec"), namespace)
+    return [namespace[name] for name in names]
 
 
 def chapter_tests(code, namespace, mutants):

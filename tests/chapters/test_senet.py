@@ -1,14 +1,19 @@
 """Chapter 6: the paper's counts, torchvision's and timm's answers, and what a gate does; then mutants of the code."""
 
+import copy
+import math
+from types import SimpleNamespace
+
 import pytest
 import timm
 import torch
 import torchvision
 from torch import nn
-from toys import chapter_tests, noise, on_meta
+from toys import from_cells, holds, noise, on_meta, red_or_blue
 
-from helpers import inspect
+from helpers import inspect, naming
 from helpers.chapters import chapter
+from helpers.data import Dataset, Provenance, Split
 from helpers.parity import copy_in_order, relative_difference
 
 SENET = chapter("06_senet")
@@ -35,22 +40,28 @@ def with_gates(network, bias):
     return network
 
 
-# ------------------------------------------------------------------ checks of the code, each a function of a module
-
-
-def check_imagenet(code):
+@holds(SENET, {"the wrong block": ("Bottleneck: SEBottleneck}", "Bottleneck: SEBasicBlock}")})
+def test_imagenet(code):
     for depth, (parameters, millions) in IMAGENET.items():
         network = on_meta(code.se_resnet, depth)
         assert inspect.count_parameters(network) == parameters
         assert round(inspect.count_macs(network, IMAGE) / 1e6, 1) == millions
 
 
-def check_ratios(code):
+@holds(SENET, {"r is forgotten": ("return ResNet(block, layers, r=r, **settings)", "return ResNet(block, layers)")})
+def test_ratios(code):
     for ratio, parameters in BY_RATIO.items():
         assert inspect.count_parameters(on_meta(code.se_resnet, 50, r=ratio)) == parameters
 
 
-def check_formula(code):
+@holds(
+    SENET,
+    {
+        "the formula forgets a layer": ("2 * width * (width // r)", "width * (width // r)"),
+        "hidden biases forgotten": ("width + width // r for", "width for"),
+    },
+)
+def test_formula(code):
     assert code.weights_of_units(WIDTHS) == 2_514_944
     assert code.weights_of_units(WIDTHS) + code.biases_of_units(WIDTHS) == 2_530_992
     narrow = [width // 4 for width in WIDTHS]
@@ -59,14 +70,16 @@ def check_formula(code):
     assert 4_231_976 + code.weights_of_units(mobile) + code.biases_of_units(mobile) == 4_718_044
 
 
-def check_without_units(code):
+@holds(SENET, {"units stay": ("module.se = nn.Identity()", "pass")})
+def test_without_units(code):
     network = on_meta(code.se_resnet, 50)
     code.without_units(network.layer4)
     assert inspect.count_parameters(network) == 26_508_632
     assert inspect.count_parameters(code.without_units(network)) == 25_557_032
 
 
-def check_cifar(code):
+@holds(SENET, {"stage 2 without stride": ("width, 2 * width, n, 2,", "width, 2 * width, n, 1,")})
+def test_cifar(code):
     """The count with option B is that of another public implementation, too."""
     assert inspect.count_parameters(on_meta(code.SECifarResNet, 20, option="B")) == 274_847
     for unit, macs in ((code.SqueezeExcitation, 2_566_400), (code.NoSqueeze, 2_709_824)):
@@ -75,14 +88,24 @@ def check_cifar(code):
         assert inspect.count_macs(network, (3, 16, 16)) == macs
 
 
-def check_unit(code):
+@holds(
+    SENET,
+    {
+        "squeeze by the maximum": ("nn.AdaptiveAvgPool2d(1)", "nn.AdaptiveMaxPool2d(1)"),
+        "gates may be negative": ("self.sigmoid = nn.Sigmoid()", "self.sigmoid = nn.Tanh()"),
+        "no ReLU in the unit": ("self.fc2(self.relu(self.fc1(z)))", "self.fc2(self.fc1(z))"),
+        "the hidden layer is too wide": ("channels, channels // r, 1", "channels, 2 * channels // r, 1"),
+    },
+)
+def test_unit(code):
     ours, theirs = code.SqueezeExcitation(64, 4), torchvision.ops.SqueezeExcitation(64, 16)
     for layer in (ours.fc1, ours.fc2):
         nn.init.normal_(layer.bias)
     assert relative_difference(ours, copy_in_order(ours, theirs), noise(3, 64, 5, 7)) < 1e-12
 
 
-def check_timm(code):
+@holds(SENET)
+def test_timm(code):
     """Same weights, same answers; timm pools without padding, rounding up, as the released networks do."""
     torch.manual_seed(0)
     ours = RESNET.shake_batch_norms(code.se_resnet(50))
@@ -97,7 +120,14 @@ def check_timm(code):
     assert relative_difference(ours, theirs, noise(2, 3, 64, 64)) < 1e-12
 
 
-def check_gates(code):
+@holds(
+    SENET,
+    {
+        "gates are added": ("return x * self.gate(x)", "return x + self.gate(x)"),
+        "no squeeze still squeezes": ("self.squeeze = nn.Identity()", "pass"),
+    },
+)
+def test_gates(code):
     torch.manual_seed(0)
     x = noise(2, 8, 6, 6)
     elsewhere = x.clone()
@@ -112,7 +142,8 @@ def check_gates(code):
         assert local == (kind is code.NoSqueeze)
 
 
-def check_no_squeeze(code):
+@holds(SENET)
+def test_no_squeeze(code):
     torch.manual_seed(0)
     squeezing, local = code.SqueezeExcitation(8, 2), code.NoSqueeze(8, 2)
     local.load_state_dict(squeezing.state_dict())
@@ -120,7 +151,15 @@ def check_no_squeeze(code):
     assert torch.allclose(squeezing(flat), local(flat), atol=1e-6)
 
 
-def check_start(code):
+@holds(
+    SENET,
+    {
+        "channels compete": ("self.sigmoid = nn.Sigmoid()", "self.sigmoid = nn.Softmax(1)"),
+        "gates start open": ("nn.init.zeros_(layer.bias)", "nn.init.ones_(layer.bias)"),
+        "other first weights": ("self.load_state_dict(first_weights, strict=False)", "pass"),
+    },
+)
+def test_start(code):
     """The convolutions of the network without units, and gates that are all one half when nothing comes in."""
     networks = []
     for build in (code.CifarResNet, lambda *sizes: code.SECifarResNet(*sizes, 2)):
@@ -132,7 +171,8 @@ def check_start(code):
     assert torch.equal(unit.gate(torch.zeros(1, 8, 4, 4)), torch.full((1, 8, 1, 1), 0.5))
 
 
-def check_open_gates(code):
+@holds(SENET)
+def test_open_gates(code):
     """With all gates one it is the network without units."""
     torch.manual_seed(0)
     plain = RESNET.shake_batch_norms(code.CifarResNet(8, 8))
@@ -142,7 +182,15 @@ def check_open_gates(code):
     assert relative_difference(code.without_units(gated), plain, noise(2, 3, 16, 16)) < 1e-12
 
 
-def check_place(code):
+@holds(
+    SENET,
+    {
+        "the unit is on the narrow side": ("unit(channels * self.expansion, r)", "unit(channels, r)"),
+        "the unit is left out": ("return self.se(super().branch(x))", "return super().branch(x)"),
+        "the unit comes twice": ("self.se(super().branch(x))", "self.se(self.se(super().branch(x)))"),
+    },
+)
+def test_place(code):
     """The unit scales the branch and leaves the shortcut alone."""
     x = noise(2, 16, 6, 6)
     for block, last in ((code.SEBasicBlock(16, 16, r=2), "bn2"), (code.SEBottleneck(16, 4, r=2), "bn3")):
@@ -157,7 +205,15 @@ def check_place(code):
             assert torch.allclose(with_gates(block, 1000)(x), half, atol=1e-6) and not torch.allclose(half, full)
 
 
-def check_lamps(code):
+@holds(
+    SENET,
+    {
+        "twins with the same lamp": ("(40, 40, 255)", "(255, 40, 40)"),
+        "twins with the same marks": ("torch.cat([bright, ~bright])", "torch.cat([bright, bright])"),
+        "pixels near the lamp count": ("max(0, y - 3) : y + lamp + 3", "max(0, y - 2) : y + lamp + 2"),
+    },
+)
+def test_lamps(code):
     split = code.lamp_pictures(6, seed=0)
     red, blue = split.images[:6].float(), split.images[6:].float()
     far, mark = split.targets["far"], split.targets["mark"]
@@ -171,7 +227,16 @@ def check_lamps(code):
     assert grey[outside & mark[:6].bool()].mean() > grey[outside & ~mark[:6].bool()].mean() + 50
 
 
-def check_windows(code):
+@holds(
+    SENET,
+    {
+        "the classifier sees farther": (
+            "self.last = nn.Conv2d(channels, 1, 3, padding=1)",
+            "self.last = nn.Conv2d(channels, 1, 5, padding=2)",
+        )
+    },
+)
+def test_windows(code):
     """Which pixels an answer in the corner depends on: 4x4 of its 7x7 window, or all of them."""
     torch.manual_seed(0)
     for unit, seen in ((nn.Identity(), 16), (code.NoSqueeze(16, 2), 16), (code.SqueezeExcitation(16, 2), 144)):
@@ -181,7 +246,8 @@ def check_windows(code):
         assert int((gradient.abs().sum(1) > 0).sum()) == seen
 
 
-def check_variance(code):
+@holds(SENET, {"classes are not weighted": ("len(mine) / len(values) * (", "1 / 3 * (")})
+def test_variance(code):
     values, labels = noise(60, 4), torch.arange(60) % 5 % 3  # classes of 24, 24 and 12
     between, within = code.split_variance(values, labels)
     assert torch.allclose(between + within, values.var(0, unbiased=False), atol=1e-6)
@@ -191,7 +257,8 @@ def check_variance(code):
     assert torch.allclose(code.split_variance(decided, labels)[1], torch.zeros(4), atol=1e-6)
 
 
-def check_replacing(code):
+@holds(SENET, {"replaced gates stay": ("handle.remove()", "pass")})
+def test_replacing(code):
     torch.manual_seed(0)
     network = RESNET.shake_batch_norms(code.SECifarResNet(8, 8, 2)).eval()
     images = noise(3, 3, 16, 16)
@@ -205,40 +272,239 @@ def check_replacing(code):
     assert not torch.allclose(replaced, own, atol=1e-3)
 
 
-# ------------------------------------------------------------------------------------------------------ mutants
+# ------------------------------------------------------------------------------------- lamps, starts, controls
 
-MUTANTS = {
-    "squeeze by the maximum": ("nn.AdaptiveAvgPool2d(1)", "nn.AdaptiveMaxPool2d(1)", "unit"),
-    "channels compete": ("self.sigmoid = nn.Sigmoid()", "self.sigmoid = nn.Softmax(1)", "start"),
-    "gates may be negative": ("self.sigmoid = nn.Sigmoid()", "self.sigmoid = nn.Tanh()", "unit"),
-    "no ReLU in the unit": ("self.fc2(self.relu(self.fc1(z)))", "self.fc2(self.fc1(z))", "unit"),
-    "gates are added": ("return x * self.gate(x)", "return x + self.gate(x)", "gates"),
-    "the hidden layer is too wide": ("channels, channels // r, 1", "channels, 2 * channels // r, 1", "unit"),
-    "gates start open": ("nn.init.zeros_(layer.bias)", "nn.init.ones_(layer.bias)", "start"),
-    "no squeeze still squeezes": ("self.squeeze = nn.Identity()", "pass", "gates"),
-    "the unit is on the narrow side": ("unit(channels * self.expansion, r)", "unit(channels, r)", "place"),
-    "the unit is left out": ("return self.se(super().branch(x))", "return super().branch(x)", "place"),
-    "the unit comes twice": ("self.se(super().branch(x))", "self.se(self.se(super().branch(x)))", "place"),
-    "the wrong block": ("Bottleneck: SEBottleneck}", "Bottleneck: SEBasicBlock}", "imagenet"),
-    "r is forgotten": ("return ResNet(block, layers, r=r, **settings)", "return ResNet(block, layers)", "ratios"),
-    "other first weights": ("self.load_state_dict(first_weights, strict=False)", "pass", "start"),
-    "stage 2 without stride": ("width, 2 * width, n, 2,", "width, 2 * width, n, 1,", "cifar"),
-    "units stay": ("module.se = nn.Identity()", "pass", "without_units"),
-    "the formula forgets a layer": ("2 * width * (width // r)", "width * (width // r)", "formula"),
-    "hidden biases forgotten": ("width + width // r for", "width for", "formula"),
-    "twins with the same lamp": ("(40, 40, 255)", "(255, 40, 40)", "lamps"),
-    "twins with the same marks": ("torch.cat([bright, ~bright])", "torch.cat([bright, bright])", "lamps"),
-    "pixels near the lamp count": ("max(0, y - 3) : y + lamp + 3", "max(0, y - 2) : y + lamp + 2", "lamps"),
-    "the classifier sees farther": (
-        "self.last = nn.Conv2d(channels, 1, 3, padding=1)",
-        "self.last = nn.Conv2d(channels, 1, 5, padding=2)",
-        "windows",
-    ),
-    "classes are not weighted": ("len(mine) / len(values) * (", "1 / 3 * (", "variance"),
-    "replaced gates stay": ("handle.remove()", "pass", "replacing"),
-}
 
-test_chapter, test_mutant_is_noticed = chapter_tests(SENET, globals(), MUTANTS)
+@holds(
+    SENET,
+    {
+        "near pixels count": (
+            'return F.binary_cross_entropy_with_logits(network(images)[far], targets["mark"][far])',
+            'return F.binary_cross_entropy_with_logits(network(images), targets["mark"])',
+        ),
+        "every answer is a mark": ("((logits > 0) == mark)", "((logits > -11) == mark)"),
+        "measured on the training pictures": (
+            "data.normalize(data.test.images.to(device))",
+            "data.normalize(data.train.images.to(device))",
+        ),
+    },
+)
+def test_lamp_measures(code):
+    """By hand: two pictures of 2x3 pixels, of which five count, and training pictures that are something else."""
+
+    class Reddest(nn.Module):
+        """A logit per pixel: its red less 10. It has a parameter, so that it has a device."""
+
+        def __init__(self):
+            super().__init__()
+            self.shift = nn.Parameter(torch.tensor(-10.0))
+
+        def forward(self, images):
+            return images[:, 0] + self.shift
+
+    red = torch.tensor([[[20, 20, 0], [0, 20, 0]], [[20, 0, 0], [20, 20, 20]]], dtype=torch.uint8)
+    images = torch.stack([red, 0 * red, 0 * red], 1)
+    mark = torch.tensor([[[1, 0, 1], [0, 1, 0]], [[1, 0, 0], [0, 1, 1]]]).float()
+    far = torch.tensor([[[1, 1, 0], [1, 0, 0]], [[1, 0, 0], [1, 0, 0]]]).float()
+    test = Split(images, {"mark": mark, "far": far})
+    data = SimpleNamespace(train=Split(255 - images, test.targets), test=test, normalize=lambda images: images.float())
+    # far pixels: right, wrong (20 is not to be marked), right, right, wrong
+    assert code.lamp_accuracy(Reddest(), data) == {"test_accuracy": pytest.approx(3 / 5)}
+    wanted = (2 * math.log1p(math.exp(10)) + 3 * math.log1p(math.exp(-10))) / 5
+    loss = code.lamp_loss(Reddest(), images.float(), test.targets)
+    assert loss.item() == pytest.approx(wanted, rel=1e-5)
+
+
+@holds(
+    SENET, {"the unit stays outside": ("network = PixelClassifier(unit)", "network = PixelClassifier(nn.Identity())")}
+)
+def test_training_on_lamps(code):
+    pictures = Dataset(
+        code.lamp_pictures(8, 0), code.lamp_pictures(4, 1), ("leave", "mark"), Provenance("toy", False, "")
+    )
+    unit = code.SqueezeExcitation(16, 2)
+    network, share = code.train_on_lamps(unit, pictures, "toy")
+    assert network.unit is unit and 0 <= share <= 1
+
+
+@holds(
+    SENET,
+    {
+        "one pass among others": ("module.momentum = None", "module.momentum = 0.1"),
+        "it keeps what it had": ("module.reset_running_stats()", "pass"),
+        "it stays in training mode": ("(images)\n    return network.eval()", "(images)\n    return network"),
+    },
+)
+def test_settled(code):
+    """Running averages are those of the images, whatever they were before."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    network(noise(7, 3, 5, 6) + 3)
+    before = copy.deepcopy(network[0].weight)
+    images = noise(6, 3, 5, 7, seed=2)
+    assert code.settled(network, images) is network and not any(part.training for part in network.modules())
+    maps = network[0](images)
+    assert torch.allclose(network[1].running_mean, maps.mean((0, 2, 3)), atol=1e-6)
+    assert torch.allclose(network[1].running_var, maps.var((0, 2, 3)), atol=1e-5)
+    assert torch.equal(before, network[0].weight)
+
+
+@holds(
+    SENET,
+    {
+        "the first layer's bias": ("constant_(module.fc2.bias, bias)", "constant_(module.fc1.bias, bias)"),
+        "the wrong start": ("model = start_gates(build(**config), bias)", "model = start_gates(build(**config), 0.0)"),
+    },
+)
+def test_starts(code):
+    """Gates start around sigmoid(bias), with and without a squeeze; without units nothing happens."""
+    torch.manual_seed(0)
+    for unit in ("SE", "no squeeze"):
+        network = code.start_gates(code.build(unit, 2), 2.0)
+        units = [module for module in network.modules() if isinstance(module, code.SqueezeExcitation)]
+        assert len(units) == 9
+        for each in units:
+            assert torch.allclose(each.gate(torch.zeros(1, each.fc1.in_channels, 3, 5)), torch.tensor(0.880797))
+    plain = code.build(None)
+    state = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
+    assert all(torch.equal(tensor, state[name]) for name, tensor in code.start_gates(plain, 2.0).state_dict().items())
+    few = red_or_blue(128, side=16)
+    started = {bias: code.train_start(few, seed=0, epochs=1, unit="SE", r=2, bias=bias) for bias in (0.0, 2.0)}
+    assert started[0.0]["train_loss"] != started[2.0]["train_loss"]
+    assert set(started[0.0]) == set(code.MEASURED)
+
+
+@holds(SENET, {"every arm is the same": ("model = build(**config)\n", "model = build(None)\n")})
+def test_arms_train(code):
+    few = red_or_blue(128, side=16)
+    losses = [code.train_arm(few, seed=0, epochs=1, **config)["train_loss"] for config in code.ARMS.values()]
+    assert len(set(losses)) == len(code.ARMS)
+
+
+def test_networks_and_weights_are_declared():
+    assert not list(SENET.NETWORKS.problems())
+    network = on_meta(SENET.TRAINED.build)
+    assert network.fc.out_features == len(naming.CLASSES)
+    assert any(isinstance(module, SENET.SqueezeExcitation) for module in network.modules())
+
+
+# ---------------------------------------------------------------------------------------------------- exercises
+
+CHECK_DESIGNS, CHECK_PRUNE, DESIGNS, PRUNE = from_cells(
+    SENET, "check_designs", "check_prune", "designs_solution", "prune_solution"
+)
+
+
+def by_table(block, unit, x, design):
+    """Another right answer: the three places as functions."""
+    same = lambda maps: maps  # noqa: E731
+    before, behind, around, after = {
+        "PRE": (unit, same, same, same),
+        "standard": (same, unit, same, same),
+        "Identity": (same, same, unit, same),
+        "POST": (same, same, same, unit),
+    }[design]
+    return after((behind(block.branch(before(x))) + around(block.downsample(x))).relu())
+
+
+def the_input_for_the_shortcut(block, unit, x, design):
+    branch = block.branch(unit(x) if design == "PRE" else x)
+    y = (unit(branch) if design == "standard" else branch) + (unit(x) if design == "Identity" else x)
+    return unit(y.relu()) if design == "POST" else y.relu()
+
+
+def post_before_the_relu(block, unit, x, design):
+    if design == "POST":
+        return unit(block.branch(x) + block.downsample(x)).relu()
+    return DESIGNS(block, unit, x, design)
+
+
+def pre_before_both_ways(block, unit, x, design):
+    if design == "PRE":
+        x = unit(x)
+    return DESIGNS(block, unit, x, "no unit" if design == "PRE" else design)
+
+
+def always_standard(block, unit, x, design):
+    return DESIGNS(block, unit, x, "standard")
+
+
+def without_the_relu(block, unit, x, design):
+    return unit(block.branch(x)) + block.downsample(x)
+
+
+@pytest.mark.parametrize("answer", [DESIGNS, by_table])
+def test_right_designs_pass(answer):
+    CHECK_DESIGNS(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (the_input_for_the_shortcut, "Is the shortcut block.downsample"),
+        (post_before_the_relu, "POST: what you have is the unit before the last ReLU"),
+        (pre_before_both_ways, "PRE: what you have is the unit before the whole block"),
+        (always_standard, "PRE: what you have is standard"),
+        (without_the_relu, "standard: look at the diagram"),
+        (lambda *given: None, "nothing came back"),
+    ],
+)
+def test_wrong_designs_get_a_hint(answer, hint):
+    with pytest.raises(AssertionError, match=hint):
+        CHECK_DESIGNS(answer)
+
+
+def another_norm(block, gates):
+    """Another right answer: a new batch normalisation in place of the old one."""
+    block.se, norm = nn.Identity(), copy.deepcopy(block.bn2)
+    norm.weight, norm.bias = (nn.Parameter(gates * old) for old in (norm.weight, norm.bias))
+    block.bn2 = norm.eval()
+
+
+def unit_stays(block, gates):
+    block.bn2.weight *= gates
+    block.bn2.bias *= gates
+
+
+def weight_alone(block, gates):
+    block.bn2.weight *= gates
+    block.se = nn.Identity()
+
+
+def the_convolution(block, gates):
+    block.conv2.weight *= gates[:, None, None, None]
+    block.se = nn.Identity()
+
+
+def the_first_norm(block, gates):
+    block.bn1.weight *= gates
+    block.bn1.bias *= gates
+    block.se = nn.Identity()
+
+
+def a_layer_that_scales(block, gates):
+    block.se = nn.Conv2d(8, 8, 1, groups=8, bias=False)
+    block.se.weight.copy_(gates[:, None, None, None])
+
+
+@pytest.mark.parametrize("answer", [PRUNE, another_norm])
+def test_right_pruning_passes(answer):
+    CHECK_PRUNE(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (unit_stays, "the unit is still there"),
+        (weight_alone, "scale both weight and bias of bn2"),
+        (the_convolution, "scale both weight and bias of bn2"),
+        (the_first_norm, "scale both weight and bias of bn2"),
+        (a_layer_that_scales, "the parameters of a block without a unit"),
+    ],
+)
+def test_wrong_pruning_gets_a_hint(answer, hint):
+    with pytest.raises(AssertionError, match=hint):
+        CHECK_PRUNE(answer)
 
 
 # ------------------------------------------------------------------------------------------------------ errors
