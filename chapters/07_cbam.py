@@ -342,7 +342,7 @@ class ChannelAttention(SqueezeExcitation):
 
 # %% [markdown]
 # Probes: the shape of the gates; with the average alone it is squeeze-and-excitation, weight for weight; and the two
-# layers are really shared, so that the maximum costs no parameters. The last line checks our calculation by hand.
+# layers are shared, so that the maximum costs no parameters. The last line checks our calculation by hand.
 
 # %% tags=["nbval-check-output"]
 train.set_seed(0)
@@ -423,14 +423,12 @@ print("either: both beat each one alone by 10 points:", either["both (CBAM)"] > 
 
 # %% [markdown]
 # Guessing would open the right one of eight gates in 12.5 % of the cases. Each descriptor alone solves the task that is
-# made for it and is little better than a guess in the other. Together they solve both, though not perfectly. The shared
-# layers get two numbers and are not told which is the average and which the maximum. An average of 0.4 must open the
-# gate, a maximum of 3, which is mere noise, must not, and a maximum of 8 must. That is the price of sharing.
+# made for it and is little better than a guess in the other. Together they solve both, though not perfectly: the shared
+# layers are not told which number is the average and which the maximum. An average of 0.4 must open the gate, a maximum
+# of 3, which is mere noise, must not, and a maximum of 8 must.
 #
-# In a network the two descriptors can be more alike than here; we look at that below. The paper's own comparison with
-# ResNet-50 on ImageNet (its Table 1, top-1 error, figures to a tenth): no gates about 24.6 %, average about 23.1,
-# maximum about 23.2, both about 22.8. The gates themselves gain a point and a half; telling them the maximum as well
-# gains a third of a point.
+# The paper's own comparison with ResNet-50 on ImageNet (its Table 1, top-1 error, to a tenth): no gates about 24.6 %,
+# average about 23.1, maximum about 23.2, both about 22.8.
 
 # %% [markdown]
 # ## The second half: spatial attention
@@ -487,14 +485,12 @@ for name, parameter in spatial.named_parameters():
     print(f"{name:<12} {parameter.numel():>3} parameters")
 
 # %% [markdown]
-# The paper tried two other designs (its Table 2). Instead of the two descriptions, a learned 1x1 convolution over the
-# channels: a little worse, although it has parameters of its own. And 3x3 instead of 7x7: a little worse, too. With
-# the two descriptions and 7x7, the top-1 error of ResNet-50 goes from about 22.8 % (channel attention alone) to about
-# 22.7 %. Keep that in mind: on ImageNet the spatial half brings a tenth or two of a point.
+# The paper tried two other designs (its Table 2): instead of the two descriptions a learned 1x1 convolution over the
+# channels, and 3x3 instead of 7x7. Both are a little worse. With the two descriptions and 7x7, the top-1 error of
+# ResNet-50 goes from about 22.8 % (channel attention alone) to about 22.7 %: the spatial half brings a tenth of a point.
 #
-# Why a large filter? To know whether a position matters, it helps to see its surroundings: at 14x14 positions, a
-# window of 7x7 is half as wide and half as high as the image. And with two channels in and one out a large filter has
-# few weights.
+# Why a large filter? To know whether a position matters, it helps to see its surroundings, and with two channels in and
+# one out a large filter has few weights.
 
 # %% [markdown]
 # ## The module: three orders
@@ -655,14 +651,6 @@ for depth, variant in zip((18, 34, 50, 101), NETWORKS, strict=True):
     )
 Table(rows, decimals=2)
 
-# %% tags=["nbval-check-output"]
-for row in rows:
-    print(
-        row["network"],
-        "spatial: 98 weights + 2 per block:",
-        row["spatial: parameters"] == 100 * row["blocks"],
-    )
-
 # %% [markdown]
 # The spatial half is nearly free in parameters; the channel half costs what squeeze-and-excitation costs. In
 # multiply-adds both together stay below a fifth of a percent. That is not the whole truth. Taking means and maxima is
@@ -747,23 +735,7 @@ print(f"one per convolution:   {MOBILENET + added(DEPTHWISE) + added(POINTWISE):
 # **The same function.** The tests of this chapter compare the module and all of CBAM-ResNet-50 with those of timm, a
 # public library, weight by weight: no difference. One pitfall is worth a look. The paper writes the average first and
 # the maximum second, and so do we. The authors' code stacks them the other way round. A checkpoint moves from one to
-# the other only if the two input channels of each 7x7 filter are swapped:
-
-
-# %% tags=["nbval-check-output"]
-def spatial_gates_of_the_authors(x, weight, bn):
-    """Maximum first, then average: (N, C, H, W) to (N, 1, H, W)."""
-    stacked = torch.stack([x.amax(1), x.mean(1)], 1)
-    return torch.sigmoid(bn(F.conv2d(stacked, weight, padding=weight.shape[-1] // 2)))
-
-
-spatial = shaken.spatial
-with torch.inference_mode():
-    ours = spatial.gate(features)
-    as_it_is = spatial_gates_of_the_authors(features, spatial.conv.weight, spatial.bn)
-    swapped = spatial_gates_of_the_authors(features, spatial.conv.weight.flip(1), spatial.bn)
-print("gates differ with the weights as they are:", bool((ours - as_it_is).abs().max() > 1e-2))
-print("equal with the two channels swapped:", torch.allclose(ours, swapped, atol=1e-6))
+# the other only if the two input channels of each 7x7 filter are swapped; a test checks that, too.
 
 # %% [markdown]
 # ## Where we differ from the paper
@@ -775,11 +747,9 @@ print("equal with the two channels swapped:", torch.allclose(ours, swapped, atol
 # | reduction ratio $r$ | 16 | 4 | 16 leaves 16 channels a single hidden unit, and 8 channels none |
 # | batch normalisation before the sigmoid | not in the equation; in the code, scale 0 at first, running averages move by 0.01 per step | as in the code, but by 0.1 per step | at 0.01, the averages of a training of 230 steps would still remember the start |
 # | order of the two descriptions | average, maximum in the equation; the other way round in the code | as in the equation | none: weights swap |
-# | training | the authors' script: 100 epochs, SGD, learning rate 0.1, batch 256 | 1 epoch of 30,000 images in the study; one cycle, peak 0.1, batch 128 | the gates have little time to learn |
+# | training | the authors' script: 100 epochs, SGD, learning rate 0.1, batch 256 | one cycle, batch 128; 1 epoch of 30,000 images with peak 0.1, or 30 epochs of all with 0.3 | in the short ones the gates have little time to learn |
 # | first weights of the shared layers | not given; in the code PyTorch's default, biases zero | He's, biases zero, as in chapter 6; in the study of starts as in the code | measured below |
-# | parallel order | named, not defined | product of both gates | our reading |
 # | user study | people choose between two pictures | masks drawn by people, and a measure | repeatable |
-# | detection | MS COCO, VOC 2007 | described below | |
 
 # %% [markdown]
 # ## The data
@@ -944,20 +914,15 @@ PAPER_R50 = {
     "channel first": 22.7,
     "spatial first": 22.8,
 }
-extra = inspect.count_parameters(CBAM(32, r=4)) - inspect.count_parameters(
-    ChannelAttention(32, r=4)
-)
-print("parameters that the spatial half adds to a block:", extra)
-
-# %%
 Table(
     {
         "attention": kind,
-        "paper, ResNet-50: error in %, about": f"{PAPER_R50[kind]:.1f}"
+        "paper, ResNet-50: error in %, about": f"{PAPER_R50[kind]}"
         if kind in PAPER_R50
         else "",
-        "ours, ResNet-20: error in %": f"{100 * (1 - STUDY.mean(kind, 'test_accuracy')[0]):.2f} ± "
-        f"{100 * STUDY.mean(kind, 'test_accuracy')[1]:.2f}",
+        "ours, ResNet-20: error in %": STUDY.text(
+            kind, "test_accuracy", to=lambda accuracy: 100 * (1 - accuracy)
+        ),
         "training loss": STUDY.text(kind, "train_loss", decimals=3),
         "parameters": inspect.count_parameters(built[kind]),
         "multiply-adds": inspect.count_macs(built[kind], (3, 16, 16)),
@@ -1385,8 +1350,8 @@ def draw_maps(fig, rows_of_maps):
             outline(ax, masks[index])
             ax.set_axis_off()
             if column == 0:
-                ax.text(-0.08, 0.5, label.replace(", ", "\n"), transform=ax.transAxes, rotation=90,
-                        ha="right", va="center", fontsize=8)  # fmt: skip
+                place = dict(transform=ax.transAxes, rotation=90, ha="right", va="center")
+                ax.text(-0.08, 0.5, label.replace(", ", "\n"), fontsize=8, **place)
 
 
 plot.show(
@@ -1401,17 +1366,13 @@ plot.show(
 
 # %% [markdown]
 # Read the table from left to right; the ± is the standard error over the images. The gates' energy on animals is
-# within a few points of the area, above it or below, and no block stands out for long: train the same seeds with
-# another number of threads, and rounding alone changes these signs. The column after that takes back what is left:
-# the map of *another* photograph fits just as well. These gates have not found the animal in this image. Compare the
-# maps of the last block with each other: they share much of their pattern, whatever the photograph shows. And in blocks
-# 2 and 3 the **untrained** network has at least as much energy on the animals as the trained one. A likely reason:
-# animals have contrast and texture, and random filters respond to that.
+# within a few points of the area, above it or below. The next column takes back what is left: the map of *another*
+# photograph fits just as well. These gates have not found the animal in this image. And in blocks 2 and 3 the
+# **untrained** network has at least as much energy on the animals as the trained one.
 #
-# So for your guess at the beginning, the answer of this small network is: neither. It prefers places. It is also a weak
-# classifier, not far above the share of the most frequent class, and who hardly knows an animal cannot point at it. A
-# network of 100 epochs on a million images may do better. The measure is here for you to find out; a heat map on one
-# well-chosen photograph is not.
+# So for your guess at the beginning, the answer of this small network is: neither. It is also a weak classifier, not far
+# above the share of the most frequent class. A network of 100 epochs on a million images may do better. The measure is
+# here for you to find out; a heat map on one well-chosen photograph is not.
 
 # %% [markdown]
 # ### Grad-CAM with and without attention
@@ -1593,10 +1554,10 @@ plot.show(
 # each channel, sorted, and what it would be if the two layers were told the average alone or the maximum alone.
 #
 # Look for a case in which the average or the maximum shows the animal and the gates do not. Then compare the orange
-# and grey marks: which of the two descriptors moves the gates?
+# and grey marks: which of the two descriptors moves the gates? The table below the figure answers.
 
 
-# %%
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
 def explain(network, index):
     """All that one frame shows, for each block: pictures, gates, and gates by descriptor."""
     image = animals.normalize(animals.test.images[index : index + 1])
@@ -1667,7 +1628,6 @@ def draw_attention(fig, name, block):
     draw_channel_gates(below.subplots(), found["channels"])
 
 
-# %%
 def describe_attention(name, block):
     found = explained[name][block]
     inside = share_inside(
@@ -1681,6 +1641,7 @@ def describe_attention(name, block):
     )
 
 
+# %%
 Explorable(
     draw_attention,
     (tuple(chosen), tuple(BLOCKS)),
@@ -1693,15 +1654,37 @@ Explorable(
     size=(5.0, 2.7),
 )
 
+
+# %%
+def pull_of_descriptors(network, images):
+    """Mean size of what the two layers make of the average and of the maximum, over all gates."""
+    modules, sizes = dict(network.named_modules()), {pool: [] for pool in DESCRIPTORS}
+    for name, given in inspect.watch(network, ChannelAttention, images, lambda x, _: x).items():
+        for pool, describe in DESCRIPTORS.items():
+            with torch.inference_mode():
+                sizes[pool].append(modules[name].mlp(describe(given)).abs().flatten())
+    return {pool: float(torch.cat(values).mean()) for pool, values in sizes.items()}
+
+
+sizes = {
+    "animals, untrained": pull_of_descriptors(untrained["with CBAM"], photos),
+    "animals, trained": pull_of_descriptors(networks["with CBAM"], photos),
+    "CIFAR-10, untrained": pull_of_descriptors(fresh, sample),
+    "CIFAR-10, trained": pull_of_descriptors(model, sample),
+}
+Table({"network with CBAM": name} | pull for name, pull in sizes.items())
+
+# %% [markdown]
+# PULL
+
 # %% [markdown]
 # ## When to use it today, and what came after
 #
-# CBAM is a few lines and fits behind any convolution. That has made it popular in applied work. Four
-# cautions before you add it:
+# CBAM is a few lines and fits behind any convolution. Four cautions before you add it:
 #
 # - **Measure it with several seeds.** Gains of a few tenths of a point are smaller than the difference between two
-#   trainings of the same network. Public re-implementations report mixed results.
-# - **Give it time.** The gates start by shrinking what they multiply. In a short training they do little else.
+#   trainings of the same network.
+# - **Look at its start.** Gates that shrink what they multiply, or are shut before anything is learned, cost time.
 # - **Measure seconds, not parameters.** The table of costs above shows why.
 # - **Do not read its maps as explanations** unless you have measured that they find what you think they find. We did.
 #
@@ -1739,7 +1722,7 @@ Explorable(
 # add what each of its blocks gets. A block of stage $i$ has $4 \cdot 64 \cdot 2^{i-1}$ channels at the end.
 
 
-# %%
+# %% jupyter={"source_hidden": true} tags=["hide-cell"]
 def check_cbam_count(count):
     for r, parameters in {16: 28_089_624, 8: 30_605_512}.items():
         with torch.device("meta"):
@@ -1749,6 +1732,7 @@ def check_cbam_count(count):
         assert got == parameters, f"r = {r}: it has {parameters:,}, you counted {got:,}."
 
 
+# %%
 def count_by_hand(blocks, r):
     raise NotImplementedError
 
@@ -1775,22 +1759,32 @@ verify(check_cbam_count, cbam_count_solution)
 # count neither way: take the largest value among the others.
 
 
-# %%
+# %% jupyter={"source_hidden": true} tags=["hide-cell"]
 def check_pointing(pointing_game):
-    maps, masks = torch.zeros(4, 8, 8), torch.zeros(4, 8, 8, dtype=torch.uint8)
-    masks[:, 2:6, 2:6] = 1
+    maps, masks = torch.zeros(5, 8, 10), torch.zeros(5, 8, 10, dtype=torch.uint8)
+    masks[:, 2:6, 2:6] = torch.tensor([1, 5, 3, 1, 1], dtype=torch.uint8)[:, None, None]
     masks[:, 1] = 255
-    maps[0, 3, 3] = 1.0  # on the animal
-    maps[1, 7, 7] = 1.0  # beside it
-    maps[2, 1, 0], maps[2, 4, 4] = 1.0, 0.5  # largest on void, then on the animal
-    maps[3, 1, 0], maps[3, 0, 0] = 1.0, 0.5  # largest on void, then beside it
-    alone = [float(pointing_game(maps[i : i + 1], masks[i : i + 1])) for i in range(4)]
-    assert alone[:2] == [1.0, 0.0], "a hit is 1, a miss is 0."
-    assert alone[2:] == [1.0, 0.0], "void pixels (255) do not take part."
-    assert abs(float(pointing_game(maps, masks)) - 0.5) < 1e-6, "return the share of hits."
-    assert float(pointing_game(maps - 2, masks)) == 0.5, "maps may be negative."
+    spots = (
+        (0, 3, 3, 1.0),
+        (1, 4, 2, 1.0),
+        (2, 1, 9, 1.0),
+        (2, 4, 4, 0.5),
+    )  # on animals, but one
+    for image, row, column, value in (*spots, (3, 7, 7, 1.0), (4, 1, 0, 1.0), (4, 0, 0, 0.5)):
+        maps[image, row, column] = value
+    given = maps.clone()
+    alone = [float(pointing_game(maps[i : i + 1], masks[i : i + 1])) for i in range(5)]
+    assert alone[0] == 1 and alone[3] == 0, "a hit is 1, a miss is 0."
+    assert alone[1] == 1, (
+        "masks hold the class of the animal, 1 to 5; each of them is an animal."
+    )
+    assert alone[2] == 1 and alone[4] == 0, "void pixels (255) do not take part."
+    assert abs(float(pointing_game(maps, masks)) - 0.6) < 1e-6, "return the share of hits."
+    assert abs(float(pointing_game(maps - 2, masks)) - 0.6) < 1e-6, "maps may be negative."
+    assert torch.equal(maps, given), "leave the maps as they are."
 
 
+# %%
 def pointing_game(maps, masks):
     raise NotImplementedError
 
@@ -1824,14 +1818,11 @@ Table(
 )
 
 # %% [markdown]
-# Compare with what the area alone would give: the share of hits of a random position is the mean area, printed
-# above the table of the gates' energy. More hits than that do not yet show that a map has seen the animal: score the
-# map of another image on the same masks as well.
+# Compare with the share of hits of a random position, which is the mean area, printed above the table of the gates'
+# energy. And score the map of another image on the same masks as well.
 #
 # **5. (open)** Is sequential better than parallel? `small_network("parallel")` builds the third order. Train it and
-# "channel first" with the recipe of the study, with the same four seeds, and compare with `metrics.paired_effect`. Then
-# take the late start away: let both gates be $2\sigma(\cdot)$, so that they start near one. Does CBAM still lose? Which
-# comparison can you decide with four seeds, and how many would the others need?
+# "channel first" with `train_start` for five epochs and four seeds, and compare. How many seeds would you need?
 
 # %% [markdown]
 # ## Recap
@@ -1842,15 +1833,14 @@ Table(
 #   98 weights and a batch normalisation, whatever the number of channels.
 # - CBAM applies the one, then the other, at the end of a residual branch. The paper finds this order slightly better
 #   than the reverse.
-# - Gates of one half leave a quarter of each branch at the start. In a training of a few hundred steps CBAM was worse
-#   than no attention, and a fixed quarter lost as much.
+# - Look at step 0: two gates of one half leave a quarter of each branch, and with large first weights a gate that is told
+#   a maximum is often shut or open. After a few hundred steps CBAM was worse than no attention; so was a fixed quarter.
 # - Few parameters do not mean few seconds.
 # - An attention map is a claim about where. Test it against the area, against another image's map and against an
 #   untrained network.
 #
-# **Three questions.** Why is what a gate of the branch shuts out not lost? Why can a 7x7 filter be afforded here and
-# not in the convolutions of the network? Which baseline does a map beat that is simply bright in the middle, and
-# which not?
+# **Three questions.** Why is what a gate of the branch shuts out not lost? Why can a 7x7 filter be afforded here? Which
+# baseline does a map beat that is simply bright in the middle, and which not?
 
 # %%
 best = 100 * metrics.accuracy(logits, small.test.targets)
