@@ -161,3 +161,84 @@ def test_unit_range():
     assert torch.equal(scaled[0], torch.tensor([[0.0, 0.5], [0.25, 1.0]]))
     assert torch.equal(scaled[1:], torch.zeros(2, 2, 2))
     assert torch.equal(cam.unit_range(1e-30 * maps)[0], scaled[0])
+
+
+# ---------------------------------------------------------------------------------------- modes of autograd, outputs
+
+
+def test_inference_mode_of_the_caller_changes_nothing():
+    model = small_network()
+    expected = cam.grad_cam(model, "2", images(2, 8), 1)
+    with torch.inference_mode():
+        maps = cam.grad_cam(model, "2", images(2, 8), 1)
+        _, outputs = cam.feature_map(model, "2", images(2, 8))
+    assert torch.equal(maps, expected) and not maps.is_inference() and not outputs.is_inference()
+
+
+def test_a_network_from_inference_mode_is_refused():
+    with torch.inference_mode():
+        model = small_network()
+    with pytest.raises(ValueError, match="built under torch.inference_mode"):
+        cam.grad_cam(model, "2", images(2, 8), 1)
+
+
+class Says(nn.Module):
+    """A convolution, and an output of any form."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.conv, self.form = nn.Conv2d(3, 4, 3, padding=1), form
+
+    def forward(self, x):
+        return self.form(self.conv(x).relu())
+
+
+FORMS = {
+    "one number": (lambda maps: maps.mean((1, 2, 3)), r"gives \(2,\)"),
+    "a dict": (lambda maps: {"logits": maps.mean((2, 3))}, "gives a dict"),
+    "channels last": (lambda maps: maps.permute(0, 2, 3, 1), r"gives \(2, 8, 8, 4\)"),
+    "a map of classes": (lambda maps: maps, r"gives \(2, 4, 8, 8\)"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("target", [None, 1])
+def test_an_output_without_classes_needs_a_function_as_target(form, target):
+    build, message = FORMS[form]
+    with pytest.raises(ValueError, match=rf"{message}, not one logit per class.*target = a function"):
+        cam.grad_cam(Says(build), "conv", images(2, 8), target)
+
+
+def test_a_function_as_target_reads_any_output():
+    torch.manual_seed(0)
+    model = Says(FORMS["a dict"][0])
+    maps = cam.grad_cam(model, "conv", images(2, 8), lambda outputs: outputs["logits"][:, 1], relu=False)
+    activation = model.conv(images(2, 8))[:, 1]
+    # the mean of one channel: its share of positive places, times the channel
+    assert torch.allclose(maps, (activation > 0).float().mean((1, 2), keepdim=True) / 64 * activation, atol=1e-7)
+
+
+def test_a_score_without_a_gradient_or_of_another_branch():
+    with pytest.raises(ValueError, match="no gradient"):
+        cam.grad_cam(small_network(), "2", images(2, 8), lambda outputs: outputs.argmax(1))
+    with pytest.raises(ValueError, match="no gradient"):
+        cam.grad_cam(small_network(), "2", images(2, 8), lambda outputs: 1.0)
+
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1)
+
+        def forward(self, x):
+            self.seen = self.one(x)
+            return self.other(x).mean((2, 3))
+
+    with pytest.raises(ValueError, match="does not depend on this layer"):
+        cam.grad_cam(Branches(), "one", images(2, 8), 1)
+
+
+def test_labels_of_any_integer_type():
+    model, classes = small_network(), torch.tensor([1, 0])
+    expected = cam.grad_cam(model, "2", images(2, 8), classes)
+    for dtype in (torch.uint8, torch.int32):
+        assert torch.equal(cam.grad_cam(model, "2", images(2, 8), classes.to(dtype)), expected)

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torchvision
@@ -203,21 +205,22 @@ def test_input_gradient_averages_over_channels_and_restores_the_mode():
         inspect.input_gradient(model, "1", torch.zeros(1, 3, 5, 5))
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_time_per_image(training):
-    import time
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_time_per_image_is_per_image_and_the_median_after_warming_up(monkeypatch, batch_size):
+    clock, durations = {"now": 0.0}, iter([90.0, 80.0, *[3.0, 1.0, 2.0] * 50])
+    monkeypatch.setattr(inspect, "time", SimpleNamespace(perf_counter=lambda: clock["now"]))
+    shapes = []
 
     class Slow(nn.Conv2d):
         def forward(self, images):
             shapes.append((tuple(images.shape), self.training))
-            time.sleep(0.01)
+            clock["now"] += next(durations)
             return super().forward(images)
 
-    shapes = []
-    model = Slow(3, 2, 1).train(training)
-    seconds = inspect.time_per_image(model, (3, 4, 4), batch_size=5, seconds=0.05)
-    assert 0.002 <= seconds < 0.02  # 10 ms for a batch of five
-    assert set(shapes) == {((5, 3, 4, 4), False)} and model.training is training
+    seconds = inspect.time_per_image(Slow(3, 2, 1).train(), (3, 4, 6), batch_size=batch_size, seconds=200)
+    # 90 and 80 s warm up, and 3, 1, 2, ... until 200 s are over
+    assert seconds == 2 / batch_size
+    assert set(shapes) == {((batch_size, 3, 4, 6), False)} and len(shapes) == 17
 
 
 # ------------------------------------------------------------------------------------------- watching layers
@@ -241,3 +244,59 @@ def test_watch_leaves_no_hook_and_says_when_there_is_nothing_to_watch():
     assert not model[0]._forward_hooks
     with pytest.raises(ValueError, match="BatchNorm2d"):
         inspect.watch(model, nn.BatchNorm2d, torch.randn(1, 1, 2, 2), lambda given, made: made)
+
+
+def test_what_watch_gives_can_be_trained_on():
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU())
+    found = inspect.watch(model, nn.Conv2d, torch.randn(2, 1, 4, 4), lambda given, made: made)
+    assert not found["0"].is_inference() and not found["0"].requires_grad
+    head = nn.Conv2d(2, 1, 1)
+    head(found["0"]).sum().backward()
+    assert head.weight.grad.any()
+
+
+# ------------------------------------------------------------------------------------------- layers that are not leaves
+
+
+class Scaled(nn.Module):
+    """A layer with a number of its own beside another layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.scale, self.spare = nn.Conv2d(3, 4, 1), nn.Parameter(torch.ones(4, 1, 1)), nn.Linear(4, 4)
+        self.mix = nn.Parameter(torch.ones(4, 4))
+
+    def forward(self, x):
+        return torch.einsum("nchw,cd->ndhw", self.scale * self.conv(x), self.mix)
+
+
+def test_a_trace_counts_what_a_container_holds_itself_and_what_is_never_called():
+    model = nn.Sequential(Scaled(), nn.ReLU())
+    table = inspect.trace(model, (3, 5, 6))
+    assert table["layer"] == ["0.conv", "0", "1", "0.spare"]
+    assert table["kind"] == ["Conv 1x1", "Scaled", "ReLU", "Linear"]
+    assert table["output"] == ["4x5x6", "4x5x6", "4x5x6", "not called"]
+    assert table["parameters"] == [16, 20, 0, 20]
+    assert sum(table["parameters"]) == inspect.count_parameters(model)
+    assert table["multiply-adds"] == [30 * 12, 30 * 16, 0, 0]
+    assert sum(table["multiply-adds"]) == inspect.count_macs(model, (3, 5, 6))
+
+
+def test_a_trace_of_layers_that_give_several_tensors():
+    class Pair(nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3)), {"maps": x, "two": [x[:, :1], x[:, :, :2]]}
+
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pair, self.rnn = Pair(), nn.RNN(3, 2, batch_first=True)
+
+        def forward(self, x):
+            _, found = self.pair(x)
+            return self.rnn(found["maps"].flatten(2).transpose(1, 2))[0]
+
+    table = inspect.trace(Recurrent(), (3, 4, 5))
+    assert table["layer"] == ["pair", "rnn"]
+    assert table["output"] == ["3, 3x4x5, 1x4x5, 3x2x5", "20x2, 1x2"]
+    assert table["parameters"] == [0, 2 * 3 + 2 * 2 + 2 + 2]

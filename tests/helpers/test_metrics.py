@@ -79,3 +79,38 @@ def test_through_stride_keeps_whole_squares_and_rounds_the_rest():
     assert (squares[0, 8, 8:24] == 3).all()
     assert smooth.shape == masks.shape and smooth.dtype == torch.uint8 and smooth[0, 16, 16] == 3
     assert not torch.equal(smooth, squares)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32, torch.int64])
+@pytest.mark.parametrize("classes", [3, 16, 17, 20, 100])
+def test_counts_do_not_depend_on_the_integer_type(dtype, classes):
+    labels = torch.arange(classes).repeat(3)
+    counts = metrics.confusion(torch.eye(classes)[labels.roll(1)], labels.to(dtype))
+    assert torch.equal(counts, _by_hand(labels, classes))
+    pixels = metrics.pixel_confusion(labels.roll(1).to(dtype)[None, None], labels.to(dtype)[None, None], classes)
+    assert torch.equal(pixels, counts)
+
+
+def _by_hand(labels, classes):
+    counts = torch.zeros(classes, classes, dtype=torch.int64)
+    for true, said in zip(labels.tolist(), labels.roll(1).tolist(), strict=True):
+        counts[true, said] += 1
+    return counts
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_class_out_of_range_is_named(label):
+    logits, labels = torch.eye(3), torch.tensor([0, 1, label])
+    with pytest.raises(ValueError, match=rf"true class {label} is outside 0\.\.2"):
+        metrics.confusion(logits, labels)
+    masks, predicted = torch.tensor([[[0, 1, 2]]]), labels[None, None]
+    with pytest.raises(ValueError, match=rf"predicted class {label} is outside 0\.\.2"):
+        metrics.pixel_confusion(predicted, masks, 3)
+    with pytest.raises(ValueError, match=rf"true class {label} is outside 0\.\.2"):
+        metrics.pixel_confusion(masks, predicted, 3)
+
+
+def test_what_is_predicted_at_void_pixels_does_not_matter():
+    masks = torch.tensor([[[0, 255, 2]]], dtype=torch.uint8)
+    counts = metrics.pixel_confusion(torch.tensor([[[0, 9, 1]]]), masks, 3)
+    assert counts.tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]

@@ -62,3 +62,11 @@ def test_answers_that_do_not_depend_on_the_image_are_refused():
         parity.relative_difference(small_network(), small_network(), IMAGES[:1])
     with pytest.raises(ValueError, match=r"\(4, 2\) and \(4, 3\)"):
         parity.relative_difference(small_network(), small_network(classes=3), IMAGES)
+
+
+@pytest.mark.parametrize("statistic", ["running_mean", "running_var"])
+def test_running_statistics_alone_make_a_difference(statistic):
+    ours, theirs = small_network(), small_network()
+    getattr(theirs[1], statistic).add_(0.5)
+    assert parity.relative_difference(ours, theirs, IMAGES) > 1e-2
+    assert parity.relative_difference(ours, parity.copy_in_order(ours, theirs), IMAGES) < 1e-12
