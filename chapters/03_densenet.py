@@ -36,6 +36,7 @@ import copy
 import time
 import weakref
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -45,8 +46,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
-from helpers import inspect, metrics, parity, plot, train
+from helpers import inspect, metrics, naming, parity, plot, train
 from helpers.chapters import chapter
+from helpers.claims import Claims
 from helpers.data import cifar10
 from helpers.exercise import attempt, verify
 from helpers.headline import headline
@@ -54,6 +56,8 @@ from helpers.interactive import Explorable
 from helpers.settings import pick
 from helpers.study import Study
 from helpers.table import Table
+from helpers.variants import Variant, Variants, counted
+from helpers.weights import Weights
 
 resnet = chapter("02_resnet")
 
@@ -620,32 +624,46 @@ plot.show(
 #
 # **CIFAR.** Six configurations of the paper's Table 2, from 40 to 250 layers. In brackets stand $L$ and $k$. `+` is the usual augmentation (flip and shift).
 
-# %% tags=["nbval-check-output"]
+# %% tags=["model"]
 BASIC = {"bottleneck": False, "compression": 1.0}
-PAPER = [  # L, k, form, million parameters, errors in % on CIFAR-10+ and CIFAR-100+: Table 2
-    (40, 12, BASIC, 1.0, 5.24, 24.42),
-    (100, 12, BASIC, 7.0, 4.10, 20.20),
-    (100, 24, BASIC, 27.2, 3.74, 19.25),
-    (100, 12, {}, 0.8, 4.51, 22.27),
-    (250, 24, {}, 15.3, 3.62, 17.60),
-    (190, 40, {}, 25.6, 3.46, 17.18),
+TABLE_2 = [  # L, k, form, parameters, errors in % on CIFAR-10+ and CIFAR-100+
+    (40, 12, BASIC, "1.0 M", 5.24, 24.42),
+    (100, 12, BASIC, "7.0 M", 4.10, 20.20),
+    (100, 24, BASIC, "27.2 M", 3.74, 19.25),
+    (100, 12, {}, "0.8 M", 4.51, 22.27),
+    (250, 24, {}, "15.3 M", 3.62, 17.60),
+    (190, 40, {}, "25.6 M", 3.46, 17.18),
 ]
-rows = []
-for depth, growth, form, millions, *errors in PAPER:
-    with torch.device("meta"):
-        model = cifar_densenet(depth, growth, **form)
-    rows.append(
-        {
-            "network": f"DenseNet{'' if form else '-BC'} ({depth}, {growth})",
-            "parameters": inspect.count_parameters(model),
-            "paper, millions": millions,
-            "million multiply-adds": inspect.count_macs(model, (3, 32, 32)) / 1e6,
-            "paper: CIFAR-10+ error": errors[0],
-            "CIFAR-100+ error": errors[1],
-        }
+
+
+def for_cifar(depth, growth, form, parameters, *_):
+    name = f"DenseNet{'' if form else '-BC'} ({depth}, {growth})"
+    return Variant(
+        name, partial(cifar_densenet, depth, growth, **form), (3, 32, 32), parameters
     )
-Table(rows, decimals={"paper, millions": 1, "million multiply-adds": 1}
-      | dict.fromkeys(("paper: CIFAR-10+ error", "CIFAR-100+ error"), 2))  # fmt: skip
+
+
+NETWORKS = Variants(
+    "03_densenet",
+    "In brackets: layers and growth rate. DenseNet-161 is from the authors' repository, not from the paper.",
+    [
+        *[
+            Variant(f"DenseNet-{name}", partial(densenet, name), (3, 224, 224))
+            for name in DENSENETS
+        ],
+        *[for_cifar(*row) for row in TABLE_2],
+    ],
+    printed=("paper, Table 2", ""),
+    sized=True,
+)
+
+# %% tags=["nbval-check-output"]
+on_cifar = [row for row in counted(NETWORKS) if "32 px" in row["network"]]
+errors = [
+    {"paper: CIFAR-10+ error": f"{ten:.2f}", "CIFAR-100+": f"{hundred:.2f}"}
+    for *_, ten, hundred in TABLE_2
+]
+Table(row | error for row, error in zip(on_cifar, errors, strict=True))
 
 # %% [markdown]
 # There is the answer to the question at the top: DenseNet-BC (100, 12) has 769,162 parameters, less than half of ResNet-110's
@@ -731,8 +749,8 @@ for depth in (50, 101):
     with torch.device("meta"):
         model = resnet.ResNet(*resnet.RESNETS[depth])
     macs = inspect.count_macs(model, (3, 224, 224)) / 1e9
-    counted = (f"ResNet-{depth} (chapter 2)", "", "", inspect.count_parameters(model), macs, "")
-    rows.append(dict(zip(rows[0], counted, strict=True)))
+    figures = (f"ResNet-{depth} (chapter 2)", "", "", inspect.count_parameters(model), macs, "")
+    rows.append(dict(zip(rows[0], figures, strict=True)))
 Table(rows)
 
 # %% [markdown]
@@ -1216,17 +1234,40 @@ plot.study(
 # at equal seconds. Each is a difference between two arms, seed by seed, signed so that the claim predicts a positive number. "Seen" means that the 95 %
 # interval of the mean lies above zero, "reversed" that it lies below; three seeds make wide intervals.
 
-# %%
-OPPONENTS = ("parameters", "multiply-adds", "seconds")
-CLAIMS = [
-    (f"better than a ResNet of equal {cost}", f"ResNet, equal {cost}", "DenseNet-BC")
-    for cost in OPPONENTS
-]
-STUDY.claims(CLAIMS, "test_accuracy", "test accuracy, points", scale=100)
+# %% tags=["model"]
+OPPONENTS = {
+    cost: f"ResNet, equal {cost}" for cost in ("parameters", "multiply-adds", "seconds")
+}
+CLAIMS = Claims(
+    STUDY,
+    "test_accuracy",
+    "test accuracy, points",
+    scale=100,
+    matters=0.5,
+    main={
+        f"better than a ResNet of equal {cost}": (arm, "DenseNet-BC")
+        for cost, arm in OPPONENTS.items()
+        if cost != "seconds"
+    },
+    also={"better than a ResNet of equal seconds": (OPPONENTS["seconds"], "DenseNet-BC")},
+    about="A DenseNet-BC against three ResNets: one of equal parameters, one of equal multiply-adds, one of equal seconds.",
+)
+# a lower loss is better, so the arms change places
+LOSSES = Claims(
+    STUDY,
+    "test_loss",
+    "test loss, lower by",
+    also={
+        f"better than a ResNet of equal {cost}": ("DenseNet-BC", arm)
+        for cost, arm in OPPONENTS.items()
+    },
+)
 
 # %%
-LOSSES = [(claim, second, first) for claim, first, second in CLAIMS]  # a lower loss is better
-STUDY.claims(LOSSES, "test_loss", "test loss, lower by")
+CLAIMS.table()
+
+# %%
+LOSSES.table()
 
 # %% [markdown]
 # Three answers to one question. With the same number of **parameters** the DenseNet is clearly better, by several points: the paper's claim, seen. With the same number of
@@ -1242,6 +1283,24 @@ STUDY.claims(LOSSES, "test_loss", "test loss, lower by")
 # %% tags=["nbval-check-output"]
 tiny = resnet.at_16_pixels(cifar10(train=128, test=100))
 print("all arms of the study run:", len(STUDY.rehearse(tiny)) == len(ARMS))
+
+
+# %% tags=["model"]
+def named_network():
+    """A DenseNet-BC with an answer for each of the twelve names."""
+    return cifar_densenet(16, 12, classes=len(naming.CLASSES))
+
+
+TRAINED = Weights(
+    "03_densenet",
+    naming.NAMED,
+    build=named_network,
+    train=naming.learn,
+    data=naming.small_pictures,
+    title="DenseNet",
+    layer="features",
+    score=naming.logit_of,
+)
 
 # %% [markdown]
 # ## Look inside
