@@ -133,7 +133,7 @@ class Claims:
 
     def _judge(self, sentence, claim, adjusted):
         effect, primary = self.effect(claim), sentence in self.main
-        planned = min(len(self._of(arm).seeds) for arm in claim.arms)
+        planned = min(len(self.of(arm).seeds) for arm in claim.arms)
         if effect is None:
             return Found(sentence, claim, self.measured, None, effects.NOT_MEASURED, primary, None, planned)
         p = adjusted if primary else effect.p(claim.at)
@@ -143,21 +143,21 @@ class Claims:
             verdict = effects.bounded(effect, p, claim.loses)
         return Found(sentence, claim, self.measured, effect, verdict, primary, p, planned)
 
-    def _of(self, arm):
+    def of(self, arm):
         """The study that an arm is taken from."""
         return next(study for study in self.studies if arm in study.arms)
 
     def _seeds(self, claim):
         """The measured seeds of each arm of a claim. A function may look at every arm, so there all must be there."""
         if callable(self.metric):
-            return [self._of(arm).measured_seeds() for arm in claim.arms]
-        return [self._of(arm).measured_seeds(arm) for arm in claim.arms]
+            return [self.of(arm).measured_seeds() for arm in claim.arms]
+        return [self.of(arm).measured_seeds(arm) for arm in claim.arms]
 
     def _values(self, arms, seeds):
         """One value per seed, times `scale`; several arms count as their mean."""
         rows = []
         for arm in _listed(arms):
-            study = replace(self._of(arm), seeds=tuple(seeds))
+            study = replace(self.of(arm), seeds=tuple(seeds))
             plain = self.metric(study, arm) if callable(self.metric) else study.values(arm, self.metric, seeds)
             rows.append([self.scale * value for value in plain])
         return [fmean(values) for values in zip(*rows, strict=True)]

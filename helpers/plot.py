@@ -262,7 +262,8 @@ def study(study, arms, metric, title, scale=1.0, alt="", caption="", width=7.0):
         ax.set(xlabel=title, ylim=(len(labels) - 0.5, -0.5))
         ax.grid(axis="y", visible=False)
 
-    note = f"{caption} Dots: one training each, {len(study.seeds)} seeds; orange: mean. Data: {study.provenance()}."
+    count = len(study.values(next(iter(labels)), metric))
+    note = f"{caption} Dots: one training each, {count} seeds; orange: mean. Data: {study.provenance()}."
     return show(draw, alt, note.strip(), width, 0.7 + 0.38 * len(labels))
 
 

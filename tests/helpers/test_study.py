@@ -1,11 +1,16 @@
+import argparse
 import ast
 import hashlib
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
+import filelock
 import pytest
 
 from helpers import chapters, settings, study
@@ -96,6 +101,17 @@ class Toy:
         """Make run number `at` fail, counted from the first of all."""
         self.log.with_suffix(".fail").write_text(f"{kind} {at}")
 
+    def content(self):
+        return json.loads(self.results.read_text())
+
+    def spoil(self, edit, sealed=True):
+        """Let a function edit what the file holds."""
+        content = self.content()
+        edit(content)
+        if sealed:
+            content["seal"] = study.seal(content["runs"])
+        self.results.write_text(json.dumps(content))
+
     def stored(self):
         return [(run["arm"], run["seed"]) for run in json.loads(self.results.read_text())["runs"]]
 
@@ -103,11 +119,17 @@ class Toy:
 ALL = [("one", 0), ("one", 1), ("one", 2), ("two", 0), ("two", 1), ("two", 2)]
 
 
+def command(*arguments, jobs="1"):
+    parser = argparse.ArgumentParser()
+    study.add_arguments(parser)
+    return study.command(parser.parse_args([*arguments, "--jobs", jobs]))
+
+
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     monkeypatch.setattr(chapters, "FOLDER", tmp_path / "chapters")
     monkeypatch.setattr(study, "FOLDER", tmp_path / "results")
-    monkeypatch.setenv("COURSE_SILENT", "1")
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("TOY_DATA", raising=False)
     yield Toy(tmp_path)
     chapters.chapter.cache_clear()
@@ -118,7 +140,7 @@ def toy(tmp_path, monkeypatch):
 
 
 def test_measures_every_arm_with_every_seed_in_pairs(toy):
-    measured = toy.study.measure()
+    measured = toy.study.measure(jobs=1)
     assert toy.runs() == [(1, 0), (2, 0), (1, 1), (2, 1), (1, 2), (2, 2)]  # whole pairs first
     assert toy.stored() == ALL
     assert measured.values("two", "score") == [21, 22, 23] and measured.values("one", "score") == [11, 11, 11]
@@ -129,9 +151,9 @@ def test_measures_every_arm_with_every_seed_in_pairs(toy):
 
 
 def test_a_second_measure_has_nothing_to_do(toy):
-    toy.study.measure()
+    toy.study.measure(jobs=1)
     before = toy.results.read_bytes()
-    toy.study.measure()
+    toy.study.measure(jobs=1)
     assert len(toy.runs()) == 6 and toy.results.read_bytes() == before
 
 
@@ -141,15 +163,15 @@ def test_the_file_is_written_after_every_run_and_whole(toy, monkeypatch):
     def note(self, content):
         write(self, content)
         written.append(len(json.loads(toy.results.read_text())["runs"]))
-        assert [path.name for path in toy.results.parent.iterdir()] == ["01_toy.json"]
+        assert {path.name for path in toy.results.parent.iterdir()} == {"01_toy.json", ".01_toy.lock"}
 
     monkeypatch.setattr(study.Study, "_write", note)
-    toy.study.measure()
+    toy.study.measure(jobs=1)
     assert written == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_write_that_fails_keeps_what_was_there(toy):
-    measured = toy.study.measure()
+    measured = toy.study.measure(jobs=1)
     before = toy.results.read_bytes()
     with pytest.raises(TypeError):
         measured._write({"runs": [object()]})
@@ -157,7 +179,7 @@ def test_a_write_that_fails_keeps_what_was_there(toy):
 
 
 def test_a_write_that_is_cut_off_keeps_what_was_there(toy, monkeypatch):
-    measured = toy.study.measure()
+    measured = toy.study.measure(jobs=1)
     before = toy.results.read_bytes()
 
     def cut_off(source, target):
@@ -173,10 +195,13 @@ def test_a_write_that_is_cut_off_keeps_what_was_there(toy, monkeypatch):
 def test_a_killed_study_goes_on_where_it_was(toy, kind, error):
     toy.fail(kind, 3)
     with pytest.raises(error):
-        toy.study.measure()
+        toy.study.measure(jobs=1)
     assert toy.stored() == [("one", 0), ("two", 0)]
-    assert study.stale("01_toy") == ["results/01_toy.json lacks 4 of 6 runs"]
-    toy.study.measure()  # the failing condition was the third run; this is the fourth
+    assert study.stale("01_toy") == []
+    assert study.unfinished("01_toy") == ["results/01_toy.json is unfinished: 2 of 6 runs"]
+    assert toy.study.values("two", "score") == [21]  # of the seeds with which every arm is measured
+    assert toy.study.text("two", "score") == "21.00 (one seed)"
+    toy.study.measure(jobs=1)  # the failing condition was the third run; this is the fourth
     assert toy.runs() == [(1, 0), (2, 0), (1, 1), (1, 1), (2, 1), (1, 2), (2, 2)]
     assert toy.stored() == ALL
 
@@ -198,29 +223,43 @@ def test_an_interrupted_training_does_not_enter(toy, capsys):
     return {"score\"""",
     )
     with pytest.raises(KeyboardInterrupt):
-        toy.study.measure()
+        toy.study.measure(jobs=1)
     assert toy.stored() == [("one", 0), ("two", 0)]
-    with pytest.raises(SystemExit, match="What was measured is kept"):
-        study.main(["01_toy"])
+    assert command("01_toy") == 130
+    assert "What was measured is kept" in capsys.readouterr().err
 
 
-def test_a_changed_arm_is_measured_again_and_a_new_seed_added(toy):
-    toy.study.measure()
-    toy.edit('{"width": 2, "kernel": (3, 3)}', '{"width": 4}')
-    assert study.stale("01_toy") == ["results/01_toy.json lacks 3 of 6 runs"]
-    assert toy.study.measure().values("two", "score") == [41, 44, 47]
-    assert toy.runs()[6:] == [(4, 0), (4, 1), (4, 2)]
+def test_a_new_seed_is_added_and_nothing_repeated(toy):
+    toy.study.measure(jobs=1)
     toy.edit("    data=data,", "    data=data,\n    seeds=(0, 1, 2, 3),")
-    toy.study.measure()
-    assert toy.runs()[9:] == [(1, 3), (4, 3)]
+    assert study.unfinished("01_toy") == ["results/01_toy.json is unfinished: 6 of 8 runs"]
+    toy.study.measure(jobs=1)
+    assert toy.runs()[6:] == [(1, 3), (2, 3)]
 
 
-def test_a_removed_arm_is_forgotten(toy):
-    toy.study.measure()
-    toy.edit(', "two": {"width": 2, "kernel": (3, 3)}', "")
-    toy.edit("    data=data,", "    data=data,\n    seeds=(0, 1, 2, 3),")
-    toy.study.measure()
-    assert toy.stored() == [("one", 0), ("one", 1), ("one", 2), ("one", 3)]
+def test_a_changed_arm_is_measured_again_and_its_runs_are_set_aside(toy, capsys):
+    toy.study.measure(jobs=1)
+    old, new = '"two": {"width": 2, "kernel": (3, 3)}', '"two": {"width": 4}'
+    toy.edit(old, new)
+    (problem,) = study.stale("01_toy")
+    assert "has runs of arms that have changed or are gone: two (./course study 01_toy sets" in problem
+    assert toy.study.measured_seeds() == []  # old runs are not taken for those of the new arm
+    assert toy.study.measure(jobs=1).values("two", "score") == [41, 44, 47]
+    assert "their runs are set aside (3 of 'two') until --drop" in capsys.readouterr().out
+    assert toy.runs()[6:] == [(4, 0), (4, 1), (4, 2)] and study.stale("01_toy") == []
+    toy.edit(new, old)  # back again: nothing is measured twice
+    assert toy.study.measure(jobs=1).values("two", "score") == [21, 22, 23]
+    assert len(toy.runs()) == 9 and len(toy.content()["set_aside"]) == 3
+    assert command("01_toy", "--drop") == 0
+    assert "set_aside" not in toy.content() and toy.stored() == ALL
+
+
+def test_runs_of_a_removed_or_renamed_arm_are_kept(toy):
+    toy.study.measure(jobs=1)
+    toy.edit('"two": {"width": 2, "kernel": (3, 3)}', '"zwei": {"width": 2}')
+    toy.study.measure(jobs=1)
+    assert [run["arm"] for run in toy.content()["set_aside"]] == ["two"] * 3
+    assert toy.stored() == ALL[:3] + [("zwei", 0), ("zwei", 1), ("zwei", 2)]
 
 
 # ---------------------------------------------------------------------------------------------- other code
@@ -247,24 +286,24 @@ OTHER_CODE = {
 
 @pytest.mark.parametrize("change", NO_OTHER_CODE)
 def test_what_is_not_other_code(toy, change):
-    toy.study.measure()
+    toy.study.measure(jobs=1)
     toy.edit(*NO_OTHER_CODE[change])
     assert study.stale("01_toy") == []
-    toy.study.measure()
+    toy.study.measure(jobs=1)
     assert len(toy.runs()) == 6
 
 
 @pytest.mark.parametrize("change", OTHER_CODE)
 def test_what_is_other_code(toy, change):
-    toy.study.measure()
+    toy.study.measure(jobs=1)
     toy.edit(*OTHER_CODE[change])
     assert study.stale("01_toy") == [
         "results/01_toy.json was measured with other code (./course study 01_toy --restart)"
     ]
     with pytest.raises(ValueError, match="01_toy.json was measured with other code.*--restart"):
-        toy.study.measure()
+        toy.study.measure(jobs=1)
     assert len(toy.runs()) == 6
-    toy.study.measure(restart=True)
+    toy.study.measure(restart=True, jobs=1)
     assert len(toy.runs()) == 12 and study.stale("01_toy") == []
 
 
@@ -292,30 +331,101 @@ def f(x: int = 1, *, key=None, **more) -> str:
 def test_other_data_do_not_mix(toy, monkeypatch):
     toy.fail("error", 3)
     with pytest.raises(RuntimeError):
-        toy.study.measure()
+        toy.study.measure(jobs=1)
     monkeypatch.setenv("TOY_DATA", "drawn stand-in for toy")
     with pytest.raises(ValueError, match="measured on toy data; the data here are drawn stand-in for toy"):
-        toy.study.measure()
+        toy.study.measure(jobs=1)
     assert len(toy.runs()) == 3
-    toy.study.measure(restart=True)
+    before = toy.results.read_bytes()
+    with pytest.raises(ValueError, match="holds runs on real data.*nothing was thrown away"):
+        toy.study.measure(restart=True, jobs=1)
+    assert toy.results.read_bytes() == before and len(toy.runs()) == 3
+    toy.results.unlink()
+    toy.study.measure(jobs=1)
     assert toy.study.provenance() == "drawn stand-in for toy"
     assert study.stale("01_toy") == ["results/01_toy.json was measured on the stand-in"]
+    monkeypatch.delenv("TOY_DATA")
+    assert toy.study.measure(restart=True, jobs=1).provenance() == "toy data"
 
 
-def test_a_file_of_mixed_data_is_refused(toy):
-    measured = toy.study.measure()
-    content = json.loads(toy.results.read_text())
-    content["runs"][2]["data"] = "other data"
-    toy.results.write_text(json.dumps(content))
+def test_a_file_of_mixed_data_is_named(toy):
+    measured = toy.study.measure(jobs=1)
+    toy.spoil(lambda content: content["runs"][2].update(data="other data"))
     with pytest.raises(ValueError, match="different data: other data; toy data"):
         measured.provenance()
+    assert study.stale("01_toy") == ["results/01_toy.json mixes data: other data; toy data"]
+
+
+# ---------------------------------------------------------------------------------------------- damaged files
+
+DAMAGE = {
+    "nan": (
+        lambda c: c["runs"][1]["metrics"].update(score=float("nan")),
+        "no number for 'score' of arm 'one' with seed 1",
+    ),
+    "twice": (lambda c: c["runs"].append(dict(c["runs"][5])), "more than one run of arm 'two' with seed 2"),
+    "no arms": (lambda c: c.pop("arms"), "cannot be read .KeyError: 'arms'"),
+    "no runs": (lambda c: c.update(runs=3), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_file_is_named_and_kept(toy, kind):
+    edit, message = DAMAGE[kind]
+    measured = toy.study.measure(jobs=1)
+    content = toy.content()
+    edit(content)
+    if isinstance(content["runs"], list):
+        content["seal"] = study.seal(content["runs"])
+    toy.results.write_text(json.dumps(content))
+    refuses(toy, measured, message)
+
+
+def test_a_file_that_is_cut_off(toy):
+    measured = toy.study.measure(jobs=1)
+    toy.results.write_text(toy.results.read_text()[:900])
+    refuses(toy, measured, "cannot be read .JSONDecodeError")
+
+
+def test_a_number_that_was_edited(toy):
+    measured = toy.study.measure(jobs=1)
+    toy.results.write_text(toy.results.read_text().replace('"score": 23', '"score": 29'))
+    refuses(toy, measured, "was edited: its runs do not match their seal")
+
+
+def refuses(toy, measured, message):
+    before = toy.results.read_bytes()
+    for do in (measured.runs, lambda: measured.measure(jobs=1), lambda: measured.measure(restart=True, jobs=1)):
+        with pytest.raises(ValueError, match=f"results/01_toy.json .*{message}.*Take it back from git") as caught:
+            do()
+        assert "\n" not in str(caught.value)
+    assert len(study.stale("01_toy")) == 1
+    assert toy.results.read_bytes() == before and len(toy.runs()) == 6
+
+
+def test_a_seed_too_many_and_a_file_without_seal(toy):
+    toy.study.measure(jobs=1)
+    toy.spoil(lambda content: content["runs"].append(content["runs"][0] | {"seed": 9}))
+    assert study.stale("01_toy") == ["results/01_toy.json has runs with seeds that the study does not name: 9"]
+    assert toy.study.values("one", "score") == [11, 11, 11]
+    toy.spoil(lambda content: (content["runs"].pop(), content.pop("seal")), sealed=False)
+    assert ["no seal" in problem for problem in study.stale("01_toy")] == [True]
+    toy.study.measure(jobs=1)
+    assert study.stale("01_toy") == [] and len(toy.runs()) == 6
+
+
+def test_a_run_that_gives_no_number_does_not_enter(toy):
+    toy.edit('"table": TABLE["a"]', '"table": float("inf") if seed else 1.0')
+    with pytest.raises(ValueError, match=r"01_toy: arm 'one' with seed 1 gave no number for 'table' \(inf\)"):
+        toy.study.measure(jobs=1)
+    assert toy.stored() == [("one", 0), ("two", 0)]
 
 
 # ---------------------------------------------------------------------------------------------- reading
 
 
 def test_numbers(toy):
-    measured = toy.study.measure()
+    measured = toy.study.measure(jobs=1)
     assert measured.mean("two", "score") == (22.0, 1.0)
     effect = measured.effect("one", "two", "score", scale=100)
     assert (effect.mean, effect.sd, effect.n) == (1100, 100, 3) and effect.verdict == "seen"
@@ -323,10 +433,14 @@ def test_numbers(toy):
     assert table["arm"] == ["one", "two"]
     assert table["score in %"] == [1100, "2200.00 ± 100.00"] and table["width"] == [1, 2]
     assert measured.rehearse("few")["two"]["score"] == 21
+    assert measured.text("two", "score", decimals=1, to=lambda score: 100 - score) == "78.0 ± 1.0"
+    assert measured.constant("two", "width") == 2
+    with pytest.raises(ValueError, match="'score' of arm 'two' is not one value: 21, 22, 23"):
+        measured.constant("two", "score")
 
 
 def test_claims_are_a_table_of_paired_differences(toy):
-    measured = toy.study.measure()
+    measured = toy.study.measure(jobs=1)
     assert measured.text("two", "score", scale=2, decimals=1) == "44.0 ± 2.0"
     rows = measured.claims([("two is more", "one", "two"), ("two is less", "two", "one")], "score", "points", 2).rows
     assert [row["verdict"] for row in rows] == ["seen", "reversed at this scale"]
@@ -338,10 +452,12 @@ def test_claims_are_a_table_of_paired_differences(toy):
 def test_unknown_names_list_what_there_is(toy):
     with pytest.raises(FileNotFoundError, match="results/01_toy.json is not there.*course study 01_toy"):
         toy.study.values("one", "score")
-    assert study.stale("01_toy") == ["results/01_toy.json is missing (./course study 01_toy)"]
+    assert study.stale("01_toy") == []
+    assert study.unfinished("01_toy") == ["results/01_toy.json is unfinished: 0 of 6 runs"]
+    assert toy.study.text("one", "score") == "not measured yet"
     toy.fail("error", 4)
     with pytest.raises(RuntimeError):
-        toy.study.measure()
+        toy.study.measure(jobs=1)
     with pytest.raises(KeyError, match="no arm 'three'. Its arms are: one, two"):
         toy.study.values("three", "score")
     with pytest.raises(KeyError, match="no metric 'accuracy'. There are: score, width, table"):
@@ -359,33 +475,215 @@ def test_names_of_files(toy):
 
 
 def test_command(toy, capsys):
-    study.main(["01_toy"])
-    assert "results/01_toy.json: 6 runs on toy data" in capsys.readouterr().out
+    assert command("01_toy") == 0
+    out = capsys.readouterr().out
+    assert "results/01_toy.json: 6 runs on toy data" in out
+    assert "01_toy: two, seed 2: score 23, width 2, table 1 (0 s); 6 measured, 0 to go" in out
     toy.edit("10 * width", "11 * width")
-    with pytest.raises(SystemExit, match="measured with other code"):
-        study.main(["01_toy"])
-    study.main(["01_toy", "--restart"])
+    with pytest.raises(ValueError, match="measured with other code"):
+        command("01_toy")
+    command("01_toy", "--restart")
     assert len(toy.runs()) == 12
-    with pytest.raises(SystemExit, match="no chapter '99_none'. The chapters are: 01_toy"):
-        study.main(["99_none"])
+    with pytest.raises(ValueError, match="no chapter '99_none'. The chapters are: 01_toy"):
+        command("99_none")
+    with pytest.raises(ValueError, match="no study '01_toy_long'. Those of the chapter are: 01_toy"):
+        command("01_toy_long")
+    with pytest.raises(ValueError, match="--jobs is the number of runs at a time, at least 1; got 0"):
+        command("01_toy", jobs="0")
     toy.edit("STUDY = Study(", "ARGUMENTS = dict(chapter=")
-    study.main(["01_toy"])
+    command("01_toy")
     assert "01_toy defines no study" in capsys.readouterr().out
 
 
-def test_two_processes(tmp_path):
-    """In a copy of the project, as processes of joblib's own have to find it."""
-    shutil.copytree(
-        settings.ROOT / "helpers", tmp_path / "helpers", ignore=shutil.ignore_patterns("art", "__pycache__")
+def test_two_studies_of_one_name(toy):
+    toy.edit("# %%\nraise", "AGAIN = Study('01_toy', train_once, {}, data)\n\n# %%\nraise")
+    with pytest.raises(ValueError, match="01_toy has two studies called 01_toy"):
+        study.studies("01_toy")
+    toy.edit("AGAIN = Study('01_toy'", "AGAIN = Study('02_toy'")
+    with pytest.raises(ValueError, match="01_toy has a study that says it is of '02_toy'"):
+        study.studies("01_toy")
+
+
+CLAIMS = """
+from helpers.claims import Claims
+
+CLAIMS = Claims(STUDY, "score", "score, points", matters=0.5,
+    main={"two is more": ("one", "two"), "one is hardly less": ("two", "one", "Table 1", 12)},
+    also={"more or less": ("two", "one")})
+
+# %%
+raise"""
+
+
+def test_plan_and_pilot(toy, capsys):
+    toy.edit("\n# %%\nraise", CLAIMS)
+    toy.edit("    data=data,", "    data=data,\n    minutes={'one': 30, 'two': 90},\n    limit=8,")
+    command("01_toy", "--plan", jobs="2")
+    out = capsys.readouterr().out
+    assert "01_toy: 6 runs, 6 to go; about 6.0 h of one thread, 3.0 h with 2 at a time" in out
+    assert "arms: one; two" in out and "seeds: 0, 1, 2 (at most 8)" in out
+    assert re.search(r"two is more +two +one +score, points +second > first +0.5", out)
+    assert re.search(r"one is hardly less +one +two +score, points +second > first - 12 +0.5", out)
+    assert "more or less" not in out and not toy.runs()
+    command("01_toy", "--pilot")
+    out = capsys.readouterr().out.replace("\N{NO-BREAK SPACE}", " ")
+    assert toy.runs() == [(1, 0), (2, 0), (1, 1), (2, 1)]  # the first two seeds
+    # the differences are 10 and 11: sd 0.707, and 34 is the first n with t(n - 1) sd / sqrt(n) <= 0.25
+    assert re.search(r"two is more .*\+10.50 ± 0.71 \(2 seeds.* ± 0.25 +34 +8: ± 0.59", out)
+    command("01_toy", "--plan")
+    assert "6 runs, 2 to go; about 0 s of one thread" in capsys.readouterr().out  # measured, no longer guessed
+
+
+def test_time_left(toy, capsys):
+    """By what finished runs took, per arm, and where an arm has none by what the study says."""
+    toy.edit("    data=data,", "    data=data,\n    minutes={'one': 30, 'two': 90},")
+    toy.study.measure(jobs=1, seeds=(0,))
+    toy.spoil(lambda content: [run.update(seconds=60 * run["config"]["width"]) for run in content["runs"]])
+    assert study.expected_minutes(toy.study, [("one", 1), ("two", 1), ("two", 2)]) == 5
+    toy.spoil(lambda content: content["runs"].pop())
+    assert study.expected_minutes(toy.study, [("one", 1), ("two", 1)]) == 91
+    toy.spoil(lambda content: content["runs"][0].update(resumed=True))  # its seconds are those of the last part
+    assert study.expected_minutes(toy.study, [("one", 1), ("two", 1)]) == 120
+
+
+def test_two_processes_on_one_study(toy):
+    with (
+        filelock.FileLock(toy.results.parent / ".01_toy.lock"),
+        pytest.raises(ValueError, match="another process is measuring 01_toy"),
+    ):
+        toy.study.measure(jobs=1)
+    assert not toy.runs() and len(toy.study.measure(jobs=1).runs()) == 6
+
+
+# ---------------------------------------------------------------------------------------------- processes
+
+TRAINING = """
+    from helpers import train
+    from toys import red_or_blue, small_network
+
+    train.set_seed(seed)
+    model = small_network()
+    data_ = red_or_blue(64)
+    history = train.fit(model, data_, epochs=EPOCHS, batch_size=4, lr=0.01 * width, eval_every=10)
+    weight = sum(float(p.double().abs().sum()) for p in model.parameters())
+    return {"loss": history.last("train_loss"), "weight": weight}
+"""
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A Toy in a copy of the project, as processes of joblib's own have to find it."""
+    left_out = shutil.ignore_patterns("art", "__pycache__")
+    shutil.copytree(settings.ROOT / "helpers", tmp_path / "helpers", ignore=left_out)
+    shutil.copy(settings.ROOT / "tests" / "toys.py", tmp_path / "toys.py")
+    return Toy(tmp_path)
+
+
+MEASURE = "import sys; from helpers import study; study.studies('01_toy')['01_toy'].measure(jobs={jobs})"
+
+
+def process(toy, command, **more):
+    folder = toy.script.parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(folder), "COURSE_SILENT": "1", "COURSE_CACHE": str(folder / "cache")}
+    return subprocess.Popen(
+        [sys.executable, "-c", command],
+        cwd=folder,
+        env=environment | more,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
-    toy = Toy(tmp_path)
-    toy.edit("    assert type(kernel)", "    import time\n\n    time.sleep(0.5)\n    assert type(kernel)")
-    command = "import joblib; from helpers import study\nwith joblib.parallel_config(n_jobs=2): study.main(['01_toy'])"
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "COURSE_SILENT": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert "6 runs on toy data" in done.stdout, done.stderr
-    assert toy.stored() == ALL and sorted(toy.runs()) == [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
-    processes = {line.split()[2] for line in toy.log.read_text().splitlines()}
+
+
+def slow(toy, seconds):
+    toy.edit("    assert type(kernel)", f"    import time\n\n    time.sleep({seconds})\n    assert type(kernel)")
+
+
+def test_two_processes(copy):
+    slow(copy, 0.5)
+    done = process(copy, MEASURE.format(jobs=2))
+    out, _ = done.communicate(timeout=120)
+    assert done.returncode == 0 and "6 measured, 0 to go" in out, out
+    assert copy.stored() == ALL and sorted(copy.runs()) == [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
+    processes = {line.split()[2] for line in copy.log.read_text().splitlines()}
     assert len(processes) == 2
+    assert {run["made_with"]["machine"].split(", ")[1] for run in copy.content()["runs"]} == {"1 threads"}
+
+
+@pytest.mark.parametrize(("jobs", "kill"), [(1, signal.SIGKILL), (2, signal.SIGKILL), (2, signal.SIGINT)])
+def test_a_kill_in_the_middle_changes_no_number(copy, jobs, kill):
+    """The process is ended within a training, after a checkpoint; resumed, it gives what an uninterrupted one gives."""
+    copy.edit(
+        '    return {"score": more(10 * width + seed * (width - 1)), "width": width, "table": TABLE["a"]}\n', TRAINING
+    )
+    copy.edit("OFFSET = 1", "OFFSET, EPOCHS = 1, 150")
+    copy.edit("    data=data,", "    data=data,\n    seeds=(0, 1),")
+    # in the package itself, so that joblib's processes have it too
+    often = "from functools import partial\nfrom helpers import train\ntrain.checkpoints = partial(train.checkpoints, every=0.1)"
+    (copy.script.parents[1] / "helpers" / "__init__.py").write_text(often)
+    running = process(copy, MEASURE.format(jobs=jobs))
+    cache = copy.script.parents[1] / "cache"
+    wait_for(lambda: list(cache.rglob("*.checkpoint")), running)
+    os.kill(running.pid, kill)
+    running.communicate(timeout=60)
+    assert running.returncode != 0
+    before = copy.stored() if copy.results.exists() else []
+    assert len(before) < 4 and list(cache.rglob("*.checkpoint"))
+    started = len(copy.runs())
+    done = process(copy, MEASURE.format(jobs=jobs))
+    out, _ = done.communicate(timeout=120)
+    assert done.returncode == 0, out
+    resumed = copy.content()["runs"]
+    assert any(run.get("resumed") for run in resumed)
+    assert len(copy.runs()) == started + 4 - len(before)  # what was stored is not measured again
+    assert not list(cache.rglob("*.checkpoint"))
+    copy.results.unlink()
+    done = process(copy, MEASURE.format(jobs=jobs))
+    done.communicate(timeout=120)
+    whole = copy.content()["runs"]
+    assert [run["metrics"] for run in whole] == [run["metrics"] for run in resumed]
+    assert not any(run.get("resumed") for run in whole)
+
+
+def wait_for(condition, running, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert running.poll() is None and time.monotonic() < end, running.communicate(timeout=5)[0]
+        time.sleep(0.05)
+
+
+DASK = """
+import os, signal, threading, time
+from distributed import LocalCluster
+from helpers import study
+
+if __name__ == "__main__":
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        def kill_one():
+            while not os.path.exists("log"):
+                time.sleep(0.05)
+            os.kill(int(open("log").read().split()[2]), signal.SIGKILL)
+
+        threading.Thread(target=kill_one, daemon=True).start()
+        study.studies("01_toy")["01_toy"].measure(dask=cluster.scheduler_address)
+"""
+
+
+def test_on_dask_a_lost_workers_runs_are_done_again(copy):
+    slow(copy, 0.5)
+    script = copy.script.parents[1] / "on_dask.py"
+    script.write_text(DASK)
+    done = process(copy, f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')")
+    out, _ = done.communicate(timeout=180)
+    assert done.returncode == 0, out
+    assert copy.stored() == ALL
+    runs = copy.runs()
+    assert sorted(set(runs)) == [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
+    assert 7 <= len(runs) <= 8  # those that the killed worker had, and no other
+    assert [run["metrics"]["score"] for run in copy.content()["runs"]] == [11, 11, 11, 21, 22, 23]
+
+
+def test_a_worker_with_other_code_is_refused(toy):
+    with pytest.raises(ValueError, match="has other code of 01_toy; give it the same checkout"):
+        study._one_run("01_toy", "01_toy", "0" * 16, None, 0, "one", 0)
