@@ -712,11 +712,11 @@ def total_cost(*arguments, **settings):
 
 # %% tags=["nbval-check-output"]
 for d, w, side in ((1, 1, 16), (3, 1, 16), (1, 1.85, 16), (1, 1, 27), (1.31, 1.15, 20)):
-    counted = inspect.count_macs(tiny(d, w), (3, side, side))
+    by_counter = inspect.count_macs(tiny(d, w), (3, side, side))
     added = total_cost(d, w, side, **OF_TINY)
     print(
-        f"d {d}, w {w}, {side} pixels: {counted:,} counted, the same added up: "
-        f"{counted == added}"
+        f"d {d}, w {w}, {side} pixels: {by_counter:,} counted, the same added up: "
+        f"{by_counter == added}"
     )
 
 # %% [markdown]
