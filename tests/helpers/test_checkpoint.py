@@ -21,6 +21,7 @@ RECIPES = {
     "sgd": dict(lr=0.05),
     "ema": dict(lr=0.05, ema=0.8, eval_every=2),
     "adamw": dict(optimizer="adamw", schedule="steps", ema=0.5),
+    "muon": dict(recipe=train.SHORT),
 }
 
 
