@@ -71,12 +71,11 @@ voc = voc_animals(size=64, train=pick(full=None, quick=128), test=pick(full=None
 # %% [markdown]
 # ## The problem: an average cannot see a needle
 #
-# For years networks were improved along three axes: more layers (VGG, ResNet), more channels per layer (wide ResNets
+# Networks had been improved along three axes: more layers, more channels per layer (wide ResNets
 # {cite}`zagoruyko2016wide`), more groups of channels (ResNeXt {cite}`xie2017aggregated`). The paper calls them depth,
 # width and cardinality, and asks for a fourth: **attention**, to strengthen what matters and to weaken the rest.
-#
-# Chapter 6 has begun with that. Squeeze-and-excitation gives each channel a gate. But all that the gate knows of a
-# channel is one number, the average over the map. What does an average miss?
+# Squeeze-and-excitation (chapter 6) gives each channel a gate. But all that the gate knows of a channel is one number,
+# the average over the map. What does an average miss?
 #
 # Take maps of 16x16 numbers, all of them noise. In some we hide a **needle**: one single position is brighter. In
 # others a **haze**: every position is brighter by a little.
@@ -172,9 +171,8 @@ print("average finds the haze:", found["average", "haze"] > 0.98)
 print("maximum is not sure of it:", found["maximum", "haze"] < 0.8)
 
 # %% [markdown]
-# So a gate should be told both numbers. That is the first half of this chapter's paper. The second half is another
-# thing that squeeze-and-excitation cannot do: its gate is the same at every position. It can say *what* matters, but
-# not *where*.
+# So a gate should be told both numbers. That is the first half of the paper. The second half: a gate of
+# squeeze-and-excitation is the same at every position. It can say *what* matters, but not *where*.
 
 # %% [markdown]
 # ## The idea: what, then where
@@ -301,9 +299,9 @@ print("gates of the positions:")
 print((1000 * spatial_by_hand(refined)).round() / 1000)
 
 # %% [markdown]
-# Follow the numbers. The average of the first channel is a quarter, less than half of the second's; so the hidden unit
-# stays at zero for the averages. The maximum is what opens the first gate. And the needle's position stands out among
-# the positions, because there the maximum is far from the average.
+# The average of the first channel is a quarter, less than half of the second's; so the hidden unit stays at zero for the
+# averages. The maximum is what opens the first gate. And the needle's position stands out, because there the maximum is
+# far from the average.
 
 # %% [markdown]
 # ## The first half: channel attention
@@ -556,8 +554,7 @@ print("all three differ:", all(different))
 #
 # The module goes into every residual block, at the end of its branch: after the last batch normalisation, before the
 # addition. So a gate weakens what a block *adds*; the shortcut stays as it is, and what a closed gate keeps out is not
-# lost. The blocks are chapter 2's. We put the module behind their last batch normalisation and leave everything else
-# alone.
+# lost.
 
 
 # %% tags=["model"]
@@ -653,9 +650,8 @@ Table(rows, decimals=2)
 
 # %% [markdown]
 # The spatial half is nearly free in parameters; the channel half costs what squeeze-and-excitation costs. In
-# multiply-adds both together stay below a fifth of a percent. That is not the whole truth. Taking means and maxima is
-# not counted, and every gate reads and writes the whole feature map. So we also take the time, for the small networks
-# that we train below:
+# multiply-adds both together stay below a fifth of a percent. But means and maxima are not counted, and every gate reads
+# and writes the whole feature map. So we also take the time, for the small networks that we train below:
 
 # %% tags=["model"]
 ARMS = {
@@ -707,9 +703,8 @@ Table(
 )
 
 # %% [markdown]
-# At most 4 % more multiply-adds, but far more time: CBAM more than doubles it in this table. Small layers that read
-# much and compute little are slow on every machine; on yours the factor is another one. "Negligible overhead" is a
-# statement about parameters.
+# At most 4 % more multiply-adds, but far more time: CBAM more than doubles it in this table. On your machine the factor is
+# another one. "Negligible overhead" is a statement about parameters.
 #
 # **MobileNet.** The paper also puts CBAM into MobileNet (chapter 5) and reports about 5.07 million parameters for it,
 # where the paper of squeeze-and-excitation reports about 4.7 million for the same network with SE. One block of
@@ -905,7 +900,7 @@ def part_of_cifar10():
 STUDY = Study("07_cbam", run=train_arm, arms=ARMS, data=part_of_cifar10, seeds=(0, 1, 2, 3))
 
 
-# %% tags=["nbval-check-output"]
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
 built = {kind: small_network(kind) for kind in ARMS}
 PAPER_R50 = {
     "none": 24.6,
@@ -931,10 +926,9 @@ Table(
 )
 
 # %% [markdown]
-# The paper's column is from its Tables 1 and 3, on ImageNet. Ours is from small images, after one
-# epoch. Compare the rows within a column, not the columns. **The costs** are not equal, and cannot be:
-# SE and "channel only" have exactly the same parameters, and the two orders as well; the others differ by up to some 5 %
-# in parameters and 4 % in multiply-adds, and by much more in seconds (the table above).
+# The paper's column is from its Tables 1 and 3, on ImageNet; ours is from small images, after one epoch. **The costs** are
+# not equal, and cannot be: SE and "channel only" have exactly the same parameters, and the two orders as well; the others
+# differ by up to some 5 % in parameters and 4 % in multiply-adds, and by much more in seconds.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 plot.study(
@@ -1186,11 +1180,10 @@ print("all arms of the study of starts run:", shortened.keys() == STARTS.arms.ke
 # ## Does it look at the animal?
 #
 # The paper's second claim is about *where*. It shows Grad-CAM pictures (chapter 15) in which networks with CBAM cover
-# the object better than networks without. It also asks people. For 50 images, they see the regions in which the
-# Grad-CAM of two networks exceeds 0.6 of its range, without and with CBAM, and say which shows the object better. The
-# paper reports that CBAM is preferred.
+# the object better than networks without. It also asks people: for 50 images, they see the regions in which the Grad-CAM
+# of two networks exceeds 0.6 of its range, and prefer the one with CBAM.
 #
-# People's votes are hard to repeat. With masks we can measure instead. Three networks learn to name the largest animal
+# With masks we can measure instead. Three networks learn to name the largest animal
 # of a photograph from its label alone: ResNet-8 as it is, with SE, and with CBAM.
 
 
@@ -1381,7 +1374,7 @@ plot.show(
 # paper's comparison as a measurement: Grad-CAM for the true class at the last stage (8x8 positions), its share inside
 # the masks and inside the boxes of the animals, and the share of the region above 0.6 of its range, the one that was shown to people.
 
-# %%
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
 truth = animals.test.targets[seen]
 boxes = filled(voc.test.targets["boxes"][seen])
 evidence = {
@@ -1427,17 +1420,15 @@ plot.show(
 
 # %% [markdown]
 # The energy of all three is within a few points of the area. In our run the shares are larger with gates than
-# without, as the paper would have it. Before you believe it: this is one training of each network, the ± is the
-# standard error over images and not over trainings, and SE, which cannot weigh positions at all, gains about as much
-# as CBAM. Not clear.
-# (A Grad-CAM that is zero everywhere, because nothing speaks for the true class, has no share and is left out.)
+# without, as the paper would have it. But this is one training of each network, the ± is the standard error over images
+# and not over trainings, and SE, which cannot weigh positions at all, gains about as much as CBAM. Not clear.
+# (A Grad-CAM that is zero everywhere has no share and is left out.)
 
 # %% [markdown]
 # ### Detection
 #
-# The paper also replaces the classification network inside detectors: Faster R-CNN on MS COCO, and a
-# single-shot detector on VOC 2007. It reports a higher average precision with CBAM on both. Chapters 13 and 14 explain
-# detectors and this measure. We did not repeat these experiments.
+# The paper also replaces the network inside detectors: Faster R-CNN on MS COCO, and a single-shot detector on VOC 2007. It
+# reports a higher average precision with CBAM on both. Chapters 13 and 14 explain detectors; we did not repeat this.
 
 # %% [markdown]
 # ## Look inside
@@ -1805,7 +1796,7 @@ verify(check_pointing, pointing_solution)
 # %% [markdown]
 # With it, the three networks and the gates of the three blocks:
 
-# %%
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
 Table(
     [
         {"map": name, "hits in %": 100 * float(pointing_solution(enlarged(maps), masks[seen]))}
