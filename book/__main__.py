@@ -38,7 +38,8 @@ def main(argv=None):
         options.more = more
         return int(module.command(options) or 0)
     except KeyboardInterrupt:
-        print("\ncourse: stopped. Committed files are as they were.", file=sys.stderr)
+        after_ctrl_c = "\n" if sys.stderr.isatty() else ""  # the terminal has written ^C
+        print(f"{after_ctrl_c}course: stopped. Committed files are as they were.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # ./course check | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

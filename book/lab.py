@@ -34,15 +34,20 @@ def prepare(lab=LAB, chapters=FOLDER):
         shutil.copy(ROOT / page, lab / page)
     told = []
     for notebook in sorted(chapters.glob("[0-9][0-9]_*.ipynb")):
-        ours = lab / "chapters" / notebook.name
-        if not ours.exists() or not is_edited(ours):
-            if not ours.exists() or not same_cells(notebook, ours):
-                copy(notebook, ours)
-        elif not same_cells(notebook, ours) and base(notebook) != base(ours):
-            told.append(
-                f"{ours.name}: the chapter has changed; your edited copy stays. To start anew, remove {shown(ours)}."
-            )
+        try:
+            told += renew(notebook, lab / "chapters" / notebook.name)
+        except Trouble as trouble:  # one that is damaged must not keep a reader from the others
+            told.append(str(trouble))
     return told
+
+
+def renew(notebook, ours):
+    """Copy a chapter, unless the copy that is there has its cells or somebody's edits; yields what there is to tell."""
+    if ours.exists() and is_edited(ours):
+        if not same_cells(notebook, ours) and base(notebook) != base(ours):
+            yield f"{ours.name}: the chapter has changed; your edited copy stays. To start anew, remove {shown(ours)}."
+    elif not ours.exists() or not same_cells(notebook, ours):
+        copy(notebook, ours)
 
 
 def copy(notebook, ours):

@@ -33,7 +33,7 @@ def damage(path):
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        return f"{path.name} is missing"
+        return f"{shown(path)} is missing"
     except OSError as error:
         return f"{path.name} cannot be read ({error.strerror})"
     if content.startswith(_POINTER):

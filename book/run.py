@@ -9,6 +9,7 @@ import os
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing, suppress
 
 from book import BUILD, Trouble, check, pairs, shown
 from helpers import settings
@@ -64,19 +65,20 @@ def quick(scripts, out=RUNS, jobs=JOBS, again=False, cell_timeout=600):
         pairs.write({out / f"{script.stem}.ipynb": pairs.as_notebook(nb)})
         return nb, time.perf_counter() - began
 
-    for done, (script, result) in enumerate(at_a_time(one, waiting, jobs), 1):
-        place = f"{len(kept) + done}/{total}"
-        if isinstance(result, Trouble):
-            failures += 1
-            print(f"{place:>6}  {script.stem:<24} FAILED\n{result}\n", flush=True)
-            continue
-        nb, seconds = result
-        found = pairs.headlines(nb) or [{"text": "no headline", "data": "no data named"}]
-        standins += pairs.uses_standin(nb)
-        left = (time.perf_counter() - start) / done * (len(waiting) - done)
-        text = f"{found[-1]['text']}  ({found[-1]['data']})"
-        rest = f"  [{minutes(left)} left]" if done < len(waiting) else ""
-        print(f"{place:>6}  {script.stem:<24}{seconds:6.1f} s  {text}{rest}", flush=True)
+    with closing(at_a_time(one, waiting, jobs)) as results:
+        for done, (script, result) in enumerate(results, 1):
+            place = f"{len(kept) + done}/{total}"
+            if isinstance(result, Trouble):
+                failures += 1
+                print(f"{place:>6}  {script.stem:<24} FAILED\n{result}\n", flush=True)
+                continue
+            nb, seconds = result
+            found = pairs.headlines(nb) or [{"text": "no headline", "data": "no data named"}]
+            standins += pairs.uses_standin(nb)
+            left = (time.perf_counter() - start) / done * (len(waiting) - done)
+            text = f"{found[-1]['text']}  ({found[-1]['data']})"
+            rest = f"  [{minutes(left)} left]" if done < len(waiting) else ""
+            print(f"{place:>6}  {script.stem:<24}{seconds:6.1f} s  {text}{rest}", flush=True)
     if standins:
         print(
             f"{standins} of {total} chapters ran on the drawn stand-in, not on real data. "
@@ -260,9 +262,9 @@ def at_a_time(work, scripts, jobs):
 
     When it is interrupted, all kernels are ended before the interrupt goes on.
     """
-    pool = ThreadPoolExecutor(max_workers=max(1, jobs))
+    pool = ThreadPoolExecutor(max_workers=jobs)
+    futures = {pool.submit(work, script): script for script in scripts}
     try:
-        futures = {pool.submit(work, script): script for script in scripts}
         for future in as_completed(futures):
             error = future.exception()
             if error and not isinstance(error, Trouble):
@@ -270,9 +272,14 @@ def at_a_time(work, scripts, jobs):
             yield futures[future], error or future.result()
     finally:  # also for an interrupt, or when nobody wants the rest
         pool.shutdown(wait=False, cancel_futures=True)
-        for loop, task in list(_running.items()):
-            loop.call_soon_threadsafe(task.cancel)
-        pool.shutdown()
+        stopped = set()  # once each: a second time would cut the ending of its kernel short
+        while not all(future.done() for future in futures):
+            for loop, task in list(_running.items()):
+                if loop not in stopped:
+                    stopped.add(loop)
+                    with suppress(RuntimeError):  # it has ended by itself
+                        loop.call_soon_threadsafe(task.cancel)
+            time.sleep(0.05)
 
 
 def threads(jobs):

@@ -36,6 +36,19 @@ def test_full_run_writes_a_notebook_without_noise(executed):
     assert [path.name for path in executed.parent.iterdir() if path.suffix not in (".py", ".ipynb")] == []
 
 
+def untidy(script):
+    """A layout that a run mends."""
+    edit(script, '# %% tags=["model"]', '# %%  tags = ["model"]')
+    assert pairs.tidied(script) != script.read_text()
+
+
+def test_full_run_mends_the_layout_of_the_script(script, monkeypatch):
+    monkeypatch.delenv("COURSE_SOURCE", raising=False)
+    before = script.read_text()
+    untidy(script)
+    assert run.full([script]) == 0 and script.read_text() == before
+
+
 def test_second_run_writes_the_same_bytes(script, monkeypatch):
     monkeypatch.delenv("COURSE_SOURCE", raising=False)
     before = script.with_suffix(".ipynb").read_bytes()
@@ -45,7 +58,7 @@ def test_second_run_writes_the_same_bytes(script, monkeypatch):
 
 def test_failed_full_run_changes_nothing_and_shows_the_cell(script):
     edit(script, "double(21)", "double(missing_name)")
-    edit(script, "2 * x\n\n\n#", "2 * x\n\n#")  # a layout that a run would mend
+    untidy(script)
     before = [path.read_bytes() for path in sorted(script.parent.iterdir())]
     with pytest.raises(Trouble, match="double\\(missing_name\\)(.|\n)*NameError"):
         run.full([script])
@@ -54,7 +67,7 @@ def test_failed_full_run_changes_nothing_and_shows_the_cell(script):
 
 def test_a_script_edited_during_its_run_keeps_the_edit(script, monkeypatch):
     monkeypatch.delenv("COURSE_SOURCE", raising=False)
-    edit(script, "2 * x\n\n\n#", "2 * x\n\n#")
+    untidy(script)
     append = f'open({str(script)!r}, "a").write("\\n# %%\\n1\\n")'
     edit(script, "double(21)\n", f"{append}\ndouble(21)\n")
     assert run.full([script]) == 1
@@ -272,7 +285,7 @@ runpy.run_module("book", run_name="__main__", alter_sys=True)
     process.send_signal(number)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert errors.strip() == "course: stopped. Committed files are as they were."
+    assert errors == "course: stopped. Committed files are as they were.\n"
     assert not [pid for pid in pids if alive(int(pid.read_text()))], "a kernel goes on"
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.py")} == before
     assert not [*tmp_path.rglob("*.ipynb"), *tmp_path.rglob("*.part")]
