@@ -370,10 +370,12 @@ def _check(model, data, recipe):
     for part in judged:
         if part.images.dtype != torch.uint8:
             raise TypeError(f"images are uint8, pixels from 0 to 255; these are {part.images.dtype}.")
-    void = {CrossEntropy: -100, pixel_cross_entropy: 255}
-    void = void.get(recipe.loss, void.get(type(recipe.loss)))
-    if void is not None:
-        _check_labels(predict(model, data, split.images[:1]).shape[1], judged, void)
+    if type(recipe.loss) is CrossEntropy or recipe.loss is pixel_cross_entropy:
+        void = 255 if recipe.loss is pixel_cross_entropy else -100
+        outputs = predict(model, data, split.images[:1])
+        if outputs.ndim < 2:
+            raise ValueError(f"the network gives {tuple(outputs.shape)} for one image, not logits (N, classes).")
+        _check_labels(outputs.shape[1], judged, void)
 
 
 def _check_labels(classes, splits, void):

@@ -26,24 +26,39 @@ def noise(*shape, seed=1, dtype=None):
     return torch.randn(*shape, generator=generator(seed), dtype=dtype)
 
 
-def random_images(n, side, seed=0):
-    """Colour images whose bytes are random. uint8 (n, 3, side, side)."""
-    return torch.randint(256, (n, 3, side, side), generator=generator(seed)).to(torch.uint8)
+def random_images(n, height, width=None, seed=0):
+    """Colour images whose bytes are random, with unlike channels: red of all values, green bright, blue dark.
+
+    uint8 (n, 3, height, width), square unless width is given.
+    """
+    images = torch.randint(256, (n, 3, height, width or height), generator=generator(seed))
+    images[:, 1] = 128 + images[:, 1] // 2
+    images[:, 2] //= 4
+    return images.to(torch.uint8)
 
 
-def dataset_of(images, targets, names=tuple("abcdefghij")):
-    """A data set whose training images are its test images, too."""
-    split = Split(images, targets)
-    return Dataset(split, split, names, Provenance("toy", False, "for tests"))
+def dataset_of(images, targets, names=tuple("abcdefghij"), test=None):
+    """A data set of these training images. The test split is `test`, or their negatives in the opposite order.
+
+    So what is taken from the wrong split does not go unnoticed: test images are as many, but others.
+    """
+    if test is None:
+        turned = {k: v.flip(0) for k, v in targets.items()} if isinstance(targets, dict) else targets.flip(0)
+        test = Split(255 - images.flip(0), turned)
+    return Dataset(Split(images, targets), test, names, Provenance("toy", False, "for tests"))
 
 
 def red_or_blue(n=128, side=8, seed=0):
-    """Two classes that one look tells apart: noise, brighter in red or in blue. uint8 (n, 3, side, side)."""
+    """Two classes that one look tells apart: noise, brighter in red or in blue; green is dark.
+
+    uint8 (n, 3, side, 5/4 side): no rows for columns.
+    """
     draws = generator(seed)
 
     def split(count):
         targets = torch.arange(count) % 2
-        images = torch.randint(0, 100, (count, 3, side, side), generator=draws, dtype=torch.uint8)
+        images = torch.randint(0, 100, (count, 3, side, side * 5 // 4), generator=draws, dtype=torch.uint8)
+        images[:, 1] //= 2
         images[torch.arange(count), 2 * targets] += 80
         return Split(images, targets)
 

@@ -1,5 +1,5 @@
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import pytest
@@ -361,7 +361,7 @@ def test_ema_is_what_is_evaluated_and_kept():
 
     def plain():
         torch.manual_seed(0)
-        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(192, 2))
 
     recipe = dict(epochs=2, batch_size=32, lr=0.05, seed=3, autocast=False)
     model = plain()
@@ -602,7 +602,7 @@ def test_data_that_do_not_fit():
 
     with pytest.raises(TypeError, match="uint8.*float32"):
         fit_on(good.train.images.float(), good.train.targets)
-    with pytest.raises(ValueError, match=r"\(N, 3, H, W\).*\(1, 1, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"\(N, 3, H, W\).*\(1, 1, 8, 10\)"):
         fit_on(good.train.images[:, :1], good.train.targets)
     with pytest.raises(ValueError, match="16 training images, but 15 targets"):
         fit_on(good.train.images, good.train.targets[:15])
@@ -889,10 +889,30 @@ def test_what_cannot_be_right_is_refused_before_the_first_step():
             refused(
                 ValueError, rf"label {wrong} is outside 0\.\.1: the network has 2 outputs", with_split(name, None, bad)
             )
-    masks = torch.full((16, 8, 8), 255, dtype=torch.uint8)
+    masks = torch.full((16, 8, 10), 255, dtype=torch.uint8)
     masks[3, 4, 4] = 2
     recipe = dict(loss=train.pixel_cross_entropy, evaluate=lambda model, data: {})
     refused(ValueError, "label 2 is outside", with_split("train", None, masks), **recipe)
+
+
+def test_a_network_without_logits_is_refused():
+    model = nn.Sequential(small_network(), nn.Flatten(0))
+    with pytest.raises(ValueError, match=r"gives \(2,\) for one image, not logits"):
+        train.fit(model, red_or_blue(16), epochs=1)
+
+
+def test_a_loss_may_be_anything_that_can_be_called():
+    @dataclass
+    class Loss:
+        """Has no hash, as any dataclass that can change."""
+
+        factor: float = 2.0
+
+        def __call__(self, model, images, targets):
+            return self.factor * F.cross_entropy(model(images), targets)
+
+    history = train.fit(small_network(), red_or_blue(16), epochs=1, loss=Loss())
+    assert "Loss(factor=2.0)" in history.recipe["loss"]
 
 
 def test_an_empty_test_split_is_fine_where_nothing_is_evaluated_on_it():
@@ -909,7 +929,7 @@ def test_a_batch_of_void_only_costs_nothing():
     loss = train.pixel_cross_entropy(model, images, masks)
     loss.backward()
     assert loss == 0 and not model.weight.grad.any() and not model.bias.grad.any()
-    data = with_split("train", None, torch.full((16, 8, 8), 255, dtype=torch.uint8))
+    data = with_split("train", None, torch.full((16, 8, 10), 255, dtype=torch.uint8))
     history = train.fit(model, data, epochs=1, batch_size=8, loss=train.pixel_cross_entropy, evaluate=lambda m, d: {})
     assert history.stopped == "finished" and history.last("train_loss") == 0
 
