@@ -7,7 +7,8 @@
 // A value holds maps: c of them, h rows and w columns each, one after the other in d. Number (i, r, q) is
 // d[(i * h + r) * w + q]. This is the reference: meant to be read beside the chapters, and fast enough to be used.
 "use strict";
-const live = { networks: new Map(), waiting: new Map() };
+const live = { networks: new Map() };
+{ // names inside of this block stay inside
 
 function maps(c, h, w) { return { c, h, w, d: new Float32Array(c * h * w) }; }
 function alike(x) { return maps(x.c, x.h, x.w); }
@@ -203,30 +204,39 @@ function largest(x, places) { // the first of the largest
   return top;
 }
 function sum(x, places) { let total = 0; for (const place of places) total += x.d[place]; return total; }
-// The same over all positions of a map, or over all maps at a position.
-function* overSpace(x) { const n = x.h * x.w; for (let c = 0; c < x.c; c++) yield range(n, (i) => c * n + i); }
-function* overMaps(x) { const n = x.h * x.w; for (let i = 0; i < n; i++) yield range(x.c, (c) => c * n + i); }
-function summary(x, groups, shape, f) {
-  const y = maps(...shape);
-  let o = 0;
-  for (const places of groups(x)) y.d[o++] = f(places);
+// The same over all positions of a map, or over all maps at a position: `count` places from `start`, `step` apart.
+const overSpace = { shape: (x) => [x.c, 1, 1], start: (x, o) => o * x.h * x.w, count: (x) => x.h * x.w, step: () => 1 };
+const overMaps = { shape: (x) => [1, x.h, x.w], start: (x, o) => o, count: (x) => x.c, step: (x) => x.h * x.w };
+function mean(x, over) {
+  const y = maps(...over.shape(x)), count = over.count(x), step = over.step(x);
+  for (let o = 0; o < y.d.length; o++) {
+    let total = 0;
+    for (let j = 0, i = over.start(x, o); j < count; j++, i += step) total += x.d[i];
+    y.d[o] = total / count;
+  }
   return y;
 }
-function meanOver(groups, shape) {
-  return [(x) => summary(x, groups, shape(x), (places) => sum(x, places) / places.length), (g, x) => {
-    const y = alike(x);
-    let o = 0;
-    for (const places of groups(x)) { for (const place of places) y.d[place] = g.d[o] / places.length; o++; }
-    return y;
-  }];
+function meanBack(g, x, over) {
+  const y = alike(x), count = over.count(x), step = over.step(x);
+  for (let o = 0; o < g.d.length; o++)
+    for (let j = 0, i = over.start(x, o); j < count; j++, i += step) y.d[i] = g.d[o] / count;
+  return y;
 }
-function maxOver(groups, shape) {
-  return [(x) => summary(x, groups, shape(x), (places) => x.d[largest(x, places)]), (g, x) => {
-    const y = alike(x);
-    let o = 0;
-    for (const places of groups(x)) y.d[largest(x, places)] += g.d[o++];
-    return y;
-  }];
+function peak(x, over, o) { // the place of the first of the largest
+  const count = over.count(x), step = over.step(x);
+  let at = over.start(x, o);
+  for (let j = 1, i = at + step; j < count; j++, i += step) if (x.d[i] > x.d[at]) at = i;
+  return at;
+}
+function max(x, over) {
+  const y = maps(...over.shape(x));
+  for (let o = 0; o < y.d.length; o++) y.d[o] = x.d[peak(x, over, o)];
+  return y;
+}
+function maxBack(g, x, over) {
+  const y = alike(x);
+  for (let o = 0; o < g.d.length; o++) y.d[peak(x, over, o)] += g.d[o];
+  return y;
 }
 
 // ------------------------------------------------------------------------------------------------- the operations
@@ -236,7 +246,7 @@ const OPERATIONS = {
   conv: [(x, s) => live.convolve(x, s), (g, x, s) => live.convolveBack(g, x, s)],
   deconv: [deconvolve, (g, x, s) => live.convolve(g, { ...s, bias: null })],
   norm: [normalise, normaliseBack],
-  relu: [(x) => each(x, (t) => Math.max(t, 0)), (g, x) => times(g, x, (t) => t > 0 ? 1 : 0)],
+  relu: [(x) => each(x, (t) => t > 0 ? t : 0), (g, x) => times(g, x, (t) => t > 0 ? 1 : 0)],
   leaky: [(x, s) => each(x, (t) => t > 0 ? t : s.slope * t), (g, x, s) => times(g, x, (t) => t > 0 ? 1 : s.slope)],
   silu: [(x) => each(x, (t) => t * sigmoid(t)), (g, x) => times(g, x, (t) => { const p = sigmoid(t); return p * (1 + t * (1 - p)); })],
   sigmoid: [(x) => each(x, sigmoid), (g, x, s, y) => times(g, y, (p) => p * (1 - p))],
@@ -253,10 +263,10 @@ const OPERATIONS = {
     windows(x, s, (o, places) => { for (const place of places) y.d[place] += g.d[o] / places.length; });
     return y;
   }],
-  spacemean: meanOver(overSpace, (x) => [x.c, 1, 1]),
-  spacemax: maxOver(overSpace, (x) => [x.c, 1, 1]),
-  channelmean: meanOver(overMaps, (x) => [1, x.h, x.w]),
-  channelmax: maxOver(overMaps, (x) => [1, x.h, x.w]),
+  spacemean: [(x) => mean(x, overSpace), (g, x) => meanBack(g, x, overSpace)],
+  spacemax: [(x) => max(x, overSpace), (g, x) => maxBack(g, x, overSpace)],
+  channelmean: [(x) => mean(x, overMaps), (g, x) => meanBack(g, x, overMaps)],
+  channelmax: [(x) => max(x, overMaps), (g, x) => maxBack(g, x, overMaps)],
 };
 const MANY = {
   add: [([a, b]) => both(a, b, (p, q) => p + q), (g, [a, b]) => bothBack(g, a, b, () => 1, () => 1)],
@@ -318,11 +328,8 @@ live.gradCam = (network, values, target, layer = network.layer) => {
   return live.weighed(values[layer], live.backward(network, values, network.output, seed, layer));
 };
 live.weighed = (A, g) => {
-  const map = maps(1, A.h, A.w), n = A.h * A.w;
-  for (let k = 0; k < A.c; k++) {
-    const alpha = sum(g, range(n, (i) => k * n + i)) / n;
-    for (let i = 0; i < n; i++) map.d[i] += alpha * A.d[k * n + i];
-  }
+  const map = maps(1, A.h, A.w), n = A.h * A.w, alpha = mean(g, overSpace).d;
+  for (let k = 0; k < A.c; k++) for (let i = 0; i < n; i++) map.d[i] += alpha[k] * A.d[k * n + i];
   return map;
 };
 live.softmax = (logits) => {
@@ -356,4 +363,5 @@ live.resize = (x, size) => {
 // Half a grey level goes to the even neighbour, as in PyTorch; halving a picture makes many of them.
 function toEven(t) { const low = Math.floor(t), rest = t - low; return rest > 0.5 || (rest === 0.5 && low % 2) ? low + 1 : low; }
 live.enlarge = (map, size) => resample(map, size, size, crossed(along.bilinear(size, map.h), along.bilinear(size, map.w), map.w));
-live.maps = maps;
+Object.assign(live, { maps, operations: OPERATIONS, many: MANY });
+}

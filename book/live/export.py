@@ -2,9 +2,9 @@
 
     export(folder)    # net-*.js, samples.js, and the scripts that run them
 
-One picture goes through a network while a recorder writes down every operation of PyTorch on the way. An operation that
-the page does not know is refused by name. The weights stay the float16 numbers of `weights/`, in base64: a page that was
-opened from the disk may load scripts, but no other files.
+One picture goes through a network while a recorder writes down every operation of PyTorch on the way. What the page
+does not know is refused by name. The weights stay the float16 numbers of `weights/`, in base64: a page that was opened
+from the disk may load scripts, but no other files.
 """
 
 import base64
@@ -21,9 +21,10 @@ import torch
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from helpers.weights import explorable
+
 HERE = Path(__file__).parent
 SCRIPTS = sorted([*HERE.glob("*.js"), *HERE.glob("*.css"), *HERE.glob("figures/*.js")])
-CLASSIFIERS = 10
 SIDE = 64  # px of a picture that the classifiers get
 SHOWN = 128  # px of a picture on the page
 # `helpers.data.voc_animals(size=128)`: mean and standard deviation of VOC's training photographs, which need not be
@@ -52,18 +53,24 @@ class Network:
     file: Path
 
     @property
+    def names_pictures(self):
+        """Whether it is one of the ten classifiers; the others say where."""
+        return self.chapter < "11"
+
+    @property
     def slug(self):
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower())
 
 
 def networks():
-    """Those that the page can run, in the order of the chapters: ten classifiers, U-Net, FCN and YOLO."""
-    from helpers.zoo import ZOO
+    """Those that chapters declare to be looked into and the page can run, in the order of the chapters.
 
+    FPN stays out: its proposals have no page. A network that is not trained yet is left out, and figures say so.
+    """
     return [
-        Network(name, member.chapter, member.load, member.layer, member.size, member.weights.path)
-        for name, member in ZOO.items()
-        if name != "FPN"
+        Network(one.title, one.chapter, one.open, one.layer, one.size, one.path)
+        for one in explorable()
+        if one.title != "FPN" and one.path.exists()
     ]
 
 
@@ -183,7 +190,7 @@ def _linear(self, y, bias, x, weight):
 
 @operation("native_batch_norm", "_native_batch_norm_legit_no_training", "_batch_norm_no_update")
 def _batch_norm(self, y, x, weight, bias, mean, var, *rest):
-    parts = {name: self.stored(t) for name, t in zip(("weight", "bias", "mean", "var"), (weight, bias, mean, var))}
+    parts = {name: self.stored(t) for name, t in zip(("weight", "bias", "mean", "var"), (weight, bias, mean, var), strict=True)}
     self.add(y[0], "norm", x, eps=rest[-1], **parts)
 
 
@@ -400,7 +407,9 @@ def beginning():
         "shown": SHOWN,
         "mean": [255 * m for m in MEAN],
         "std": [255 * s for s in STD],
-        "networks": {n.name: {"file": f"net-{n.slug}.js", "chapter": n.chapter} for n in networks()},
+        "networks": {
+            n.name: {"file": f"net-{n.slug}.js", "chapter": n.chapter, "names": n.names_pictures} for n in networks()
+        },
         "samples": [{"name": names[i], "uri": png(images[i])} for i in SAMPLES],
     }
 
@@ -413,10 +422,10 @@ def export(folder):
     """Write everything that the page loads into `folder`. A network is written again only when it has changed."""
     folder = Path(folder)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for script in SCRIPTS:
+        shutil.copy(script, folder / script.relative_to(HERE))
     for network in networks():
         path, mark = folder / f"net-{network.slug}.js", f"// {age(network)}\n"
         if not path.exists() or not path.read_text("utf-8").startswith(mark):
             path.write_text(mark + call("live.add", record(network)), "utf-8")
     (folder / "samples.js").write_text(call("live.begin", beginning()), "utf-8")
-    for script in SCRIPTS:
-        shutil.copy(script, folder / script.relative_to(HERE))

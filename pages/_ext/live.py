@@ -1,0 +1,34 @@
+"""Live figures: the networks and the scripts that run them, made when a page of the book has such a figure.
+
+A page asks for one with an element of plain HTML, which JupyterLab shows as the sentence in it:
+
+    <div class="live" data-figure="gates">In the book, the network itself runs here.</div>
+"""
+
+import sys
+from pathlib import Path
+
+FIGURE = '<div class="live" data-figure="'
+FOLDER = "_static/live"
+
+
+def add_scripts(app, page, template, context, doctree):
+    """The page gets the two files that find its figures; those load the rest when a reader starts one."""
+    if FIGURE in context.get("body", ""):
+        app.add_css_file("live/live.css")
+        app.add_js_file("live/start.js", loading_method="defer")
+
+
+def write_networks(app, exception):
+    if exception or "pages/live" not in app.env.found_docs or app.builder.format != "html":
+        return
+    sys.path.append(app.srcdir)
+    from book.live.export import export
+
+    export(Path(app.outdir) / FOLDER)
+
+
+def setup(app):
+    app.connect("html-page-context", add_scripts)
+    app.connect("build-finished", write_networks)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
