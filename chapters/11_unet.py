@@ -35,6 +35,7 @@
 # %% tags=["model"]
 import time
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -42,8 +43,8 @@ from matplotlib.colors import ListedColormap
 from torch import nn
 
 from helpers import cam, inspect, metrics, plot, train
-from helpers.backbone import BACKBONE, Backbone
 from helpers.chapters import chapter
+from helpers.claims import Claims
 from helpers.data import Split, isbi2012, voc_animals, with_masks
 from helpers.exercise import attempt, verify
 from helpers.headline import headline
@@ -51,8 +52,11 @@ from helpers.interactive import Explorable
 from helpers.settings import pick
 from helpers.study import Study
 from helpers.table import Table
+from helpers.variants import Variant, Variants, counted
+from helpers.weights import Weights
 
 he_initialize = chapter("02_resnet").he_initialize
+BACKBONE, Backbone = chapter("02_resnet").BACKBONE, chapter("02_resnet").Backbone
 
 # %% [markdown]
 # The first data set is the paper's own: 30 slices of a fly's nerve cord under the electron microscope, from the ISBI
@@ -1138,14 +1142,23 @@ def cell_network(skips=True):
     return UNet(width=8, depth=3, dropout=0.0, skips=skips)
 
 
-# %% tags=["nbval-check-output"]
-ours = cell_network()
-macs = inspect.count_macs(ours, (1, 348, 348))
-print(
-    f"{inspect.count_parameters(ours):,} parameters, {macs / 1e9:.2f} giga multiply-adds for "
-    "a slice"
+# %% tags=["model"]
+NETWORKS = Variants(
+    "11_unet",
+    "Grey images, two classes. The paper prints no counts, only 23 convolutional layers.",
+    [
+        Variant("U-Net", UNet, (1, 572, 572)),
+        Variant("without skips", partial(UNet, skips=False), (1, 572, 572)),
+        Variant("for the cells, width 8, depth 3", cell_network, (1, 348, 348)),
+    ],
+    sized=True,
 )
-zeros = torch.zeros(1, 1, 256, 256)
+
+# %% tags=["nbval-check-output"]
+Table(counted(NETWORKS))
+
+# %% tags=["nbval-check-output"]
+ours, zeros = cell_network(), torch.zeros(1, 1, 256, 256)
 print("a slice:", tuple(whole_slice(ours, zeros).shape[2:]), "from", 256 + 2 * border(3) + 4)
 same = torch.allclose(whole_slice(ours, batch[:1]), segment(ours, batch[:1]), atol=1e-5)
 print("whole_slice is segment with one tile:", same)
@@ -1432,20 +1445,38 @@ plot.study(
 # Each row is a difference between two arms, seed by seed, signed so that the claim predicts a positive number. "Seen"
 # means that the 95 % interval of its mean lies above zero; three seeds make wide intervals.
 
-# %%
-CLAIMS = [
-    ("map over plain, 25 slices", "plain, 25 slices", "map, 25 slices"),
-    ("map over balance, 25 slices", "balance, 25 slices", "map, 25 slices"),
-    ("map over plain, 5 slices", "plain, 5 slices", "map, 5 slices"),
-    ("25 slices over 5, plain", "plain, 5 slices", "plain, 25 slices"),
-    ("25 slices over 5, map", "map, 5 slices", "map, 25 slices"),
-    ("deformed over not, 5 slices", "map, 5 slices, not deformed", "map, 5 slices"),
-    ("skips over none, 25 slices", "map, 25 slices, no skips", "map, 25 slices"),
-]
-STUDY.claims(CLAIMS, "apart", "cells apart at 0.5, points", 100)
+# %% tags=["model"]
+CELLS = {
+    "map over plain, 25 slices": ("plain, 25 slices", "map, 25 slices"),
+    "map over balance, 25 slices": ("balance, 25 slices", "map, 25 slices"),
+    "map over plain, 5 slices": ("plain, 5 slices", "map, 5 slices"),
+    "25 slices over 5, plain": ("plain, 5 slices", "plain, 25 slices"),
+    "25 slices over 5, map": ("map, 5 slices", "map, 25 slices"),
+    "deformed over not, 5 slices": ("map, 5 slices, not deformed", "map, 5 slices"),
+    "skips over none, 25 slices": ("map, 25 slices, no skips", "map, 25 slices"),
+}
+PRIMARY = ("map over balance, 25 slices", "skips over none, 25 slices")
+CLAIMS = Claims(
+    STUDY,
+    "apart",
+    "cells apart at 0.5, points",
+    scale=100,
+    matters=5.0,
+    main={claim: CELLS[claim] for claim in PRIMARY},
+    also={claim: arms for claim, arms in CELLS.items() if claim not in PRIMARY},
+    about="A small U-Net on slices of cells, 200 steps for each arm; *plain*, *balance* and *map* are the loss without "
+    "weights, with class weights and with the paper's weight map. Then a U-Net on photographs, with and without skips "
+    "and with and without a pretrained half. All arms take the same steps; those without skips cost a little more.",
+)
+BEST = Claims(
+    STUDY, "apart_best", "cells apart at the best threshold, points", scale=100, also=CELLS
+)
 
 # %%
-STUDY.claims(CLAIMS, "apart_best", "cells apart at the best threshold, points", 100)
+CLAIMS.table()
+
+# %%
+BEST.table()
 
 # %% [markdown]
 # **The weight map.** At threshold 0.5 it separates many more cells than the plain loss, with 25 slices and with 5, at every
@@ -1906,15 +1937,30 @@ plot.study(
 # %% [markdown]
 # ## The paper's claims in miniature, second part: photographs
 
-# %%
-ANIMAL_CLAIMS = [
-    ("skips over none", "no skips", "skips"),
-    ("backbone over nothing", "skips, from nothing", "skips"),
-]
-ANIMAL_STUDY.claims(ANIMAL_CLAIMS, "iou", "mean IoU, points", 100)
+# %% tags=["model"]
+SKIPS, PRETRAINED = ("no skips", "skips"), ("skips, from nothing", "skips")
+ANIMAL_CLAIMS = Claims(
+    ANIMAL_STUDY,
+    "iou",
+    "mean IoU, points",
+    scale=100,
+    matters=1.0,
+    main={"skips over none, photographs": SKIPS},
+    also={"backbone over nothing": PRETRAINED},
+)
+BAND_CLAIMS = Claims(
+    ANIMAL_STUDY,
+    "band",
+    "mean IoU near boundaries, points",
+    scale=100,
+    also={"skips over none": SKIPS, "backbone over nothing": PRETRAINED},
+)
 
 # %%
-ANIMAL_STUDY.claims(ANIMAL_CLAIMS, "band", "mean IoU in the band, points", 100)
+ANIMAL_CLAIMS.table()
+
+# %%
+BAND_CLAIMS.table()
 
 # %% [markdown]
 # **Skips.** On the slices they had the largest effect in the mean; on photographs they have none that we can see. The mean IoU is
@@ -1955,26 +2001,53 @@ print("all arms of the study run:", len(ANIMAL_STUDY.rehearse(few)) == len(ANIMA
 # cat? The maps are those of the decoder at stride 8, with 8x8 positions.
 
 
-# %%
-def mean_logit(classes):
+# %% tags=["model"]
+def mean_logit(logits, classes):
     """The target of equation eq-unet-cam: from logits (N, M, H, W) to the score of one class
     per photograph (N,)."""
-
-    def score(logits):
-        of_class = logits[torch.arange(len(classes)), classes]
-        called = logits.argmax(1) == classes[:, None, None]
-        called = called | ~called.flatten(1).any(1)[:, None, None]
-        return (of_class * called).sum((1, 2)) / called.sum((1, 2))
-
-    return score
+    of_class = logits[torch.arange(len(classes)), classes]
+    called = logits.argmax(1) == classes.to(logits.device)[:, None, None]
+    called = called | ~called.flatten(1).any(1)[:, None, None]
+    return (of_class * called).sum((1, 2)) / called.sum((1, 2))
 
 
+def animal_logit(logits, labels):
+    """The same for an animal by its place in VOC_ANIMALS; class 0 is the background."""
+    return mean_logit(logits, labels + 1)
+
+
+def animal_network():
+    return AnimalUNet(BACKBONE.load())
+
+
+def masked_64():
+    return with_masks(voc_animals(size=64))
+
+
+def learn_animals(model, data):
+    """Train it for the gallery; returns its mean IoU."""
+    return {"mean_iou": train_animals(model, data, epochs=6).last("iou")}
+
+
+TRAINED = Weights(
+    "11_unet",
+    "animals",
+    build=animal_network,
+    train=learn_animals,
+    data=masked_64,
+    title="U-Net",
+    layer="merge.1",
+    score=animal_logit,
+)
+
+
+# %%
 def evidence(model, layer, index, classes):
     """Grad-CAM (N, 64, 64) for one class per validation photograph."""
     device = next(model.parameters()).device
     batch = animals.normalize(animals.test.images[index]).to(device)
     return cam.grad_cam(
-        model, layer, batch, mean_logit(classes.to(device)), size=(64, 64)
+        model, layer, batch, lambda logits: mean_logit(logits, classes), size=(64, 64)
     ).cpu()
 
 
