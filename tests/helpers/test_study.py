@@ -687,3 +687,36 @@ def test_on_dask_a_lost_workers_runs_are_done_again(copy):
 def test_a_worker_with_other_code_is_refused(toy):
     with pytest.raises(ValueError, match="has other code of 01_toy; give it the same checkout"):
         study._one_run("01_toy", "01_toy", "0" * 16, None, 0, "one", 0)
+
+
+# ---------------------------------------------------------------------------------------------- other chapters
+
+OTHER = {"02_other": "OFFSET = 1\nUNUSED = 2\ndef more(x):\n    return x + OFFSET\ndef rest(x):\n    return x\n"}
+WAYS = {
+    "directly": "def f(x):\n    return chapter('02_other').more(x)\n",
+    "by an alias": "other = chapter('02_other')\ndef f(x):\n    return other.more(x)\n",
+    "by one of two": "one, other = chapter('01_one'), chapters.chapter('02_other')\ndef f(x):\n    return other.more(x)\n",
+    "by a name": "take = chapter('02_other').more\ndef f(x):\n    return take(x)\n",
+    "within the function": "def f(x):\n    other = chapter('02_other')\n    return other.more(x)\n",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_hash_follows_into_other_chapters(way):
+    def code(old="", new=""):
+        return study.code_in(WAYS[way], "f", lambda name: OTHER[name].replace(old, new))
+
+    assert code("OFFSET = 1", "OFFSET = 2") != code() and code("x + OFFSET", "x - OFFSET") != code()
+    assert code("UNUSED = 2", "UNUSED = 3") == code() and code("    return x\n", "    return 2 * x\n") == code()
+
+
+def test_a_change_in_another_chapter_makes_a_study_stale(toy):
+    other = toy.script.with_name("02_other.py")
+    other.write_text('# %% tags=["model"]\ndef grow(x):\n    return 10 * x\n')
+    toy.edit("more(10 * width", "more(chapter('02_other').grow(width)")
+    toy.edit("import os\n", "import os\n\nfrom helpers.chapters import chapter\n")
+    toy.study.measure(jobs=1)
+    assert study.stale("01_toy") == []
+    other.write_text(other.read_text().replace("10 * x", "11 * x"))
+    chapters.chapter.cache_clear()
+    assert ["other code" in problem for problem in study.stale("01_toy")] == [True]
