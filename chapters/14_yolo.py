@@ -52,7 +52,7 @@ from helpers.interactive import Explorable
 from helpers.settings import pick
 from helpers.study import Study
 from helpers.table import Table
-from helpers.variants import Variant, Variants, counted
+from helpers.variants import Variant, Variants
 from helpers.weights import Weights
 
 BACKBONE, Backbone = chapter("02_resnet").BACKBONE, chapter("02_resnet").Backbone
