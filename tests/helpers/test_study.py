@@ -695,7 +695,7 @@ OTHER = {"02_other": "OFFSET = 1\nUNUSED = 2\ndef more(x):\n    return x + OFFSE
 WAYS = {
     "directly": "def f(x):\n    return chapter('02_other').more(x)\n",
     "by an alias": "other = chapter('02_other')\ndef f(x):\n    return other.more(x)\n",
-    "by one of two": "one, other = chapter('01_one'), chapters.chapter('02_other')\ndef f(x):\n    return other.more(x)\n",
+    "by one of two": "a, b = chapter('01_a'), chapters.chapter('02_other')\ndef f(x):\n    return b.more(x)\n",
     "by a name": "take = chapter('02_other').more\ndef f(x):\n    return take(x)\n",
     "within the function": "def f(x):\n    other = chapter('02_other')\n    return other.more(x)\n",
 }
