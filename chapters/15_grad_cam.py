@@ -42,9 +42,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torchvision.ops import box_iou
 
-from helpers import cam, metrics, plot, train
-from helpers.backbone import BACKBONE, CLASSES
+from helpers import cam, metrics, naming, plot, train
 from helpers.chapters import chapter
+from helpers.claims import Claims
 from helpers.data import CIFAR10_CLASSES, Split, cifar10, largest_animal, voc_animals
 from helpers.exercise import attempt, verify
 from helpers.headline import headline
@@ -52,14 +52,14 @@ from helpers.interactive import Explorable
 from helpers.settings import pick
 from helpers.study import Study
 from helpers.table import Table
-from helpers.zoo import NAMES, ZOO, to_input
+from helpers.weights import explorable
 
 resnet = chapter("02_resnet")
 cbam = chapter("07_cbam")
 
 # %% [markdown]
 # All small networks of this book have been trained for this chapter: ten that name what is on a picture of 32 pixels, and
-# the four of chapters 11 to 14 with their own tasks. They are in `helpers/zoo.py` and only have to be loaded. They take
+# the four of chapters 11 to 14 with their own tasks. Each chapter declares its own, and they only have to be loaded. They take
 # photographs of any size; the ten get 64 pixels here. We ask them about validation photographs of VOC's animals {cite}`everingham2010voc`, which none of them has seen.
 
 # %%
@@ -72,11 +72,11 @@ known = voc_animals(
 ).test.targets  # maps are judged at 64 pixels
 labels = largest_animal(animals).test.targets  # (N,): the animal with the largest box
 
-member = ZOO["ResNet"]
-model = member.load()
-inputs = to_input(member, animals, photos)  # (N, 3, 64, 64), normalised
+TRAINED = {one.title: one for one in explorable()}
+model = TRAINED["ResNet"].open()
+inputs = TRAINED["ResNet"].to_input(animals, photos)  # (N, 3, 64, 64), normalised
 with torch.inference_mode():
-    answers = model(inputs)[:, NAMES]  # the five animals' logits
+    answers = model(inputs)[:, naming.PLACES]  # the five animals' logits
 right = answers.argmax(1) == labels
 print(
     f"ResNet-8 names the largest animal of {100 * right.float().mean():.0f} % of "
@@ -226,7 +226,7 @@ def draw(fig):
         pictures = []
         for rule in ("gradient", "guided"):
             for side in (0, 1):
-                score = logit(NAMES[pair_labels[scene, side]])
+                score = logit(naming.PLACES[pair_labels[scene, side]])
                 pictures.append(
                     input_gradient(model, scene_inputs[scene : scene + 1], score, rule)
                 )
@@ -283,7 +283,9 @@ def mean_and_error(values, scale=100, decimals=1):
 def by_pixels(rule):
     def maps_for(side):
         return saliency(
-            input_gradient(model, scene_inputs, logit(NAMES[pair_labels[:, side]]), rule)
+            input_gradient(
+                model, scene_inputs, logit(naming.PLACES[pair_labels[:, side]]), rule
+            )
         )
 
     return maps_for
@@ -477,9 +479,9 @@ class GradCAM:
 
 # %% tags=["nbval-check-output"]
 explain = GradCAM(model, "layer3")
-alpha, activation = explain.alphas(inputs[:2], logit(NAMES[labels[:2]]))
+alpha, activation = explain.alphas(inputs[:2], logit(naming.PLACES[labels[:2]]))
 print("A:", tuple(activation.shape), " alpha:", tuple(alpha.shape))
-print("map:", tuple(explain(inputs[:2], logit(NAMES[labels[:2]])).shape))
+print("map:", tuple(explain(inputs[:2], logit(naming.PLACES[labels[:2]])).shape))
 
 # %% [markdown]
 # And the pairs of animals from the beginning, asked again:
@@ -488,7 +490,7 @@ print("map:", tuple(explain(inputs[:2], logit(NAMES[labels[:2]])).shape))
 # %%
 def by_layer(layer):
     def maps_for(side):
-        return GradCAM(model, layer)(scene_inputs, logit(NAMES[pair_labels[:, side]]))
+        return GradCAM(model, layer)(scene_inputs, logit(naming.PLACES[pair_labels[:, side]]))
 
     return maps_for
 
@@ -571,9 +573,10 @@ import torchvision
 
 train.set_seed(0)
 HEADS = {
-    name: (ZOO[name].load(), ZOO[name].layer, "fc") for name in ("ResNet", "SENet", "CBAM")
+    name: (TRAINED[name].open(), TRAINED[name].layer, "fc")
+    for name in ("ResNet", "SENet", "CBAM")
 }
-HEADS["shared backbone"] = (BACKBONE.load(), "layer4", "fc")
+HEADS["shared backbone"] = (resnet.BACKBONE.load(), "layer4", "fc")
 HEADS["torchvision, ResNet-18"] = (torchvision.models.resnet18(), "layer4", "fc")
 sample = inputs[:3].double()
 rows = []
@@ -592,8 +595,11 @@ Table(rows)
 # photographs, the same class: are the two $\alpha$ equal?
 
 # %% tags=["nbval-check-output"]
-vgg = ZOO["VGG"].load()
-for name, network, layer in (("ResNet", model, "layer3"), ("VGG", vgg, ZOO["VGG"].layer)):
+vgg = TRAINED["VGG"].open()
+for name, network, layer in (
+    ("ResNet", model, "layer3"),
+    ("VGG", vgg, TRAINED["VGG"].layer),
+):
     alpha, _ = GradCAM(network, layer).alphas(inputs[:2], logit(3))
     print(
         f"{name}: the same weights for both photographs:",
@@ -736,7 +742,7 @@ class CountReLUs(TorchFunctionMode):
         return function(*arguments, **(settings or {}))
 
 
-backbone = BACKBONE.load()
+backbone = resnet.BACKBONE.load()
 with CountReLUs() as counter, torch.inference_mode():
     backbone(inputs[:1])
 print("ReLU modules:", sum(isinstance(module, nn.ReLU) for module in backbone.modules()))
@@ -818,7 +824,7 @@ def guided_grad_cam(model, layer, images, score):
 # the score $-y^c$, and it is what the ReLU of the ordinary map has cut off:
 
 # %% tags=["nbval-check-output"]
-score = logit(NAMES[labels[:4]])
+score = logit(naming.PLACES[labels[:4]])
 against = explain.counterfactual(inputs[:4], score)
 of_negated = explain(inputs[:4], lambda outputs: -score(outputs))
 raw = explain(inputs[:4], score, relu=False)
@@ -840,7 +846,10 @@ def draw(fig):
     axes = fig.subplots(4, 3).reshape(2, 6)  # each question has two rows of three
     one, where = scene_inputs[:1], scenes[0]
     for row, side in enumerate((0, 1)):
-        score, name = logit(NAMES[pair_labels[0, side]]), animals.classes[pair_labels[0, side]]
+        score, name = (
+            logit(naming.PLACES[pair_labels[0, side]]),
+            animals.classes[pair_labels[0, side]],
+        )
         axes[row, 0].imshow(where.permute(1, 2, 0))
         axes[row, 0].set_title(f"asked: {name}", fontsize=8, loc="center", pad=3)
         axes[row, 1].imshow(detail(input_gradient(model, one, score)[0]))
@@ -870,14 +879,16 @@ plot.show(
 # %%
 def by_product(side):
     return (
-        guided_grad_cam(model, "layer3", scene_inputs, logit(NAMES[pair_labels[:, side]]))
+        guided_grad_cam(
+            model, "layer3", scene_inputs, logit(naming.PLACES[pair_labels[:, side]])
+        )
         .abs()
         .amax(1)
     )
 
 
 def by_counterfactual(side):
-    return explain.counterfactual(scene_inputs, logit(NAMES[pair_labels[:, side]]))
+    return explain.counterfactual(scene_inputs, logit(naming.PLACES[pair_labels[:, side]]))
 
 
 halves["guided Grad-CAM"] = discrimination(by_product)
@@ -1342,18 +1353,19 @@ print("a map of zeros hits:", pointing(0 * toy, torch.ones(1, 8, 8)).item())
 
 
 # %% tags=["model"]
-def both_maps(member, model, data, images, labels, side=64):
-    """Grad-CAM and the smoothed saliency map of a member of the zoo, both (N, side, side)."""
-    gradcam = GradCAM(model, member.layer)
+def both_maps(trained, model, data, images, labels, side=64):
+    """Grad-CAM and the smoothed saliency map of a trained network (`Weights`), both
+    (N, side, side)."""
+    gradcam = GradCAM(model, trained.layer)
     found = []
     for start in range(0, len(images), 50):
         part = slice(start, start + 50)
-        inputs = to_input(member, data, images[part]).requires_grad_()
+        inputs = trained.to_input(data, images[part]).requires_grad_()
         caught = []
         handle = gradcam.layer.register_forward_hook(
             lambda module, given, made, caught=caught: caught.append(made) or made.clone()
         )
-        score = member.score(gradcam.model(inputs), labels[part]).sum()
+        score = trained.score(gradcam.model(inputs), labels[part]).sum()
         handle.remove()
         gradient, pixels = torch.autograd.grad(score, (caught[0], inputs))
         maps = (gradient.mean((2, 3), keepdim=True) * caught[0].detach()).sum(1).relu()
@@ -1402,8 +1414,8 @@ def judge_maps(maps, targets, labels, tolerance=2):
 TASKS = {"U-Net": "masks", "FCN": "masks", "FPN": "boxes, any animal", "YOLO": "boxes"}
 side = 64
 maps_of, accuracy = {}, {}
-for name, one in ZOO.items():
-    network = one.load()
+for name, one in TRAINED.items():
+    network = one.open()
     maps_of[name] = dict(
         zip(
             ("Grad-CAM", "saliency"),
@@ -1413,7 +1425,7 @@ for name, one in ZOO.items():
     )
     if name not in TASKS:  # the ten classifiers
         with torch.inference_mode():
-            said = network(to_input(one, animals, photos))[:, NAMES].argmax(1)
+            said = network(one.to_input(animals, photos))[:, naming.PLACES].argmax(1)
         accuracy[name] = float((said == labels).float().mean())
 
 # %% [markdown]
@@ -1546,42 +1558,53 @@ Table(rows)
 #
 # And the planted bias, seed by seed:
 
-# %%
-STUDY.claims(
-    [
-        (
-            "biased: Grad-CAM is at the tag, more than without tags in training",
-            "no tags",
-            "biased",
-        ),
-        ("cured by balance: less of it at the tag", "balanced", "biased"),
-        ("the cured network ignores the tag as one that never saw any", "balanced", "no tags"),
-    ],
+# %% tags=["model"]
+CLAIMS = Claims(
+    STUDY,
     "energy",
     "Grad-CAM near the tag, points",
     scale=100,
+    matters=5.0,
+    main={
+        "biased: Grad-CAM is at the tag, more than without tags in training": (
+            "no tags",
+            "biased",
+        ),
+        "cured by balance: less of it at the tag": ("balanced", "biased"),
+    },
+    also={
+        "the cured network ignores the tag as one that never saw any": ("balanced", "no tags"),
+    },
+    about="Classifiers of cats and dogs, some of which wear a coloured tag: most of the dogs and few of the cats, as many of "
+    "both, or none; all trained equally long. The chapter's comparisons of ready-made networks are no study and stand "
+    "there alone.",
 )
-
-# %%
-STUDY.claims(
-    [
-        ("the bias flatters: better with the tags as in training", "balanced", "biased"),
-    ],
+FLATTERED = Claims(
+    STUDY,
     "as_trained",
     "accuracy, points",
     scale=100,
+    also={"the bias flatters: better with the tags as in training": ("balanced", "biased")},
 )
-
-# %%
-STUDY.claims(
-    [
-        ("the cure pays where there are no tags", "biased", "balanced"),
-        ("tags on both animals cost nothing against no tags", "no tags", "balanced"),
-    ],
+CLEAN = Claims(
+    STUDY,
     "clean",
     "accuracy without tags, points",
     scale=100,
+    also={
+        "the cure pays where there are no tags": ("biased", "balanced"),
+        "tags on both animals cost nothing against no tags": ("no tags", "balanced"),
+    },
 )
+
+# %%
+CLAIMS.table()
+
+# %%
+FLATTERED.table()
+
+# %%
+CLEAN.table()
 
 # %% [markdown]
 # **Verdict.** The bias shows in Grad-CAM, the cure removes it, and both are seen with room to spare. Whether the cured network
@@ -1604,7 +1627,9 @@ worst = (confidence - 2.0 * right).argsort(descending=True)[:7]
 
 
 def evidence(layer, index, names):
-    return cam.grad_cam(model, layer, inputs[index], NAMES[names], size=tuple(photos.shape[2:]))
+    return cam.grad_cam(
+        model, layer, inputs[index], naming.PLACES[names], size=tuple(photos.shape[2:])
+    )
 
 
 plot.cams(
@@ -1710,7 +1735,7 @@ def rank_correlation(first, second):
 
 # %%
 few = slice(0, pick(full=100, quick=4))
-asked = logit(NAMES[labels[few]])
+asked = logit(naming.PLACES[labels[few]])
 fall = occlusion_map(model, inputs[few], asked)
 
 
@@ -1791,7 +1816,7 @@ PARTS = {
     "conv1": ("conv1", "bn1"),
 }
 checked = slice(0, pick(full=60, quick=10))
-names_asked = logit(NAMES[labels[checked]])
+names_asked = logit(naming.PLACES[labels[checked]])
 
 
 def pictures(network):
@@ -1908,9 +1933,9 @@ print("no pixel moved by more than 4 of 255:", bool((moved <= EPSILON + 1e-2).al
 print("a fifth of the answers or more flip:", flipped.float().mean().item() >= 0.2)
 
 # %%
-before = enlarged(explain(inputs, logit(NAMES[labels])), (side, side))
-after = enlarged(explain(changed, logit(NAMES[labels])), (side, side))
-rightly = own == NAMES[labels]  # of all twelve names
+before = enlarged(explain(inputs, logit(naming.PLACES[labels])), (side, side))
+after = enlarged(explain(changed, logit(naming.PLACES[labels])), (side, side))
+rightly = own == naming.PLACES[labels]  # of all twelve names
 was_right = flipped & pick(full=rightly, quick=rightly | True)
 rows = []
 for name, maps in (
@@ -1932,7 +1957,9 @@ pixels = animals.denormalize(changed[ATTACKED])
 plot.cams(
     (255 * pixels).round().to(torch.uint8),
     None,
-    titles=[f"{CLASSES[own[i]]}\nnow {CLASSES[now[i]]}" for i in ATTACKED.tolist()],
+    titles=[
+        f"{naming.CLASSES[own[i]]}\nnow {naming.CLASSES[now[i]]}" for i in ATTACKED.tolist()
+    ],
     rows_of_maps={
         "first\nanswer": enlarged(explain(changed[ATTACKED], logit(own[ATTACKED])), at_size),
         "new\nanswer": enlarged(explain(changed[ATTACKED], logit(now[ATTACKED])), at_size),
@@ -2041,12 +2068,12 @@ Table(
 HOW = ("layer3", "counterfactual", "layer1", "guided")
 stage_scene = scene_inputs[:1]
 with torch.inference_mode():
-    stage_logits = model(stage_scene)[0, NAMES]
+    stage_logits = model(stage_scene)[0, naming.PLACES]
 
 
 def answer(name, how):
     """The map of the scene for one animal (h, w)."""
-    score = logit(NAMES[animals.classes.index(name)])
+    score = logit(naming.PLACES[animals.classes.index(name)])
     if how == "guided":
         return saliency(input_gradient(model, stage_scene, score, "guided"))[0]
     if how == "counterfactual":
@@ -2247,7 +2274,7 @@ Table(
 # middle may hide more of an animal than the same number of pixels here and there.
 #
 # **5. (open)** Do maps that point well also delete well? For 300 photographs, correlate the mean of the deletion curve with the
-# energy inside the mask, within each network of `ZOO`. A network may look at the background and be faithful about it; then
+# energy inside the mask, within each network of `TRAINED`. A network may look at the background and be faithful about it; then
 # the two must come apart. Find photographs where they do.
 
 # %% [markdown]
