@@ -1829,7 +1829,7 @@ def pictures(network):
 
 
 train.set_seed(0)
-strange, randomised = member.weights.build(), member.load()
+strange, randomised = TRAINED["ResNet"].build(), TRAINED["ResNet"].open()
 trained_pictures, agreement, kept_pictures = pictures(model), {}, {}
 for part, modules in PARTS.items():
     for module in modules:
