@@ -250,9 +250,9 @@ def rests_on(name):
     from helpers import study, weights
 
     faults, remarks = [], []
-    for kept, ask in [(faults, study.stale), (faults, weights.stale), (remarks, getattr(study, "unfinished", None))]:
+    for kept, ask in [(faults, study.stale), (faults, weights.stale), (remarks, study.unfinished)]:
         try:
-            kept += ask(name) if ask else []
+            kept += ask(name)
         except Exception as error:  # a damaged file or a chapter that cannot be read must not hide the others
             message = " ".join(str(error).split()) or "no more is known"
             faults.append(f"its studies and weights cannot be checked ({type(error).__name__}: {message})")
@@ -273,16 +273,7 @@ def command(options):
         faults, notes = rests_on(name)
         messages += [f"{name}: {fault}" for fault in faults]
         remarks += [f"{name}: {note}" for note in notes]
-    if not options.names:
-        messages += shared_weights()
     print("\n".join([*messages, *(f"remark: {remark}" for remark in remarks)]), end="\n" if messages or remarks else "")
     if not messages:
         print(f"{len(chosen)} chapter(s): script and notebook agree, outputs are fresh.")
     return bool(messages)
-
-
-def shared_weights():
-    """What is wrong with trained weights that belong to no single chapter."""
-    from helpers import weights
-
-    return [message for name in getattr(weights, "SHARED", ()) for message in weights.stale(name)]

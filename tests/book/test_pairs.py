@@ -548,7 +548,7 @@ def test_what_a_chapter_rests_on_cannot_hide_the_rest(monkeypatch):
     faults, remarks = check.rests_on("01_vgg")
     assert faults[0] == "a study is old" and "JSONDecodeError: Expecting value" in faults[1]
     monkeypatch.setattr(weights, "stale", lambda name: [])
-    monkeypatch.setattr(study, "unfinished", lambda name: ["lacks 3 of 9 runs"], raising=False)
+    monkeypatch.setattr(study, "unfinished", lambda name: ["lacks 3 of 9 runs"])
     assert check.rests_on("01_vgg") == (["a study is old"], ["lacks 3 of 9 runs"])
 
 
