@@ -429,3 +429,25 @@ def test_ctrl_c_prints_one_line_and_keeps_what_has_arrived(tmp_path):
     assert process.returncode == 130 and out == ""
     assert err == "Stopped. What has arrived is kept: the same command goes on from there.\n"
     assert part.stat().st_size >= 1 << 20
+
+
+def test_a_web_page_and_an_empty_answer_are_called_so(place):
+    page, nothing = Host(ARCHIVE), Host(ARCHIVE)
+    web_page(page)
+    empty(nothing)
+    with serving(page, nothing) as urls, pytest.raises(ConnectionError, match="web page[\\s\\S]*the answer is empty"):
+        download.download(things(*urls), place)
+
+
+def test_another_part_than_was_asked_for_is_not_appended(place, kept):
+    class Shifted(Host):
+        def answer(self, request):
+            request.send_response(206)
+            request.send_header("Content-Range", f"bytes 0-99/{len(ARCHIVE)}")
+            request.send_header("Content-Length", "100")
+            request.end_headers()
+            request.wfile.write(ARCHIVE[:100])
+
+    with serving(Shifted(ARCHIVE)) as urls, pytest.raises(ConnectionError, match="sends another part"):
+        download.download(things(*urls), place)
+    assert kept.read_bytes() == KEPT
