@@ -27,8 +27,7 @@
 # - measure what gates do in a trained network: by depth, by class, and when you take them away.
 #
 # **Before you read on, guess.** The gates add 10 % to the parameters of ResNet-50. What do they add to its
-# multiply-adds: 10 %, 1 % or 0.1 %? And to the time that an image takes? Write both down; the section with the checks
-# settles them.
+# multiply-adds: 10 %, 1 % or 0.1 %? And to the time that an image takes?
 
 # %% [markdown]
 # ## Setup
@@ -208,12 +207,11 @@ plot.show(
 )
 
 # %% [markdown]
-# Exactly half. That is not bad luck, and no training will help. Far from the lamp, a window looks the same in both
-# twins. So the network gives the same answer twice, and one of the two is wrong.
+# Exactly half, and no training will help. Far from the lamp, a window looks the same in both twins. So the network gives
+# the same answer twice, and one of the two is wrong.
 #
-# A real network is deeper, and its last layers see the whole image. But its first layers do not. They have to find the
-# same edges and textures for a fish and for a road, whatever the rest of the image would tell them. The paper's
-# question: **can a layer be told, at little cost, what the image as a whole looks like?**
+# A real network is deeper, and its last layers see the whole image. But its first layers do not. The paper's question:
+# **can a layer be told, at little cost, what the image as a whole looks like?**
 
 # %% [markdown]
 # ## The idea: squeeze, excite, scale
@@ -298,8 +296,6 @@ plot.show(
 # | $\mathbf{s}$ | the gates | `(N, C, 1, 1)` | `gate(x)` |
 # | $\tilde{X}$ | the maps that go out | `(N, C, H, W)` | `forward(x)` |
 #
-# In this chapter $r$ is the reduction ratio, as in the paper, not the receptive field.
-#
 # Why this form? The paper asks two things of the function from $\mathbf{z}$ to $\mathbf{s}$.
 #
 # - **It has to be flexible**: a gate may depend on several channels, and not only linearly. So two layers with a ReLU
@@ -308,13 +304,11 @@ plot.show(
 #
 # ### Where the idea comes from
 #
-# - **Attention and gates.** Highway networks {cite}`srivastava2015highway` mix a layer and its input with a learned
-#   gate. Residual attention networks {cite}`wang2017residual` put a branch with its own convolutions beside the trunk
-#   and multiply with a mask for every position. The gates here are for channels alone, and therefore small.
-# - **The average over the map** has stood at the end of networks since Network in Network {cite}`lin2014nin`. Here it
-#   stands in every block.
-# - **Search** {cite}`zoph2017search` finds better ways to connect layers. A unit for channels works
-#   inside whatever block it finds, and later searches took it in.
+# - **Gates.** Highway networks {cite}`srivastava2015highway` mix a layer and its input with a learned gate. Residual
+#   attention networks {cite}`wang2017residual` multiply with a mask for every position, from a branch with its own
+#   convolutions. The gates here are for channels alone, and therefore small.
+# - **The average over the map** has stood at the end of networks since Network in Network {cite}`lin2014nin`.
+# - **Search** {cite}`zoph2017search` finds better ways to connect layers. A unit works inside whatever block it finds.
 
 # %% [markdown]
 # ## The smallest piece by hand
@@ -399,9 +393,9 @@ print("as torchvision, relative difference below 1e-12:", difference < 1e-12)
 # %% [markdown]
 # ### The unit without its squeeze
 #
-# How much of the effect is the view of the whole image, and how much is just another nonlinearity? The paper separates
-# the two (its section 7.1, *NoSqueeze*): leave the average out, and nothing else. The same two layers, with the same
-# parameters, then run at every position and see only that position. Because ours are 1x1 convolutions, that is one line.
+# How much of the effect is the view of the whole image? The paper leaves the average out, and nothing else (its section
+# 7.1, *NoSqueeze*). The same two layers, with the same parameters, then run at every position and see only that position.
+# Because ours are 1x1 convolutions, that is one line.
 
 
 # %% tags=["model"]
@@ -514,9 +508,8 @@ plot.show(
 
 # %% [markdown]
 # The unit opens one set of channels under a red lamp and another under a blue one; hardly any channel is open under
-# both. So the last convolution can read the two sets with opposite signs. A few hundred parameters and as many
-# multiply-adds make the difference between guessing and knowing. Without the squeeze, the same parameters achieve
-# nothing.
+# both. So the last convolution can read the two sets with opposite signs. Without the squeeze, the same parameters
+# achieve nothing.
 #
 # The task was made for this. What do the gates do in a network for photographs?
 
@@ -628,8 +621,7 @@ print("all gates shut, the block is a ReLU:", torch.equal(block(maps), maps.relu
 
 # %% [markdown]
 # The networks. For ImageNet, chapter 2's `ResNet` takes whatever block it is given. For CIFAR-10, the stages are
-# replaced. The new network then takes over the first weights of the old one, so that a comparison with and without
-# gates starts from the same convolutions.
+# replaced, and take over the first weights of the old ones, so that a comparison starts from the same convolutions.
 
 
 # %% tags=["model"]
@@ -693,8 +685,7 @@ print("without its units it is the ResNet-20:", torch.equal(stripped(batch), pla
 #
 # ### Parameters
 #
-# A unit has two matrices of $C \cdot C / r$ weights. So a network whose stage $s$ has $N_s$ blocks with $C_s$ channels
-# gets
+# A unit has two matrices of $C \cdot C / r$ weights. So a network with $N_s$ blocks of $C_s$ channels in stage $s$ gets
 #
 # $$ \frac{2}{r} \sum_{s} N_s\, C_s^2 $$ (eq-senet-cost)
 #
@@ -777,9 +768,9 @@ Table(
 )
 
 # %% [markdown]
-# The counts agree with the paper's, those for $r$ of 4, 8 and 32 if they are rounded up. (Its ablations leave the biases
-# out, which changes no rounded figure.) ResNet-50 itself has 23.30 %. The error is nearly the same for $r$ from 2 to 16
-# and rises at 32, while the parameters fall with each step. So 16 is a choice for economy.
+# The counts agree with the paper's if all are rounded up. (Its ablations are said to have no biases; but without them
+# $r = 8$ would be 30.59 million, which does not fit.) ResNet-50 itself has 23.30 %. The error is nearly the same for $r$
+# from 2 to 16 and rises at 32, while the parameters fall with each step. So 16 is a choice for economy.
 #
 # ### Which stages?
 #
@@ -884,15 +875,12 @@ for name, (without, gated, shape, size) in pairs.items():
 Table(rows, decimals={"more multiply-adds, %": 2, "more time, %": 0})
 
 # %% [markdown]
-# That is the second answer, and it depends. In the large network the extra time varies with the machine and with what else
-# it does: in several runs of this page we have seen anything from nothing to a good quarter, for less than a tenth of a
-# percent more multiply-adds. In the small network a layer takes little time, and starting a handful of small operations
-# in every block costs a good part of it.
-# The paper measured 209 ms instead of 190 for a training step on 8 GPUs, 10 % more, and 167 ms instead of 164 for an
-# image on a CPU (section 4).
+# That is the second answer, and it depends on the machine and on what else it does. In the small network a layer takes
+# little time, and starting a handful of small operations in every block costs a good part of it. The paper measured 209 ms
+# instead of 190 for a training step on 8 GPUs, 10 % more, and 167 ms instead of 164 for an image on a CPU (section 4).
 #
-# "No squeeze" shows what the average is also good for: in the large network the same weights at every position are real
-# work, 4.27 billion multiply-adds instead of 3.86 (the table of networks above).
+# The average saves work, too: without it the same weights run at every position, and need 4.27 billion multiply-adds
+# instead of 3.86 (the table of networks above).
 
 # %% [markdown]
 # ## Where we differ from the paper
@@ -903,15 +891,13 @@ Table(rows, decimals={"more multiply-adds, %": 2, "more time, %": 0})
 # | network | SE-ResNet-50 to 152, SE-ResNeXt, SE-Inception, SENet-154; on CIFAR ResNet-110 and 164, WRN-16-8, Shake-Shake | counts of those ResNets; training of SE-ResNet-20 | the paper's CIFAR networks are five to eight times as deep, or wider |
 # | optimiser | SGD, momentum 0.9, batch 1024, rate 0.6, a tenth every 30 of 100 epochs | Nesterov momentum, batch 128, one cycle; in the studies 2 epochs with peak 0.1, or 30 with 0.3; the network on this page by the course's recipe for few epochs | the short ones are far from converged |
 # | reduction ratio | 16 | 2, 4 and 8 | 16 leaves 16 channels a single hidden unit, and 8 channels none |
-# | first weights | He for all layers | the same, biases zero | |
 # | fully connected layers | with bias in the released networks, without in the ablations (section 6) | with bias | 16,048 parameters in SE-ResNet-50 |
 # | loss | with label smoothing in the ablations | without | |
-# | stride in a bottleneck | on the first 1x1 (v1) | the same | |
 # | first pooling | 3x3 without padding, rounded up, in the released networks | 3x3 with padding 1, as in chapter 2 | same shapes, values shifted by a pixel |
 # | images | random crop and flip; mean subtracted | shift by 2 and flip; mean and standard deviation | |
 #
-# The library timm has the released network as `legacy_seresnet50`. With the same weights and the same first pooling, it
-# and ours give the same answers to 12 digits; the tests of this chapter check that.
+# The library timm has the released network as `legacy_seresnet50`. With the same weights and first pooling, it and ours
+# give the same answers to 12 digits; a test checks that.
 
 # %% [markdown]
 # ## The data
@@ -1018,12 +1004,11 @@ TRAINED = Weights(
 # | ResNet-110 | CIFAR-100 | 26.88 | 23.85 |
 # | ResNet-164 | CIFAR-100 | 24.33 | 21.31 |
 #
-# The largest gains are on CIFAR-100: three points. On ImageNet the network of 50 layers with units comes close to the one
-# of 101 without, at half the multiply-adds. SENet-154, with 115 million parameters, reached 18.68 % top-1 error (Table 8),
-# and a small ensemble of SENets won the ILSVRC 2017 classification with 2.251 % top-5 error on the test set. The ablations
-# that we quoted, from 23.30 to 22.28 %, are trained longer, with label smoothing and without biases (section 6); for a
-# fixed 270 epochs a footnote gives 23.21 and 22.20 %. The unit without a squeeze has 22.93 % (Table 16): it brings 0.37
-# of the 1.02 points.
+# The largest gains are on CIFAR-100: three points. On ImageNet, 50 layers with units come close to 101 without, at half the
+# multiply-adds. SENet-154, with 115 million parameters, reached 18.68 % top-1 error (Table 8), and a small ensemble of
+# SENets won the ILSVRC 2017 classification with 2.251 % top-5 error on the test set. The ablations, from 23.30 to 22.28 %,
+# are trained longer, with label smoothing and without biases (section 6); for a fixed 270 epochs a footnote gives 23.21
+# and 22.20 %. The unit without a squeeze has 22.93 % (Table 16): it brings 0.37 of the 1.02 points.
 #
 # Ours is a study of ResNet-20 with half the channels (8, 16 and 32) on CIFAR-10 at 16x16 pixels: without units, with
 # units at two reduction ratios, and with the unit that does not squeeze, at equal parameters. Every arm with the same
@@ -1110,8 +1095,7 @@ plot.study(
 # %% [markdown]
 # ## The paper's claim in miniature
 #
-# What the paper's tables predict, put as differences of test accuracy that should be positive, seed by seed. The verdict
-# comes from the 95 % interval of the mean difference: *seen* above zero, *reversed* below, *too small to matter* if it
+# Differences of test accuracy, seed by seed, signed so that the paper predicts a positive number. The verdict comes from the 95 % interval of the mean difference: *seen* above zero, *reversed* below, *too small to matter* if it
 # lies within half a point of zero, and else *not clear*. Half a point is the smallest effect that would matter here; the
 # paper's are one to three. Claims named before the runs are primary and carry Holm's correction for their number; all
 # others are marked exploratory.
@@ -1596,9 +1580,8 @@ Table(
 # ## Play: swap the gates
 #
 # Choose an image, and what to do with its gates: leave them, replace those of one stage or of all by those of another
-# image (the small one), by the average over training images, or by ones. In the middle, the gates of the last block
-# of the stage in question, what they were (grey) and what they are (blue). Right, the logits before (grey) and after
-# (blue).
+# image (the small one), by the average over training images, or by ones. In the middle, the gates of the last block of
+# the stage in question; right, the logits; grey before, blue after.
 #
 # Which stage's gates can you exchange without changing the answer? Is there an image that becomes what its donor shows?
 
@@ -1689,10 +1672,9 @@ Explorable(
 # %% [markdown]
 # ## When to use it today, and what came after
 #
-# The unit is in many networks of the years after: MobileNetV3 {cite}`howard2019mobilenetv3` and EfficientNet
-# {cite}`tan2019efficientnet` ([chapter 4](04_efficientnet)) have one in their blocks, found or kept by search. Use it
-# when multiply-adds are what is scarce. Where seconds are, measure first: an operation that reads the
-# whole map before anything else can go on costs more time than its count says.
+# MobileNetV3 {cite}`howard2019mobilenetv3` and EfficientNet {cite}`tan2019efficientnet` ([chapter 4](04_efficientnet))
+# have a unit in their blocks. Use it when multiply-adds are scarce. Where seconds are, measure first: an operation that
+# reads the whole map before anything else can go on costs more time than its count says.
 #
 # - **GENet** {cite}`hu2018genet`, from the same group, asks how far a unit has to look, and how to spread what it saw.
 # - **CBAM** {cite}`woo2018cbam` ([chapter 7](07_cbam)) squeezes with the maximum as well as the average, and adds a gate
@@ -1873,8 +1855,8 @@ for name in ["", *sorted(spreads, key=spreads.get)]:
 Table(rows, decimals={"test accuracy in %": 1})
 
 # %% [markdown]
-# The early blocks go first, and the first two cost about half a point. All nine together cost a few points and leave
-# exactly the 269,722 parameters of a ResNet-20: a network without units that has been trained with them.
+# PRUNED All nine together leave exactly the 269,722 parameters of a ResNet-20: a network without units that has been
+# trained with them.
 #
 # **5. (open)** Where should gates start? Set `fc2.bias` of every unit to 0, 1, 2 and 3, and train each start with
 # `train_start` for five epochs and three seeds. Decide before you look what you would count as a gain. Is the best start
@@ -1884,18 +1866,17 @@ Table(rows, decimals={"test accuracy in %": 1})
 # ## Recap
 #
 # - Squeeze: the average of each channel. Excitation: two small layers and a sigmoid give a gate for each. Scale.
-# - In ResNet-50 that is 10 % more parameters and less than 0.1 % more multiply-adds in layers with weights. In time
-#   it can be far more, because a unit is several small operations, and two of them go through the whole map.
-# - What a convolution cannot do is use what lies outside its window. The lamps show it: half right without, nearly
-#   all right with one average.
+# - In ResNet-50 that is 10 % more parameters and less than 0.1 % more multiply-adds in layers with weights. In time it
+#   can be more: a unit is several small operations, and two of them go through the whole map.
+# - A convolution cannot use what lies outside its window. The lamps show it: half right without, nearly all right with one
+#   average.
 # - The unit belongs before the addition; the paper puts it at the end of the branch.
 # - A gate is worth its cost where it varies from image to image. In our network gates vary more, and more with the
 #   class, the deeper they are, on the whole. Where they do not vary, they can be folded away.
 #
 # **Three questions.** Why is a 1x1 convolution with a sigmoid, at equal parameters, no substitute for the unit? Why is
 # most of the unit's cost in the last stage, and why is it the least needed there according to the paper? A colleague
-# reports that units slow the network down by 20 % and thinks that there must be a mistake, because the multiply-adds
-# are the same. What do you answer?
+# finds the network 20 % slower at equal multiply-adds and suspects a mistake. What do you answer?
 
 # %%
 best = 100 * metrics.accuracy(logits, data.test.targets)
