@@ -295,13 +295,13 @@ function halves(base64) { // float16: a sign, five bits of exponent, ten of frac
   }
   return out;
 }
-// picture: a value of 3 maps, normalised. change: a Map from the number of a value to a function that gives another one
-// in its place, for figures that take something away.
+// picture: a value of 3 maps, normalised. change: a Map from the number of a value to a function of it, and of the values
+// before it, that gives another one in its place: for figures that take something away.
 live.forward = (network, picture, change = new Map()) => {
-  const values = [change.get(0)?.(picture) ?? picture];
+  const values = [picture];
   for (const s of network.steps) {
     const made = s.op in MANY ? MANY[s.op][0](s.in.map((i) => values[i])) : OPERATIONS[s.op][0](values[s.in[0]], s);
-    values.push(change.get(values.length)?.(made) ?? made);
+    values.push(change.get(values.length)?.(made, values) ?? made);
   }
   return values;
 };
@@ -333,7 +333,7 @@ live.weighed = (A, g) => {
   return map;
 };
 live.softmax = (logits) => {
-  const top = Math.max(...logits), powers = logits.map((t) => Math.exp(t - top)), total = powers.reduce((a, b) => a + b);
+  const top = logits.reduce((a, b) => Math.max(a, b)), powers = logits.map((t) => Math.exp(t - top)), total = powers.reduce((a, b) => a + b);
   return powers.map((t) => t / total);
 };
 live.normalise = (pixels) => { // 3 maps of 0..255 to what the networks were trained on

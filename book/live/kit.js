@@ -179,7 +179,43 @@ live.bars = (rows = 3) => {
 live.ask = (network, picture, change) => {
   const x = live.normalise(picture.w === network.side ? picture : live.resize(picture, network.side));
   const values = live.forward(network, x, change), share = live.softmax(live.logits(network, values));
-  return { values, share, best: share.indexOf(Math.max(...share)) };
+  return { values, share, best: share.indexOf(share.reduce((a, b) => Math.max(a, b))) };
 };
 live.percent = (p) => `${(100 * p).toFixed(0)} %`;
+
+// The frame of a chapter's figure: the picture and where it comes from, beside what the networks make of it. Returns
+// the canvas of the picture, and `refresh`, which calls show(picture) when the browser has time.
+live.frame = (root, controls, results, show, start = 0) => {
+  const canvas = live.canvas(live.info.shown, "the picture"), soon = live.soon(), state = { picture: null };
+  canvas.classList.add("live-photo");
+  const refresh = () => { if (state.picture) soon(() => { show(state.picture); root.dataset.shown = Number(root.dataset.shown ?? 0) + 1; }); };
+  const chooser = live.chooser((picture) => { state.picture = picture; live.draw(canvas, picture); refresh(); }, { target: root, start });
+  root.append(make("div", { class: "live-bench" }, make("div", { class: "live-left" }, canvas, chooser), make("div", {}, ...controls, ...results)));
+  return { canvas, refresh, state };
+};
+// A point of the canvas that the reader chooses by pointing or with the arrow keys: at(x, y) in parts of its side.
+live.point = (canvas, at, step = 1 / 32) => {
+  let x = 0.5, y = 0.5;
+  const go = (to) => { [x, y] = to.map((t) => Math.min(1 - 1e-6, Math.max(0, t))); at(x, y); };
+  const here = (event) => { const box = canvas.getBoundingClientRect(); go([(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height]); };
+  Object.assign(canvas, { tabIndex: 0 });
+  canvas.addEventListener("pointerdown", here);
+  canvas.addEventListener("pointermove", (event) => { if (event.buttons) here(event); });
+  canvas.addEventListener("keydown", (event) => {
+    const by = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] }[event.key];
+    if (by) { event.preventDefault(); go([x + by[0], y + by[1]]); }
+  });
+};
+// A network with its bars; `say` puts a sentence below.
+live.card = (name, ...more) => {
+  const bars = live.bars(), says = make("p", { class: "live-note" });
+  const section = make("section", { class: "live-card", "aria-label": name }, make("h4", {}, name), ...more, bars, says);
+  return { section, bars, say: (text) => { says.textContent = text; } };
+};
+live.zeros = (x) => live.maps(x.c, x.h, x.w);
+live.without = (x, from, to) => { // the same maps, but those from `from` to `to` zero
+  const y = { ...x, d: x.d.slice() }, n = x.h * x.w;
+  y.d.fill(0, from * n, to * n);
+  return y;
+};
 }

@@ -109,6 +109,7 @@ live.figures.page = async (root) => {
   photo.className = "live-photo";
   photo.setAttribute("role", "application");
   const seen = live.canvas(SIDE, "the picture as the networks get it");
+  seen.className = "live-seen";
   const move = (event) => {
     const box = photo.getBoundingClientRect();
     Object.assign(state, { x: (event.clientX - box.left) / box.width * SHOWN, y: (event.clientY - box.top) / box.height * SHOWN, covered: true });

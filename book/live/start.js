@@ -22,7 +22,11 @@
       await load("fast.js").catch(() => {}); // the reference does without
       await load("kit.js");
       await load("samples.js");
-      live.load = async (name) => { await load(live.info.networks[name].file); return live.networks.get(name); };
+      live.load = async (name) => {
+        if (!live.info.networks[name]) throw new Error(`${name} has no trained weights yet; the figure needs them.`);
+        await load(live.info.networks[name].file);
+        return live.networks.get(name);
+      };
       const name = root.dataset.figure;
       await load(name === "page" ? "page.js" : `figures/${name}.js`);
       await live.figures[name](root);
