@@ -564,7 +564,7 @@ TRAINING = """
     train.set_seed(seed)
     model = small_network()
     data_ = red_or_blue(64)
-    history = train.fit(model, data_, epochs=EPOCHS, batch_size=4, lr=0.01 * width, eval_every=10)
+    history = train.fit(model, data_, epochs=EPOCHS, batch_size=4, lr=0.01 * width, eval_every=10, seed=seed)
     weight = sum(float(p.double().abs().sum()) for p in model.parameters())
     return {"loss": history.last("train_loss"), "weight": weight}
 """
