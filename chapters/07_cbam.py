@@ -24,9 +24,9 @@
 # - measure whether an attention map looks at the object, and against which baselines.
 #
 # **Before you read on, guess.** A network learns to name the animal in a photograph. No one ever shows it where the
-# animal is. One of its layers has to weigh positions: a number between 0 and 1 for each, computed from the features
-# there. After training, does that map light up on the animal, on the background, or on neither? Write your answer down;
-# we will measure it with masks that people have drawn.
+# animal is. One of its layers weighs positions: a number between 0 and 1 for each, computed from the features there.
+# After training, does that map light up on the animal, on the background, or on neither? We will measure it with masks
+# that people have drawn.
 
 # %% [markdown]
 # ## Setup
@@ -584,9 +584,8 @@ rows = inspect.trace(model, (3, 224, 224)).rows
 Table(row for row in rows if row["layer"].startswith("layer1.0"))
 
 # %% [markdown]
-# Where `bn2` was, there are now two things: `bn2.0` is the batch normalisation, `bn2.1` the module behind it. In the
-# channel gate, `fc1` and `fc2` run twice, once for the average and once for the maximum. Their parameters are
-# counted where they run first.
+# `bn2.0` is the batch normalisation, `bn2.1` the module behind it. In the channel gate, `fc1` and `fc2` run twice, once for
+# the average and once for the maximum; their parameters are counted where they run first.
 
 # %% [markdown]
 # ## Checks: are these the paper's networks?
@@ -705,9 +704,8 @@ Table(
 # At most 4 % more multiply-adds, but far more time: CBAM more than doubles it in this table. On your machine the factor is
 # another one. "Negligible overhead" is a statement about parameters.
 #
-# **MobileNet.** The paper also puts CBAM into MobileNet (chapter 5) and reports about 5.07 million parameters for it,
-# where the paper of squeeze-and-excitation reports about 4.7 million for the same network with SE. One block of
-# MobileNet has two convolutions. Where do the modules go?
+# **MobileNet.** The paper reports about 5.07 million parameters for MobileNet (chapter 5) with CBAM, and the paper of
+# squeeze-and-excitation about 4.7 million with SE. One block of MobileNet has two convolutions. Where do the modules go?
 
 # %% tags=["nbval-check-output"]
 # channels behind the thirteen 3x3 convolutions, and behind the thirteen 1x1 convolutions
@@ -740,20 +738,16 @@ print(f"one per convolution:   {MOBILENET + added(DEPTHWISE) + added(POINTWISE):
 # | network | ResNet-18 to 101, wide ResNet, ResNeXt, MobileNet | ResNet-20 with 8 to 32 channels; ResNet-8 with 16 to 64 for the animals | a fraction of the cost |
 # | reduction ratio $r$ | 16 | 4 | 16 leaves 16 channels a single hidden unit, and 8 channels none |
 # | batch normalisation before the sigmoid | not in the equation; in the code, scale 0 at first, running averages move by 0.01 per step | as in the code, but by 0.1 per step | at 0.01, the averages of a training of 230 steps would still remember the start |
-# | order of the two descriptions | average, maximum in the equation; the other way round in the code | as in the equation | none: weights swap |
 # | training | the authors' script: 100 epochs, SGD, learning rate 0.1, batch 256 | one cycle, batch 128; in the studies 1 epoch of 30,000 images with peak 0.1, or 30 epochs of all with 0.3 | in the short ones the gates have little time to learn |
-# | first weights of the shared layers | not given; in the code PyTorch's default, biases zero | He's, biases zero, as in chapter 6; in the study of starts as in the code | measured below |
-# | user study | people choose between two pictures | masks drawn by people, and a measure | repeatable |
+# | first weights of the shared layers | not given; in the code PyTorch's default, biases zero | He's, biases zero, as in chapter 6; in the study of starts zero in the second layer | measured below |
 
 # %% [markdown]
 # ## The data
 #
-# Two data sets. CIFAR-10 {cite}`krizhevsky2009cifar` at 16x16 pixels is chapter 2's, for the comparison of designs. To
-# ask whether attention finds the object, we need to know where the object is: PASCAL VOC {cite}`everingham2010voc`,
-# photographs that contain a cat, cow, dog, horse or sheep, with a box around each animal and a mask of its pixels (some
-# of the masks are from {cite}`hariharan2011sbd`).
-#
-# The networks never see a box or a mask. They get one label for each photograph, the class of its largest animal.
+# CIFAR-10 {cite}`krizhevsky2009cifar` at 16x16 pixels is chapter 2's, for the comparison of designs. To ask whether
+# attention finds the object: PASCAL VOC {cite}`everingham2010voc`, photographs with a cat, cow, dog, horse or sheep, a box
+# around each animal and a mask of its pixels (some masks are from {cite}`hariharan2011sbd`). The networks never see a box
+# or a mask, only the class of the largest animal.
 
 # %%
 animals = largest_animal(voc)
@@ -946,11 +940,11 @@ plot.study(
 # %% [markdown]
 # ## The paper's claim in miniature
 #
-# Each row is a difference between two arms, seed by seed, signed so that the paper predicts a positive number. The verdict
-# comes from the 95 % interval of the mean difference: *seen* above zero, *reversed* below, *too small to matter* if it
-# lies within half a point of zero, and else *not clear*. Half a point is the smallest effect that would matter here; for
-# the paper's claims on ResNet-50 it is about the lead of CBAM over SE. Claims named before the runs are primary and carry
-# Holm's correction for their number; all others are marked exploratory.
+# Differences between two arms, seed by seed, signed so that the paper predicts a positive number. The verdict comes from the
+# 95 % interval of the mean difference: *seen* above zero, *reversed* below, *too small to matter* if it lies within half a
+# point of zero, and else *not clear*. Half a point, about the lead of CBAM over SE in the paper's Table 4, is the smallest
+# effect that would matter here. Claims named before the runs are primary and carry Holm's correction for their number; all
+# others are marked exploratory.
 
 # %% tags=["model"]
 CLAIMS = Claims(
@@ -1453,9 +1447,6 @@ plot.show(
 plot.mistakes(model, small, logits, "layer2", count=7)
 
 # %% [markdown]
-# For some of them the evidence for the wrong class and for the right one lies in the same places: the network looks
-# there and sees something else. For others the two maps differ.
-#
 # ### What the answer rests on
 #
 # The ten images of every chapter, with Grad-CAM at the end of stage 2, and the control: the same network before training.
@@ -1564,9 +1555,9 @@ plot.show(
 # %% [markdown]
 # ## Play: what the gates see, and what they do
 #
-# Choose a photograph and a block of the network with CBAM. Above: the photograph, the two pictures that the spatial
-# half gets (average and maximum over the channels), and the gates that its 7x7 filter makes of them. Below: the gate of
-# each channel, sorted, and what it would be if the two layers were told the average alone or the maximum alone.
+# Choose a photograph and a block of the network with CBAM. Above: the photograph, the two pictures that the spatial half
+# gets, and the gates that it makes of them. Below: the gate of each channel, sorted, and what it would be if the two
+# layers were told the average alone or the maximum alone.
 #
 # Look for a case in which the average or the maximum shows the animal and the gates do not. Then compare the orange
 # and grey marks: which of the two descriptors moves the gates? The table below the figure answers.
