@@ -14,6 +14,7 @@ VERBS = {
     "sync": "book.sync",
     "lab": "book.lab",
     "book": "book.build",
+    "pages": "book.pages",
     "study": "helpers.study",
     "weights": "helpers.weights",
     "data": "helpers.data.commands",
@@ -28,8 +29,6 @@ def main(argv=None):
     arguments = sys.argv[1:] if argv is None else argv
     try:
         verb, module = _verb(arguments[:1])
-        if not hasattr(module, "add_arguments"):  # it still reads its command line by itself
-            return int(module.main(arguments[1:]) or 0)
         parser = argparse.ArgumentParser(prog=f"./course {verb}")
         module.add_arguments(parser)
         options, more = parser.parse_known_args(arguments[1:])

@@ -23,6 +23,7 @@ PAGE = ROOT / "pages" / "gallery.md"
 FOUND = ROOT / "pages" / "gallery.json"
 PICTURES = ROOT / "pages" / "_static"
 SIDE = 128  # px of the photographs, and of the maps that are measured
+NOT_MEASURED = {"energy in box": None, "energy in mask": None, "pointing game": None, "empty maps": 0}
 TOLERANCE = 4  # px; the pointing game allows 15 px on photographs of about 500 px
 
 
@@ -130,13 +131,15 @@ def titles(networks):
 
 def _table(found, networks):
     results = {
-        f"[{int(trained.chapter[:2])} {trained.title}](../chapters/{trained.chapter})": found["networks"][trained.title]
+        f"[{int(trained.chapter[:2])} {trained.title}](../chapters/{trained.chapter})": found["networks"].get(
+            trained.title, NOT_MEASURED
+        )
         for trained in networks
     }
+    results["everywhere alike"] = found["everywhere alike"]
     rows = [
-        {"network": label}
-        | {f"{kind}, %": result[kind] for kind in ("energy in box", "energy in mask", "pointing game")}
-        for label, result in (results | {"everywhere alike": found["everywhere alike"]}).items()
+        {"network": label} | {f"{kind}, %": result[kind] for kind in NOT_MEASURED if kind != "empty maps"}
+        for label, result in results.items()
     ]
     return Table(rows, decimals=1)._repr_markdown_()
 
@@ -150,7 +153,7 @@ def text():
     found = json.loads(FOUND.read_text())
     animals = ", ".join(found["photographs"])
     named, placed = groups()["named"], groups()["placed"]
-    empty = [found["networks"][name]["empty maps"] for name in titles(placed)]
+    empty = [found["networks"].get(name, NOT_MEASURED)["empty maps"] for name in titles(placed)]
     return TEMPLATE.format(
         animals=animals,
         provenance=found["provenance"],

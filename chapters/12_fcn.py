@@ -76,7 +76,7 @@ masks = data.test.targets
 # %% [markdown]
 # ## The problem: a name for the photograph, and no place
 #
-# The course has a small network that names objects (`helpers.backbone`, the **backbone** of this and the next chapters): ResNet
+# The course has a small network that names objects ([chapter 2](02_resnet) trains it; the **backbone** of this and the next chapters): ResNet
 # blocks, trained on CIFAR-10 and on animals cut out of VOC's training photographs. It takes a picture and says *cat*. It does not
 # say where.
 #

@@ -7,8 +7,8 @@ data=naming.small_pictures, score=naming.logit_of, …)`, trained alike, so that
 import torch
 
 from helpers import train
-from helpers.backbone import CLASSES, named_pictures
-from helpers.data import VOC_ANIMALS
+from helpers.data import NAMED_CLASSES as CLASSES
+from helpers.data import VOC_ANIMALS, named_pictures
 
 NAMED = "named"
 EPOCHS = 4

@@ -1,27 +1,30 @@
-"""Trained weights that chapters start from, kept in `weights/` with how they were made.
+"""Trained weights, kept in `weights/` with how they were made.
 
-A chapter defines `TEACHER = Weights(...)` in a cell tagged `model`. `./course weights NAME` trains it on the real data;
-the chapter, and later ones, only load it. What several chapters share is defined in `helpers.backbone` and
-`helpers.zoo`; there NAME is "backbone" or "zoo". The files are safetensors: they hold numbers, no code.
+A chapter declares `TEACHER = Weights(...)` in a cell tagged `model`. `./course weights NAME` trains what chapter NAME
+declares on the real data; the chapter, and later ones, only load it. The files are safetensors: they hold numbers, no
+code.
+
+What a chapter declares with a `layer` and a `score` is a network that others can look into with Grad-CAM: the gallery,
+chapter 15 and the live page gather those.
+
+    x = trained.to_input(data, images)
+    heat = grad_cam(trained.open(), trained.layer, x, lambda outputs: trained.score(outputs, labels))
 """
 
-import argparse
-import importlib
-import inspect
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 
+import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from helpers import chapters, settings, study, train
 
-SHARED = ("backbone", "zoo")  # modules of helpers whose weights belong to no single chapter
 FOLDER = settings.ROOT / "weights"
 MAX_BYTES = 3_200_000
 
@@ -30,11 +33,19 @@ MAX_BYTES = 3_200_000
 class Weights:
     """A network that was trained once.
 
-    chapter: the chapter that defines it, such as "08_feature_distillation", or one of SHARED. name: what it is, such as
-        "teacher".
+    chapter: the chapter that declares it, such as "08_feature_distillation". name: what it is, such as "teacher".
     build: a function without arguments that gives the untrained network.
     train: a function of (model, data) that trains it in place and returns a dict of numbers, such as its accuracy.
     data: a function without arguments that gives the Dataset.
+
+    For networks that others look into:
+
+    title: what it is called on pages, such as "VGG".
+    layer: name of the module whose maps Grad-CAM weighs.
+    score: a function (outputs, labels) to the number per image (N,) that is explained; labels (N,) are positions in
+        `helpers.data.VOC_ANIMALS`.
+    size: side of the photographs that it gets, in px.
+    any_size: turns the loaded network into one for images of any size, where it is not one already.
     """
 
     chapter: str
@@ -42,6 +53,11 @@ class Weights:
     build: Callable
     train: Callable
     data: Callable
+    title: str = ""
+    layer: str | None = None
+    score: Callable | None = None
+    size: int = 64
+    any_size: Callable = lambda model: model  # noqa: E731
 
     @property
     def path(self):
@@ -50,9 +66,7 @@ class Weights:
     @property
     def code(self):
         """A hash of the code that builds and trains; text and comments do not count."""
-        source = _module(self.chapter)
-        source = getattr(source, "__source__", None) or inspect.getsource(source)
-        parts = [study.code_in(source, part.__name__) for part in (self.build, self.train)]
+        parts = [study.code_of(self.chapter, part.__name__) for part in (self.build, self.train)]
         return sha256("".join(parts).encode()).hexdigest()[:16]
 
     def make(self):
@@ -105,24 +119,35 @@ class Weights:
         model.load_state_dict({key: t.float() if t.is_floating_point() else t for key, t in tensors.items()})
         return model.eval()
 
+    def open(self):
+        """The trained network in evaluation mode, for images of any size."""
+        return self.any_size(self.load()).eval()
+
+    def untrained(self, seed=0):
+        """The network before its training, in evaluation mode: the control beside every "look what it learned"."""
+        train.set_seed(seed)
+        return self.build().eval()
+
+    def to_input(self, data, images):
+        """Images uint8 (N, 3, H, W) as the network takes them: `size` px, normalised by `data`, float (N, 3, S, S)."""
+        if images.shape[-1] != self.size:
+            images = F.interpolate(images.float(), self.size, mode="bilinear", antialias=True).round().to(torch.uint8)
+        return data.normalize(images)
+
     def _present(self):
         if not self.path.exists():
             raise FileNotFoundError(f"weights/{self.path.name} is not there. Train it: ./course weights {self.chapter}")
         return self.path
 
 
-def _module(name):
-    if name in SHARED:
-        return importlib.import_module(f"helpers.{name}")
-    return chapters.chapter(name)
+def weights(chapter_name):
+    """The weights that a chapter declares, as a list."""
+    return [each for name, each in chapters.declared(Weights) if name == chapter_name]
 
 
-def weights(name):
-    """The weights that a chapter, or one of SHARED, defines by name or in lists, as a list."""
-    found = []
-    for value in vars(_module(name)).values():
-        found += value if isinstance(value, list) else [value]
-    return [each for each in found if isinstance(each, Weights) and each.chapter == name]
+def explorable():
+    """All networks that can be looked into, in the order of the chapters: a list of Weights."""
+    return [each for _, each in chapters.declared(Weights) if each.layer and each.score]
 
 
 def stale(chapter_name):
@@ -138,29 +163,18 @@ def stale(chapter_name):
     return problems
 
 
-def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="course weights", description="Train the weights that a chapter starts from.")
-    parser.add_argument(
-        "chapter", help=f"a chapter's name, or one of {', '.join(SHARED)} for what several chapters share"
-    )
+def add_arguments(parser):
+    parser.add_argument("chapter", help="a chapter's name, such as 08_feature_distillation")
     parser.add_argument("--restart", action="store_true", help="train again what is there already")
-    options = parser.parse_args(arguments)
-    try:
-        found = weights(options.chapter)
-        if not found:
-            print(f"{options.chapter} defines no weights.")
-        for each in found:
-            if options.restart or not each.path.exists():
-                each.make()
-            scores = ", ".join(f"{name} {value:.4g}" for name, value in each.record["metrics"].items())
-            print(f"weights/{each.path.name}: {scores} ({each.record['data']})")
-    except (ValueError, FloatingPointError) as error:
-        sys.exit(f"course weights: {error}")
-    except KeyboardInterrupt:
-        sys.exit("Stopped. Nothing was overwritten.")
 
 
-if __name__ == "__main__":
-    from helpers import weights as this  # under its own name, so that its Weights is the class that chapters use
-
-    this.main()
+def command(options):
+    """Train what a chapter declares and is not there yet, and print what came out."""
+    found = weights(chapters.check_name(options.chapter))
+    if not found:
+        print(f"{options.chapter} declares no weights.")
+    for each in found:
+        if options.restart or not each.path.exists():
+            each.make()
+        scores = ", ".join(f"{name} {value:.4g}" for name, value in each.record["metrics"].items())
+        print(f"weights/{each.path.name}: {scores} ({each.record['data']})")

@@ -8,11 +8,10 @@ from torch import nn
 from toys import chapter_tests, dataset_of, generator, noise, random_images
 
 from helpers import inspect, metrics, train
-from helpers.backbone import Backbone
 from helpers.chapters import chapter
 from helpers.parity import relative_difference
 
-FCN = chapter("12_fcn")
+FCN, Backbone = chapter("12_fcn"), chapter("02_resnet").Backbone
 CONFIG = FCN.CONFIGS["D"]
 THIN = [entry if entry == "M" else entry // 32 for entry in CONFIG]
 

@@ -10,12 +10,12 @@ from torch import nn
 from toys import chapter_tests, generator, noise, on_meta
 
 from helpers import inspect, train
-from helpers.backbone import CHANNELS, Backbone
 from helpers.chapters import chapter
 from helpers.data import Split
 from helpers.parity import copy_in_order
 
-FPN = chapter("13_fpn")
+FPN, RESNET = chapter("13_fpn"), chapter("02_resnet")
+CHANNELS, Backbone = RESNET.CHANNELS, RESNET.Backbone
 RESNET50 = (256, 512, 1024, 2048)
 
 

@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
-from helpers import data, page_gallery
-from helpers.zoo import ZOO
+from book import gallery as page_gallery
+from helpers import data
+from helpers.weights import explorable
 
 SIDE = page_gallery.SIDE
 
@@ -50,7 +51,7 @@ def test_the_page_is_that_of_the_committed_numbers():
 def test_the_numbers_are_those_of_the_committed_networks():
     found = json.loads(page_gallery.FOUND.read_text())
     assert {name: result["weights"] for name, result in found["networks"].items()} == {
-        name: page_gallery.of_file(member.weights.path) for name, member in ZOO.items()
+        trained.title: page_gallery.of_file(trained.path) for trained in explorable()
     }, "a network was trained again: ./course pages --measure"
 
 

@@ -1,0 +1,92 @@
+"""A sixteenth chapter: one pair, one line in `_toc.yml`, its results and weights; everything else gathers it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers.settings import ROOT
+
+TEMPLATE = Path(__file__).parent / "template" / "16_toy.py"
+PARTS = ("book", "helpers", "chapters", "pages", "results", "weights")
+FILES = ("conf.py", "_config.yml", "_toc.yml", "index.md", "references.bib", "pyproject.toml")
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    """A copy of the course with one chapter more, measured, trained and run; a function that calls a verb there."""
+    root = tmp_path_factory.mktemp("course")
+    for part in PARTS:
+        shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__", "*.part"))
+    for name in FILES:
+        shutil.copy(ROOT / name, root / name)
+    shutil.copy(TEMPLATE, root / "chapters")
+    contents = (root / "_toc.yml").read_text()
+    last = "      - file: chapters/15_grad_cam\n"
+    assert contents.count(last) == 1
+    (root / "_toc.yml").write_text(contents.replace(last, last + "      - file: chapters/16_toy\n"))
+
+    def call(*verb):
+        environment = os.environ | {"PYTHONPATH": str(root), "COURSE_SILENT": "1", "COURSE_SOURCE": "standin"}
+        command = [sys.executable, "-m", "book", *verb]
+        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{' '.join(verb)}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    call.root = root
+    call("study", "16_toy")
+    call("weights", "16_toy")
+    call("run", "16_toy", "--full", "--allow-standin")
+    call("pages")
+    return call
+
+
+def page(course, name):
+    return (course.root / "pages" / f"{name}.md").read_text("utf-8")
+
+
+def test_it_was_run(course):
+    cells = json.loads((course.root / "chapters/16_toy.ipynb").read_text())["cells"]
+    printed = json.dumps([cell.get("outputs") for cell in cells])
+    assert "eight channels beat two" in printed and "width 16" in printed
+
+
+def test_check_has_nothing_to_say(course):
+    assert "agree" in course("check", "16_toy")
+
+
+def test_results(course):
+    found = page(course, "results")
+    assert "[16 Toy](../chapters/16_toy) | eight channels beat two" in found
+    assert "**The paper.** More channels tell red from blue better." in found and "`results/16_toy.json`" in found
+
+
+def test_models(course):
+    found = page(course, "models")
+    assert "## [16 Toy](../chapters/16_toy)" in found and "| width 16" in found
+    assert "[16 Toy network, 64" in found
+
+
+def test_gallery(course):
+    assert "[16 Toy network](../chapters/16_toy)" in page(course, "gallery")
+
+
+def test_minutes(course):
+    assert "| [16 Toy](../chapters/16_toy) | 1 |" in page(course, "reading-orders")
+
+
+def test_only_the_contents_were_touched(course):
+    for part in ("book", "helpers"):
+        for path in (ROOT / part).rglob("*.py"):
+            assert (course.root / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
+
+
+def test_the_book(course):
+    course("book")
+    html = (course.root / "_build/html/chapters/16_toy.html").read_text("utf-8")
+    assert "eight channels beat two" in html and 'alt="Two red and two blue pictures."' in html
+    assert "16_toy.html" in (course.root / "_build/html/index.html").read_text("utf-8")
