@@ -394,13 +394,8 @@ def draw(fig):
         for depth, (centre, size) in enumerate(regions, 1):
             style = dict(facecolor="C0", alpha=0.16, edgecolor="C0", linewidth=1.5)
             ax.add_patch(Ellipse(centre, size, 0.8 * size, **style))
-            ax.text(
-                centre[0],
-                centre[1] - 0.33 * size,
-                f"{8 * depth} layers",
-                ha="center",
-                fontsize=8,
-            )
+            top = centre[1] + 0.4 * size - 0.23
+            ax.text(centre[0], top, f"{8 * depth} layers", ha="center", fontsize=8)
         ax.plot(2.55, 2.25, "*", color="C1", markersize=13)
         ax.text(2.65, 2.4, "best", color="C1", fontsize=9)
         ax.set(xlim=(-0.5, 3.3), ylim=(0.3, 3.5), aspect="equal")
@@ -815,7 +810,7 @@ for depth in (20, 56):
 # What the paper prints is declared once, beside the networks: parameters of the CIFAR networks (Table 6), multiply-adds of those
 # for ImageNet (Table 1; it calls them FLOPs).
 
-# %% tags=["model"]
+# %% jupyter={"source_hidden": true} tags=["model", "hide-input"]
 IMAGE, SMALL_IMAGE = (3, 224, 224), (3, 32, 32)
 TABLE_1 = {18: "1.8 G", 34: "3.6 G", 50: "3.8 G", 101: "7.6 G", 152: "11.3 G"}
 TABLE_6 = {20: "0.27 M", 32: "0.46 M", 44: "0.66 M", 56: "0.85 M", 110: "1.7 M", 1202: "19.4 M"}
@@ -1169,7 +1164,7 @@ print("residual, 56 layers, more than a quarter is:", cosines[56, "residual"] > 
 # |:--|:--|:--|:--|
 # | images | shorter side drawn from [256, 480], crop 224x224, flip, colour shift, mean image subtracted | shift by up to 4 pixels, flip; mean image subtracted | as the paper for CIFAR-10; shift by 2 at 16x16, a quarter of the cost; mean and deviation of each channel |
 # | training images | 1.28 M | 45,000, with 5,000 held out | 50,000; 10,000 for the comparisons trained on this page; nothing is tuned on held-out images |
-# | optimiser | SGD, momentum 0.9, weight decay 1e-4, batch 256 | the same, batch 128 | Nesterov momentum, batch 128; decay 1e-4 in comparisons |
+# | optimiser | SGD, momentum 0.9, weight decay 1e-4, batch 256 | the same, batch 128 | the same with Nesterov momentum in comparisons and studies; Muon, decay 5e-4 for the network of full size below |
 # | learning rate | 0.1, a tenth whenever the error stalls, up to 600,000 steps | 0.1, a tenth at 32,000 and 48,000 of 64,000 steps; 110 layers start at 0.01 | one cycle, 300 to 2,300 steps: minutes instead of hours, far from converged; the long study has the paper's schedule |
 # | width | 64 to 512 | 16 to 64 | 16 to 64 for the network below, 8 to 32 in comparisons |
 # | first weights, dropout | He; none | He; none | He; none |
@@ -1269,14 +1264,12 @@ plot.show(
 # ### ResNet-20, as in the paper
 #
 # Now the paper's smallest CIFAR network with all its channels, on images of full size. The paper trains it for
-# 64,000 steps; we have minutes.
+# 64,000 steps; we have minutes, and the course's recipe for few epochs (Muon instead of SGD for the convolutions).
 
 # %%
 train.set_seed(0)
 model = CifarResNet(20)
-history = train.fit(
-    model, data, epochs=pick(full=4, quick=1), weight_decay=1e-4, label="ResNet-20"
-)
+history = train.fit(model, data, train.SHORT, epochs=pick(full=4, quick=1), label="ResNet-20")
 logits = train.predict(model, data, data.test.images)
 row = {
     "network": "ResNet-20",
@@ -1386,7 +1379,7 @@ plot.study(
 # interval of its mean, as [chapter 1](01_vgg) explains; less than half a point of accuracy would be too small to matter. These
 # claims were written down after the runs, so all are exploratory.
 
-# %% tags=["model"]
+# %% jupyter={"source_hidden": true} tags=["model", "hide-input"]
 ABOUT = (
     "20 and 56 layers at 16x16 pixels, with and without shortcuts, for two passes. At equal depth both have the same "
     "parameters and multiply-adds."
@@ -1484,6 +1477,8 @@ LONG = Study(
     seeds=(0, 1, 2, 3, 4),
 )
 FIGURE_6 = replace(LONG, name="figure_6", arms=for_epochs(164), seeds=(0,))
+
+# %% jupyter={"source_hidden": true} tags=["model", "hide-input"]
 LONG_CLAIMS = Claims(
     LONG,
     "train_error",
@@ -1641,7 +1636,7 @@ for name in compared:
     fresh[name] = settled(untrained(depth, "plain" if "plain" in name else "residual"), sample)
 
 
-# %%
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
 def mean_response(network):
     """The mean over the layers of the standard deviation of their responses."""
     found = inspect.watch(network, nn.BatchNorm2d, sample, lambda _, made: float(made.std()))
@@ -1713,7 +1708,7 @@ plot.show(
 )
 
 
-# %%
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
 def last_change(network):
     return changes(network)[-1][1]
 
@@ -1813,6 +1808,7 @@ def walk(model, start, end, steps=128):
 walks = {key: walk(untrained(*key), noise[0], noise[1]) for key in norms}
 
 
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
 def draw_gradients(fig, depth, kind):
     left, right = fig.subplots(1, 2)
     blocks = range(1, len(norms[depth, kind]) + 1)
@@ -1827,7 +1823,6 @@ def draw_gradients(fig, depth, kind):
     right.set_title(f"slope; cosine {cosines[depth, kind]:.2f}", fontsize=10)
 
 
-# %%
 Explorable(
     draw_gradients,
     (DEPTHS, tuple(KINDS)),
@@ -1852,7 +1847,7 @@ Explorable(
 # on small pictures, so that chapter 15 and the gallery can put one photograph to all of them.
 
 
-# %% tags=["model"]
+# %% jupyter={"source_hidden": true} tags=["model", "hide-input"]
 def named_resnet():
     """ResNet-8 for the names of `helpers.naming`, at 32 pixels."""
     return CifarResNet(8, classes=len(naming.CLASSES))
@@ -1876,7 +1871,7 @@ TRAINED = Weights(
 # has learned to name pictures of 64 pixels: CIFAR-10's, and the animals of VOC's training photographs, cut out along their
 # boxes. It never saw a validation photograph, a mask, or where on a photograph an animal stands.
 
-# %% tags=["model"]
+# %% jupyter={"source_hidden": true} tags=["model", "hide-input"]
 CHANNELS = (32, 64, 128, 256)
 
 
@@ -1921,11 +1916,7 @@ def learn_backbone(model, data, epochs=16):
 
 
 BACKBONE = Weights(
-    "02_resnet",
-    "backbone",
-    build=Backbone,
-    train=learn_backbone,
-    data=named_pictures,
+    "02_resnet", "backbone", build=Backbone, train=learn_backbone, data=named_pictures
 )
 
 # %% [markdown]
