@@ -257,7 +257,7 @@ print("same answers as the network of 20 layers:", same)
 
 # %% tags=["nbval-check-output"]
 def normalise(a, mean, variance, eps=1e-5):
-    """Equation (1) with gamma = 1 and beta = 0, on maps (N, C, H, W); mean and variance are (C,)."""
+    """The equation above with gamma = 1 and beta = 0, on maps (N, C, H, W); mean and variance are (C,)."""
     return (a - mean[:, None, None]) / (variance[:, None, None] + eps).sqrt()
 
 

@@ -1,5 +1,7 @@
 """Chapter 1: torchvision's counts and answers, formulas, receptive fields by gradient; then mutants of the code."""
 
+import functools
+import json
 import math
 
 import pytest
@@ -8,12 +10,18 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 from torchvision.models import vgg as reference
-from toys import chapter_tests, dataset_of, generator, noise, on_meta, random_images
+from toys import dataset_of, from_cells, generator, holds, noise, on_meta, random_images
 
 from helpers import inspect, train
 from helpers.chapters import chapter
 
 VGG = chapter("01_vgg")
+
+BATCH_NORM = """                if batch_norm:
+                    layers.append(nn.BatchNorm2d(out))
+"""
+RELU = "                layers.append(nn.ReLU(inplace=True))\n"
+HIDDEN = "nn.Linear(channels * size * size, hidden),\n            nn.ReLU(inplace=True),"
 
 
 def random_state(model, seed=0):
@@ -59,7 +67,20 @@ WEIGHT_LAYERS = {"A": 11, "A-LRN": 11, "B": 13, "C": 16, "D": 16, "E": 19}
 GIGA_MACS = {"A": 7.609, "B": 11.308, "D": 15.470, "E": 19.632}
 
 
-def check_counts(m):
+@holds(
+    VGG,
+    {
+        "half the hidden width": ("hidden=4096", "hidden=2048"),
+        "no batch normalisation": (BATCH_NORM, ""),
+        "no bias": (
+            "nn.init.zeros_(module.bias)",
+            "module.bias = None if isinstance(module, nn.Conv2d) else nn.init.zeros_(module.bias)",
+        ),
+        "C with 3x3 for 1x1": ('256, 256, (256, 1), "M"', '256, 256, 256, "M"'),
+        "E one layer short": ('"M", *4 * [512], "M"],', '"M", *3 * [512], "M"],'),
+    },
+)
+def test_counts(m):
     for name, count in PARAMETERS.items():
         assert inspect.count_parameters(on_meta(m.VGG, m.CONFIGS[name])) == count
     for name, count in PARAMETERS_BN.items():
@@ -71,13 +92,21 @@ def check_counts(m):
         assert sum(isinstance(layer, (nn.Conv2d, nn.Linear)) for layer in network.modules()) == depth
 
 
-def check_macs(m):
+@holds(
+    VGG,
+    {"no padding": ("padding=kernel // 2", "padding=0")},
+)
+def test_macs(m):
     for name, giga in GIGA_MACS.items():
         assert abs(inspect.count_macs(on_meta(m.VGG, m.CONFIGS[name]), (3, 224, 224)) / 1e9 - giga) < 6e-4
     assert inspect.count_macs(on_meta(m.VGG, m.CONFIGS["D"]), (3, 224, 224)) == 15_470_264_320
 
 
-def check_features(m):
+@holds(
+    VGG,
+    {"batch normalisation after ReLU": (BATCH_NORM + RELU, RELU + BATCH_NORM)},
+)
+def test_features(m):
     """The convolutions equal torchvision's, with and without batch normalisation, in float64."""
     images = noise(2, 3, 64, 64, dtype=torch.float64)
     for name in ("A", "B", "D", "E"):
@@ -114,7 +143,17 @@ CONFIGURATIONS = [
 ]
 
 
-def check_forward(m):
+@holds(
+    VGG,
+    {
+        "no ReLU after convolutions": (RELU, ""),
+        "no pooling": ("layers.append(nn.MaxPool2d(2))", "pass"),
+        "mean instead of maximum": ("nn.MaxPool2d(2)", "nn.AvgPool2d(2)"),
+        "overlapping pooling": ("nn.MaxPool2d(2)", "nn.MaxPool2d(3, 2, 1)"),
+        "no ReLU after the first fully connected layer": (HIDDEN, HIDDEN.replace("ReLU(inplace=True)", "Identity()")),
+    },
+)
+def test_forward(m):
     """Whole small networks, with 1x1, 5x5 and 7x7 filters and LRN, against the formula."""
     images = 20 * noise(3, 3, 16, 16, seed=2, dtype=torch.float64)
     for config in CONFIGURATIONS:
@@ -125,7 +164,14 @@ def check_forward(m):
             assert_equal_and_alive(give(network, state.values())(images), expected)
 
 
-def check_lrn(m):
+@holds(
+    VGG,
+    {
+        "alpha divided by the window": ("self.alpha * neighbours", "self.alpha / self.n * neighbours"),
+        "LRN without kappa": ("kappa=2.0", "kappa=1.0"),
+    },
+)
+def test_lrn(m):
     a = 30 * noise(2, 9, 3, 4, seed=0, dtype=torch.float64)
     for n, kappa, alpha, beta in ((5, 2.0, 1e-4, 0.75), (3, 1.0, 1e-2, 0.5), (1, 1.5, 1e-3, 0.75)):
         ours = m.LocalResponseNorm(n, kappa, alpha, beta)(a)
@@ -133,7 +179,14 @@ def check_lrn(m):
     assert torch.allclose(m.LocalResponseNorm()(a), F.local_response_norm(a, 5, 5e-4, 0.75, 2.0), rtol=1e-12)
 
 
-def check_start(m):
+@holds(
+    VGG,
+    {
+        "no dropout": ("dropout=0.5", "dropout=0.0"),
+        "the paper's first weights": ("kaiming_normal_(module.weight)", "normal_(module.weight, std=0.01)"),
+    },
+)
+def test_start(m):
     """First weights of He's scale, biases 0, dropout where the paper has it."""
     torch.manual_seed(0)
     network = m.VGG([64, 64, "M"], classes=10, hidden=256, size=8)
@@ -146,7 +199,17 @@ def check_start(m):
     assert kinds == ["Linear", "ReLU", "Dropout", "Linear", "ReLU", "Dropout", "Linear"]
 
 
-def check_receptive_field(m):
+@holds(
+    VGG,
+    {
+        "receptive field without the jump": ("r + (kernel - 1) * j", "r + (kernel - 1)"),
+        "jump before the receptive field": (
+            "r, j = r + (kernel - 1) * j, j * stride",
+            "j *= stride; r += (kernel - 1) * j",
+        ),
+    },
+)
+def test_receptive_field(m):
     seen = m.receptive_field(m.CONFIGS["D"])
     assert len(seen) == 18 and [entry for entry, _, _ in seen] == m.CONFIGS["D"]
     assert seen[-2][1:] == (196, 16)  # conv5_3
@@ -156,7 +219,8 @@ def check_receptive_field(m):
     assert m.receptive_field([8, 8, 8])[-1][1] == m.receptive_field([(8, 7)])[-1][1] == 7
 
 
-def check_gradient_support(m):
+@holds(VGG)
+def test_gradient_support(m):
     """What the formula says a unit sees is what its gradient reaches."""
     config = [4, (4, 1), "M", 4, 4, "M", (4, 5)]
     torch.manual_seed(0)
@@ -176,7 +240,8 @@ def check_gradient_support(m):
         assert int(field.sum()) == r * r
 
 
-def check_cost_of_a_stack(m):
+@holds(VGG)
+def test_cost_of_a_stack(m):
     C = 16
     stack = m.VGG([C, C, C, C], classes=2, hidden=2, size=8).features
     single = m.VGG([C, (C, 7)], classes=2, hidden=2, size=8).features
@@ -185,7 +250,17 @@ def check_cost_of_a_stack(m):
     assert [layer.weight.numel() for layer in single if isinstance(layer, nn.Conv2d)][1] == 49 * C**2
 
 
-def check_dense(m):
+@holds(
+    VGG,
+    {
+        "dense with channels last": (
+            "layer.weight.view(layer.out_features, channels, side, side)",
+            "layer.weight.view(layer.out_features, side, side, channels).permute(0, 3, 1, 2)",
+        ),
+        "dense without bias": ("conv.bias = layer.bias", "conv.bias = None"),
+    },
+)
+def test_dense(m):
     torch.manual_seed(0)
     network = m.VGG([4, "M", 6, "M"], classes=3, hidden=5, size=16).double().eval()
     for parameter in network.parameters():
@@ -248,84 +323,312 @@ def test_published_sizes_agree_with_ours():
         assert torchvision.models.get_model_weights(builder).DEFAULT.meta["num_params"] == PARAMETERS_BN[name]
 
 
-# ---------------------------------------------------------------------------------------------- mutants
-
-BATCH_NORM = """                if batch_norm:
-                    layers.append(nn.BatchNorm2d(out))
-"""
-RELU = "                layers.append(nn.ReLU(inplace=True))\n"
-HIDDEN = "nn.Linear(channels * size * size, hidden), nn.ReLU(inplace=True)"
-
-MUTANTS = {
-    "no ReLU after convolutions": (RELU, "", "forward"),
-    "no padding": ("padding=kernel // 2", "padding=0", "macs"),
-    "no pooling": ("layers.append(nn.MaxPool2d(2))", "pass", "forward"),
-    "mean instead of maximum": ("nn.MaxPool2d(2)", "nn.AvgPool2d(2)", "forward"),
-    "overlapping pooling": ("nn.MaxPool2d(2)", "nn.MaxPool2d(3, 2, 1)", "forward"),
-    "half the hidden width": ("hidden=4096", "hidden=2048", "counts"),
-    "batch normalisation after ReLU": (BATCH_NORM + RELU, RELU + BATCH_NORM, "features"),
-    "no batch normalisation": (BATCH_NORM, "", "counts"),
-    "no bias": (
-        "nn.init.zeros_(module.bias)",
-        "module.bias = None if isinstance(module, nn.Conv2d) else nn.init.zeros_(module.bias)",
-        "counts",
-    ),
-    "no ReLU after the first fully connected layer": (
-        HIDDEN,
-        HIDDEN.replace("ReLU(inplace=True)", "Identity()"),
-        "forward",
-    ),
-    "no dropout": ("dropout=0.5", "dropout=0.0", "start"),
-    "the paper's first weights": (
-        "nn.init.kaiming_normal_(\n                    module.weight\n",
-        "nn.init.normal_(\n                    module.weight, std=0.01\n",
-        "start",
-    ),
-    "alpha divided by the window": ("self.alpha * neighbours", "self.alpha / self.n * neighbours", "lrn"),
-    "LRN without kappa": ("kappa=2.0", "kappa=1.0", "lrn"),
-    "C with 3x3 for 1x1": ('256, 256, (256, 1), "M"', '256, 256, 256, "M"', "counts"),
-    "E one layer short": ('*[512] * 4, "M"],', '*[512] * 3, "M"],', "counts"),
-    "receptive field without the jump": ("r + (kernel - 1) * j", "r + (kernel - 1)", "receptive_field"),
-    "jump before the receptive field": (
-        "r, j = r + (kernel - 1) * j, j * stride",
-        "j *= stride; r += (kernel - 1) * j",
-        "receptive_field",
-    ),
-    "dense with channels last": (
-        "layer.weight.view(layer.out_features, channels, side, side)",
-        "layer.weight.view(layer.out_features, side, side, channels).permute(0, 3, 1, 2)",
-        "dense",
-    ),
-    "dense without bias": ("conv.bias = layer.bias", "conv.bias = None", "dense"),
-}
-
-test_chapter, test_mutant_is_noticed = chapter_tests(VGG, globals(), MUTANTS)
+# ---------------------------------------------------------------------------------------------- the studies' tools
 
 
-# ---------------------------------------------------------------------------------------------- the study's tools
-
-
-def test_rescale_and_crop():
+@holds(
+    VGG,
+    {
+        "one scale only": ("self.low, self.high + 1, ()", "self.low, self.low + 1, ()"),
+        "always the corner": ("S - self.size + 1, (2,)", "1, (2,)"),
+    },
+)
+def test_rescale_and_crop(code):
     images = noise(4, 3, 32, 32, seed=0)
     labels = torch.arange(4)
-    same, targets = VGG.RescaleAndCrop(32, 32)(images, labels, generator())
+    same, targets = code.RescaleAndCrop(32, 32)(images, labels, generator())
     for before, after in zip(images, same, strict=True):
         assert torch.equal(before, after) or torch.equal(before.flip(-1), after)
     assert torch.equal(targets, labels)
 
-    draws = [VGG.RescaleAndCrop(32, 48)(images, labels, generator(seed))[0] for seed in range(8)]
+    draws = [code.RescaleAndCrop(32, 48)(images, labels, generator(seed))[0] for seed in range(8)]
     assert all(crop.shape == images.shape for crop in draws) and len({float(crop.sum()) for crop in draws}) > 4
     torch.manual_seed(1)
-    assert torch.equal(draws[3], VGG.RescaleAndCrop(32, 48)(images, labels, generator(3))[0])
-    # a crop of a ramp enlarged to 40 has the ramp's slope times 32 / 40
+    assert torch.equal(draws[3], code.RescaleAndCrop(32, 48)(images, labels, generator(3))[0])
+    # crops of a ramp enlarged to 40: its slope times 32 / 40, cut at many places
     ramp = torch.arange(32.0).expand(1, 3, 32, 32)
-    crop, _ = VGG.RescaleAndCrop(40, 40)(ramp, labels[:1], generator())
-    assert torch.allclose(crop[0, 0, 0, 5:-5].diff().abs(), torch.tensor(0.8), atol=1e-4)
+    crops = [code.RescaleAndCrop(40, 40)(ramp, labels[:1], generator(seed))[0] for seed in range(8)]
+    assert torch.allclose(crops[0][0, 0, 0, 5:-5].diff().abs(), torch.tensor(0.8), atol=1e-4)
+    assert len({float(crop.min()) for crop in crops}) > 2
+    # and a range of scales has a range of slopes
+    draws = [code.RescaleAndCrop(32, 48)(ramp, labels[:1], generator(seed))[0] for seed in range(8)]
+    assert len({round(float(crop[0, 0, 0, 15:17].diff().abs()), 3) for crop in draws}) > 3
 
 
-def test_accuracy_at_the_training_size_is_the_accuracy():
-    data = dataset_of(random_images(600, 32), torch.randint(0, 10, (600,), generator=generator()))
+@holds(
+    VGG,
+    {
+        "one scale for the batch": ("self.high + 1, (n,)", "self.high + 1, (1,)"),
+        "never mirrored": ("1 - 2 * torch.randint(2, (n,), generator=generator)", "1"),
+        "windows reach beyond the image": ("(1 - share) * (2 * torch.rand", "(2 * torch.rand"),
+        "the share upside down": ("self.size / S", "S / self.size"),
+        "mirrored upside down": (
+            "[share * mirror, zero, x, zero, share, y]",
+            "[share, zero, x, zero, share * mirror, y]",
+        ),
+    },
+)
+def test_rescale_each(code):
+    """At the crop's own side an image stays, or is mirrored; ramps tell the scale and the place of every window."""
+    images, labels = noise(6, 3, 32, 32, seed=0), torch.arange(6)
+    same, targets = code.RescaleEach(32, 32)(images, labels, generator())
+    straight = [torch.allclose(a, b, atol=1e-4) for a, b in zip(images, same, strict=True)]
+    mirrored = [torch.allclose(a.flip(-1), b, atol=1e-4) for a, b in zip(images, same, strict=True)]
+    assert all(a != b for a, b in zip(straight, mirrored, strict=True)) and any(straight) and any(mirrored)
+    assert torch.equal(targets, labels)
+
+    ramp = torch.arange(32.0)
+    images = torch.stack([ramp.expand(32, 32), ramp[:, None].expand(32, 32)]).repeat(64, 1, 1, 1)
+    crops, _ = code.RescaleEach(32, 48)(images, torch.zeros(64), generator())
+    across, down = crops[:, 0, 16, 8:24].diff(dim=1).mean(1), crops[:, 1, 8:24, 16].diff(dim=1).mean(1)
+    assert torch.allclose(across.abs(), down, atol=1e-3), "height and width are rescaled alike"
+    S = 32 / down
+    assert 31.9 < S.min() < 36 and 44 < S.max() < 48.1 and len(set(S.round().tolist())) > 8
+    assert torch.allclose(S, S.round(), atol=0.1)
+    # a window of 32 / S of the image lies within it, at many places
+    centre = crops[:, 1].mean((1, 2)) - 15.5
+    assert (centre.abs() <= 16 * (1 - 32 / S) + 0.1).all() and centre.std() > 1
+    again, _ = code.RescaleEach(32, 48)(images, torch.zeros(64), generator())
+    assert torch.equal(crops, again)
+
+
+def odd_data(n=600):
+    """Test images that are not the training images, with labels of their own."""
+    return dataset_of(random_images(n, 32), torch.randint(0, 10, (n,), generator=generator()))
+
+
+def biased(code, config="B"):
+    """An untrained small network that prefers no class to all others, and is no constant."""
     torch.manual_seed(0)
-    network = VGG.small_vgg(VGG.SMALL["B"]).eval()
-    assert VGG.accuracy_at(network, data, 32) == pytest.approx(train.evaluate(network, data)["test_accuracy"], abs=2e-3)
-    assert 0 <= VGG.accuracy_at(network, data, 40) <= 1
+    network = code.small_vgg(code.SMALL[config])
+    return network.eval()
+
+
+@holds(
+    VGG,
+    {
+        "training images": (
+            "right += int((verdicts",
+            "labels = data.train.targets[: len(labels)]; right += int((verdicts",
+        ),
+        "training mode": ("fully_convolutional(model).eval(), 0", "fully_convolutional(model).train(), 0"),
+    },
+)
+def test_accuracy_at_the_training_size_is_the_accuracy(code):
+    data, network = odd_data(), biased(code)
+    expected = train.evaluate(network, data)["test_accuracy"]
+    assert code.accuracy_at(network, data, 32) == pytest.approx(expected, abs=2e-3)
+    assert 0 <= code.accuracy_at(network, data, 40) <= 1
+
+
+@holds(
+    VGG,
+    {
+        "not mirrored": ("views = images, images.flip(-1)", "views = images, images"),
+        "upside down": ("views = images, images.flip(-1)", "views = images, images.flip(-2)"),
+        "softmax before the mean over positions": (
+            "dense(view).mean((2, 3)).softmax(1)",
+            "dense(view).softmax(1).mean((2, 3))",
+        ),
+        "a sum of two": (" for view in views) / len(views)", " for view in views)"),
+    },
+)
+def test_paper_verdict(code):
+    """By hand: 1 class of 2 has a score at 1 of 6 positions; the mirrored image has none."""
+
+    def dense(images):
+        scores = torch.zeros(len(images), 2, 2, 3)
+        scores[:, 0] = 6 * (images[:, 0, :2, :3] > 0)
+        return scores
+
+    images = torch.zeros(1, 3, 2, 4)
+    images[0, 0, 0, 0] = 1.0
+    one = math.e / (math.e + 1)
+    assert torch.allclose(code.paper_verdict(dense, images)[0, 0], torch.tensor((one + 0.5) / 2))
+
+
+@holds(
+    VGG,
+    {
+        "not rescaled": ("right.append(verdict(images)", "right.append(verdict(images[..., :32, :32])"),
+        "the first batch only": ("torch.cat(right)", "right[0]"),
+        "the surest is not asked for": ("verdict(images).argmax(1) ==", "verdict(images).argmin(1) =="),
+    },
+)
+def test_verdict_accuracy(code):
+    data, network, sizes = odd_data(), biased(code), []
+
+    def verdict(images):
+        sizes.append(images.shape)
+        return network(images[..., :32, :32])
+
+    expected = train.evaluate(network, data)["test_accuracy"]
+    assert code.verdict_accuracy(verdict, data, 32) == pytest.approx(expected, abs=2e-3)
+    code.verdict_accuracy(verdict, data, 40)
+    assert sizes[2:] == [(500, 3, 40, 40), (100, 3, 40, 40)]
+
+
+@holds(VGG, {"one layer too few": ("count * [(entry[0], 1)]", "(count - 1) * [(entry[0], 1)]")})
+def test_arms_that_differ_in_filters_alone(code):
+    """As deep as B and D, they see as far, and their weights are within a quarter."""
+    for arm, twin in (("5x5, 1x1", "B"), ("7x7, 1x1, 1x1", "D")):
+        ours, theirs = code.LONG_ARMS[arm]["config"], code.SMALL[twin]
+        assert len(ours) == len(theirs)
+        assert code.receptive_field(ours)[-1][1:] == code.receptive_field(theirs)[-1][1:]
+        weights = [
+            sum(m.weight.numel() for m in code.small_vgg(config).features if isinstance(m, nn.Conv2d))
+            for config in (ours, theirs)
+        ]
+        assert 0.75 < weights[0] / weights[1] < 1.25
+
+
+def test_one_run_of_each_study(monkeypatch):
+    """A run gives what the chapter reads, as plain numbers, and the same twice."""
+    data = odd_data(64)
+    run = VGG.train_arm(data, seed=1, config=json.loads(json.dumps(VGG.LONG_ARMS["5x5, 1x1"]["config"])), epochs=1)
+    assert run.keys() == {"test_accuracy", "train_loss", "parameters", "conv_weights", "macs"}
+    assert run["conv_weights"] < run["parameters"] < run["macs"]
+    assert run == VGG.train_arm(data, seed=1, config=VGG.LONG_ARMS["5x5, 1x1"]["config"], epochs=1)
+    monkeypatch.setattr(VGG, "SCALES_TESTED", (32, 40))
+    for train_once in (VGG.train_at_scale, VGG.train_with_scales):
+        run = train_once(data, seed=0, low=32, high=40, epochs=1)
+        assert run.keys() == {"accuracy_at_32", "accuracy_at_40"} and all(0 <= value <= 1 for value in run.values())
+
+
+def test_trained_network_takes_any_size():
+    network = VGG.of_any_size(VGG.TRAINED.untrained())
+    images = noise(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.allclose(network(images), VGG.TRAINED.untrained()(images), rtol=1e-4, atol=1e-5)
+        assert network(noise(2, 3, 64, 48)).shape == (2, 12)
+    assert isinstance(dict(network.named_modules())[VGG.TRAINED.layer], nn.ReLU)
+
+
+def test_claims_predict_what_the_paper_prints():
+    """A figure of Table 3 in a claim is the difference of the errors printed there, first less second."""
+    table_3 = {"A": 29.6, "A-LRN": 29.7, "B": 28.7, "C": 28.1, "D": 27.0, "E": 27.3}
+    for claims in (VGG.DEPTH_CLAIMS, VGG.LONG_CLAIMS):
+        for claim in claims.all.values():
+            if claim.paper.startswith("Table 3") and claim.loses is None and "BN" not in claim.first:
+                assert float(claim.paper.split()[-1]) == pytest.approx(table_3[claim.first] - table_3[claim.second])
+
+
+# ---------------------------------------------------------------------------------------------- exercises
+
+check_count, count_solution, check_crops, ten_crops_solution = from_cells(
+    VGG, "check_count", "count_solution", "check_crops", "ten_crops_solution"
+)
+
+
+def count_layer_by_layer(config, classes, hidden, size):
+    """Another right answer: a list of layers first, then one sum."""
+    layers, channels = [], 3
+    for entry in [entry for entry in config if entry not in ("M", "LRN")]:
+        out, kernel = entry if isinstance(entry, tuple) else (entry, 3)
+        layers.append((channels * kernel * kernel, out))
+        channels = out
+    side = size // 2 ** config.count("M")
+    layers += [(channels * side * side, hidden), (hidden, hidden), (hidden, classes)]
+    return sum((inputs + 1) * outputs for inputs, outputs in layers)
+
+
+def count_wrong(config, classes, hidden, size, kernel_of=True, bias=1, pool=True, lrn=True, last=True):
+    total, channels = 0, 3
+    for entry in config:
+        if entry == "M":
+            size = size // 2 if pool else size
+        elif entry != "LRN" or not lrn:
+            out, kernel = entry if isinstance(entry, tuple) else (entry, 3)
+            total += out * (channels * (kernel if kernel_of else 3) ** 2 + bias)
+            channels = out
+    total += (channels * size**2 + bias) * hidden + (hidden + bias) * hidden
+    return total + (hidden + bias) * classes * last
+
+
+@pytest.mark.parametrize("answer", [count_solution, count_layer_by_layer])
+def test_right_counts_pass(answer):
+    check_count(answer)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ({"bias": 0}, "1x1 map"),
+        ({"pool": False}, "1x1 map"),
+        ({"last": False}, "1x1 map"),
+        ({"lrn": False}, "LRN has no parameters"),
+        ({"kernel_of": False}, "network C has"),
+    ],
+)
+def test_wrong_counts_are_told_why(wrong, hint):
+    with pytest.raises(AssertionError, match=hint):
+        check_count(functools.partial(count_wrong, **wrong))
+
+
+def crops_of(images, size, places):
+    for y, x in places:
+        crop = images[:, :, y : y + size, x : x + size]
+        yield from (crop, crop.flip(-1))
+
+
+def places_of(images, size):
+    y, x = images.shape[2] - size, images.shape[3] - size
+    return [(0, 0), (0, x), (y, 0), (y, x), (y // 2, x // 2)]
+
+
+def crops_in_one_batch(model, images, size):
+    """Another right answer: all ten crops of all images in one pass."""
+    crops = torch.stack(list(crops_of(images, size, places_of(images, size))))
+    return model(crops.flatten(0, 1)).softmax(1).view(10, len(images), -1).mean(0)
+
+
+def one_corner(model, images, size):
+    crops = [images[:, :, -size:, -size:], images[:, :, -size:, -size:].flip(-1)] * 5
+    return torch.stack([model(crop).softmax(1) for crop in crops]).mean(0)
+
+
+def softmax_of_the_mean(model, images, size):
+    crops = crops_of(images, size, places_of(images, size))
+    return torch.stack([model(crop) for crop in crops]).mean(0).softmax(1)
+
+
+def logits_only(model, images, size):
+    return torch.stack([model(crop) for crop in crops_of(images, size, places_of(images, size))]).mean(0)
+
+
+def not_mirrored(model, images, size):
+    crops = [crop for crop in crops_of(images, size, places_of(images, size))][::2] * 2
+    return torch.stack([model(crop).softmax(1) for crop in crops]).mean(0)
+
+
+def height_for_width(model, images, size):
+    square = places_of(images[..., : images.shape[2]], size)
+    return torch.stack([model(crop).softmax(1) for crop in crops_of(images, size, square)]).mean(0)
+
+
+def upside_down(model, images, size):
+    crops = list(crops_of(images, size, places_of(images, size)))
+    crops = [crop for pair in zip(crops[::2], crops[::2], strict=True) for crop in (pair[0], pair[1].flip(-2))]
+    return torch.stack([model(crop).softmax(1) for crop in crops]).mean(0)
+
+
+@pytest.mark.parametrize("answer", [ten_crops_solution, crops_in_one_batch])
+def test_right_crops_pass(answer):
+    check_crops(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (one_corner, "the upper left crop is missing"),
+        (softmax_of_the_mean, "softmax of each crop"),
+        (logits_only, "softmax of each crop"),
+        (not_mirrored, "the mirrored upper left crop is missing"),
+        (height_for_width, "the upper right crop is missing"),
+        (upside_down, "the mirrored upper left crop is missing"),
+        (lambda model, images, size: model(images).softmax(1), "ten crops of two images"),
+    ],
+)
+def test_wrong_crops_are_told_why(answer, hint):
+    with pytest.raises(AssertionError, match=hint):
+        check_crops(answer)
