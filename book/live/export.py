@@ -191,7 +191,10 @@ def _linear(self, y, bias, x, weight):
 
 @operation("native_batch_norm", "_native_batch_norm_legit_no_training", "_batch_norm_no_update")
 def _batch_norm(self, y, x, weight, bias, mean, var, *rest):
-    parts = {name: self.stored(t) for name, t in zip(("weight", "bias", "mean", "var"), (weight, bias, mean, var), strict=True)}
+    parts = {
+        name: self.stored(t)
+        for name, t in zip(("weight", "bias", "mean", "var"), (weight, bias, mean, var), strict=True)
+    }
     self.add(y[0], "norm", x, eps=rest[-1], **parts)
 
 
@@ -357,21 +360,24 @@ def _permute(self, y, x, axes):
 # ---------------------------------------------------------------------------------------------- writing the files
 
 
-def record(network):
-    """The Recorder of one network, after a pass of a picture at its size, and what the page must know."""
-    picture = normalised(torch.randint(256, (1, 3, network.size, network.size), dtype=torch.uint8))
-    recorder = Recorder(network.load(), picture)
-    halves = torch.cat(recorder.halves).numpy().astype("<f2").tobytes()
-    return {
-        "name": network.name,
-        "chapter": network.chapter,
-        "side": network.size,
-        "layer": recorder.names[network.layer],
+def packed(recorder, **more):
+    """A Recorder's findings as the page reads them: a dict for JSON."""
+    halves = torch.cat([torch.zeros(0, dtype=torch.float16), *recorder.halves]).numpy().astype("<f2").tobytes()
+    weights = base64.b64encode(halves).decode()
+    return more | {
         "output": recorder.output,
         "names": recorder.names,
         "steps": recorder.steps,
-        "weights": base64.b64encode(halves).decode(),
+        "weights": weights,
     }
+
+
+def record(network):
+    """A network as the page reads it, after a pass of a picture at its size."""
+    picture = normalised(torch.randint(256, (1, 3, network.size, network.size), dtype=torch.uint8))
+    recorder = Recorder(network.load(), picture)
+    known = {"name": network.name, "chapter": network.chapter, "side": network.size}
+    return packed(recorder, **known, layer=recorder.names[network.layer])
 
 
 def age(network):
@@ -397,8 +403,8 @@ def drawn(count):
 
 def beginning():
     """What the page knows before any network arrives: names of classes, statistics, and sample pictures."""
-    from helpers.naming import CLASSES
     from helpers.data import VOC_ANIMALS
+    from helpers.naming import CLASSES
 
     images, names = drawn(max(SAMPLES) + 1)
     return {

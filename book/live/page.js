@@ -3,7 +3,7 @@
 live.figures.page = async (root) => {
   const { make, info } = live, SHOWN = info.shown, SIDE = info.side, names = Object.keys(info.networks).filter((name) => info.networks[name].names);
   const state = { picture: null, x: SHOWN / 2, y: SHOWN / 2, covered: false, size: 32, asked: null, against: names[0], by: 0, random: false, round: 0 };
-  const cards = new Map(), soon = live.soon(), teller = live.teller(), page = live.page = { settled: 0, results: {}, times: {} };
+  const cards = new Map(), soon = live.soon(), teller = live.teller(), page = live.page = { settled: 0, results: {}, times: {}, still: () => page.settled === state.round, seen: () => state.input };
 
   // ------------------------------------------------------------------------------------ what the networks get to see
   const grey = (x, top, left, side) => { // a patch in the mean colour of the training photographs

@@ -1,28 +1,23 @@
-"""The networks in the page: equal to PyTorch, faults seen, alone on a disk, and nothing that a reader does breaks it."""
+"""The networks in the page: equal to PyTorch, faults seen, alone on a disk, and robust against what readers do."""
 
 import base64
 import functools
-import json
-import re
+import io
+import shutil
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from book.live import export
 from helpers import cam
+from helpers.data import voc_animals
 
 PICTURES = 20
 TOLERANCE = 1e-4  # of the logits' size, and of a map's range
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    out = tmp_path_factory.mktemp("live")
-    export.export(out)
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +38,7 @@ NAMES = [network.name for network in export.networks()]
 
 @pytest.fixture(scope="module")
 def expected(networks, pictures):
-    """`expected(name)`: what PyTorch says to each picture, in float32 and in float64: (outputs, maps) each, and targets.
+    """`expected(name)`: what PyTorch says to each picture: (outputs, maps) in float32 and in float64, and targets.
 
     A target is a map of the output, whose mean is explained; the pictures ask for one after the other.
     """
@@ -71,10 +66,6 @@ def expected(networks, pictures):
     return ask
 
 
-OPEN = """
-<!doctype html><meta charset="utf-8"><div id="out"></div>
-<script src="engine.js"></script>%s<script src="samples.js"></script>
-"""
 RUN = """([name, pixels, size, target]) => {
   const network = live.networks.get(name), bytes = atob(pixels), x = live.maps(3, size, size);
   for (let i = 0; i < bytes.length; i++) x.d[i] = bytes.charCodeAt(i);
@@ -87,22 +78,20 @@ RUN = """([name, pixels, size, target]) => {
 
 
 @pytest.fixture
-def bare(folder, page):
-    """`bare(fast)` opens an empty page with the engine alone, or with the faster loop."""
-    errors = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
+def engine(live_folder, live_page):
+    """`engine(name, fast=True)`: a page with that network, with or without the faster loop."""
 
-    def open_page(fast=False):
-        (folder / "bare.html").write_text(OPEN % ('<script src="fast.js"></script>' if fast else ""))
-        page.goto((folder / "bare.html").as_uri())
-        assert errors == []
+    def open_engine(name, fast=True):
+        page = live_page()
+        if not fast:
+            page.set_content(f"<script>{(live_folder / 'engine.js').read_text()}</script>")
+            page.add_script_tag(path=live_folder / "samples.js")
+        assert page.evaluate("Boolean(live.fast)") == fast
+        slug = next(n.slug for n in export.networks() if n.name == name)
+        page.add_script_tag(path=live_folder / f"net-{slug}.js")
         return page
 
-    return open_page
-
-
-def add(page, folder, name):
-    page.add_script_tag(path=folder / f"net-{re.sub('[^a-z0-9]+', '-', name.lower())}.js")
+    return open_engine
 
 
 def differences(page, network, images, answers):
@@ -127,18 +116,354 @@ def differences(page, network, images, answers):
 
 @pytest.mark.browser
 @pytest.mark.parametrize("name", NAMES)
-def test_page_and_pytorch_agree(bare, folder, networks, pictures, expected, name):
-    page = bare(fast=True)
-    assert page.evaluate("live.fast"), "the faster loop is not used here"
-    add(page, folder, name)
-    output, heat = differences(page, networks[name], pictures[networks[name].size], expected(name))
+def test_page_and_pytorch_agree(engine, networks, pictures, expected, name):
+    output, heat = differences(engine(name), networks[name], pictures[networks[name].size], expected(name))
     assert output < TOLERANCE and heat < TOLERANCE
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("name", NAMES)
-def test_the_reference_without_the_faster_loop_agrees_as_well(bare, folder, networks, pictures, expected, name):
-    page = bare()
-    add(page, folder, name)
+def test_the_reference_without_the_faster_loop_agrees_as_well(engine, networks, pictures, expected, name):
+    page = engine(name, fast=False)
     output, heat = differences(page, networks[name], pictures[networks[name].size][:3], expected(name))
     assert output < TOLERANCE and heat < TOLERANCE
+
+
+FAULTS = {
+    "padding": "network.steps.findLast((s) => s.op === 'conv' && s.shape[2] === 3).pad = 0",
+    "eps": "network.steps.forEach((s) => { if (s.op === 'norm') s.eps = 1e-3; })",
+    "channels of the picture": """const seen = live.normalise;
+        live.normalise = (x) => { // red and blue change places
+          const y = seen(x), n = y.d.length / 3, red = y.d.slice(0, n);
+          y.d.copyWithin(0, 2 * n);
+          y.d.set(red, 2 * n);
+          return y;
+        };""",
+    "channels of a weight": "const w = network.steps[0].weight; [w[0], w[9]] = [w[9], w[0]]",
+    "Grad-CAM's layer": "network.layer -= 1",
+}
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_the_page_is_seen(engine, networks, pictures, expected, fault):
+    page = engine("VGG")
+    page.evaluate("(fault) => { const network = live.networks.get('VGG'); eval(fault); }", FAULTS[fault])
+    assert max(differences(page, networks["VGG"], pictures[64][:2], expected("VGG"))) > TOLERANCE
+
+
+# ------------------------------------------------------------------------------------- each operation by itself
+
+
+class Also(nn.Module):
+    """A module that is a function of its input; `parts` are modules it uses."""
+
+    def __init__(self, function, *parts):
+        super().__init__()
+        self.function, self.parts = function, nn.ModuleList(parts)
+
+    def forward(self, x):
+        return self.function(x, *self.parts)
+
+
+def pair(x):
+    """Selective kernels' two branches, weighed by a softmax over the pair."""
+    first, second = x.split(2, dim=1)
+    a, b = torch.stack([first, second]).softmax(0).unbind(0)
+    return a * first + b * second
+
+
+OPERATIONS = {
+    "convolution": nn.Conv2d(4, 6, 3, stride=2, padding=1),
+    "grouped": nn.Conv2d(4, 8, 3, padding=1, groups=2),
+    "depthwise": nn.Conv2d(4, 4, 5, padding=2, groups=4, stride=2),
+    "one pixel": nn.Conv2d(4, 3, 1, bias=False),
+    "transposed": nn.ConvTranspose2d(4, 3, 3, stride=2, padding=1),
+    "batch norm": nn.BatchNorm2d(4, eps=1e-3).eval(),
+    "in place": nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 1), nn.SiLU(inplace=True)),
+    "leaky": nn.LeakyReLU(0.1),
+    "sigmoid": nn.Sigmoid(),
+    "linear": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)),
+    "residual": Also(lambda x, f: x + f(x), nn.Conv2d(4, 4, 3, padding=1)),
+    "same twice": Also(lambda x: x + x),
+    "gate of channels": Also(lambda x: x * x.mean((2, 3), keepdim=True).sigmoid()),
+    "gate of places": Also(lambda x: x * x.mean(1, keepdim=True).sigmoid()),
+    "largest": Also(lambda x: F.adaptive_max_pool2d(x, 1) * x.max(1, keepdim=True)[0]),
+    "pair": Also(pair),
+    "sum from nothing": Also(lambda x: sum([x, x * x])),
+    "list": Also(lambda x: torch.cat([x, x.relu()], 1)),
+    "shortcut": Also(lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 2))),
+    "padded pooling": nn.MaxPool2d(3, stride=2, padding=1),
+    "mean pooling": nn.AvgPool2d(2),
+    "mirror": nn.ReflectionPad2d((1, 2, 2, 1)),
+    "repeat": nn.ReplicationPad2d((0, 1, 0, 1)),
+    "bilinear": nn.Upsample(scale_factor=2, mode="bilinear"),
+    "bilinear with corners": nn.Upsample(size=(13, 13), mode="bilinear", align_corners=True),
+    "nearest": nn.Upsample(scale_factor=2),
+    "cut at the end": Also(lambda x: x[..., :-1, :-1]),
+}
+
+
+@pytest.mark.browser
+def test_every_operation_and_its_gradient(live_page):
+    """Each on a random picture of 4 maps, 8 x 8, weights in float16: the result, and the gradient at the picture."""
+    page, wrong = live_page(), {}
+    torch.manual_seed(0)
+    for name, module in OPERATIONS.items():
+        with torch.no_grad():
+            for t in [*module.parameters(), *module.buffers()]:
+                if t.is_floating_point():
+                    t.copy_((t + 0.1 * torch.rand_like(t)).half().float())
+        x = torch.randn(1, 4, 8, 8)
+        recorder = export.Recorder(module, x)
+        x.requires_grad_()
+        y = module(x)
+        seed = torch.randn_like(y)
+        (gradient,) = torch.autograd.grad((y * seed).sum(), x)
+        found = page.evaluate(
+            """([network, x, seed]) => {
+              live.add(network);
+              const picture = live.maps(4, 8, 8);
+              picture.d.set(x);
+              const values = live.forward(network, picture);
+              return [Array.from(values[network.output].d),
+                Array.from(live.backward(network, values, network.output, seed, 0).d)];
+            }""",
+            [
+                export.packed(recorder, name="one"),
+                x.detach().flatten().tolist(),
+                seed.flatten().tolist(),
+            ],
+        )
+        for kind, ours, theirs in zip(("result", "gradient"), found, (y, gradient), strict=True):
+            ours, theirs = torch.tensor(ours), theirs.detach().flatten()
+            if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5):
+                wrong[name, kind] = (ours, theirs)
+    assert wrong == {}
+
+
+@pytest.mark.parametrize(
+    ("module", "word"),
+    [
+        (nn.GELU(), "gelu"),
+        (nn.Conv2d(4, 4, 3, dilation=2), "dilation"),
+        (nn.MaxPool2d(3, ceil_mode=True), "ceil_mode"),
+        (nn.Conv2d(4, 4, (1, 3)), "kernel"),
+        (Also(lambda x: 2 * x), "mul"),
+        (nn.AdaptiveAvgPool2d(2), "adaptive"),
+        (nn.ZeroPad2d(1), "padding"),
+    ],
+)
+def test_what_the_page_cannot_do_is_refused_by_name(module, word):
+    with pytest.raises(NotImplementedError, match=f"the page cannot do .*{word}"):
+        export.Recorder(module, torch.randn(1, 4, 8, 8))
+
+
+def test_weights_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="weight does not fit into float16"):
+        export.Recorder(nn.Conv2d(4, 4, 1), torch.randn(1, 4, 8, 8))
+
+
+def test_a_network_is_written_again_only_when_it_has_changed(live_folder, tmp_path, monkeypatch):
+    shutil.copytree(live_folder, tmp_path / "live")
+    monkeypatch.setattr(export, "record", lambda network: {"name": network.name})
+    export.export(tmp_path / "live")
+    assert all('"steps"' in path.read_text() for path in (tmp_path / "live").glob("net-*.js"))
+    monkeypatch.setattr(export, "age", lambda network: "another")
+    export.export(tmp_path / "live")
+    assert not any('"steps"' in path.read_text() for path in (tmp_path / "live").glob("net-*.js"))
+
+
+def test_statistics_are_those_of_the_photographs(monkeypatch):
+    monkeypatch.delenv("COURSE_SOURCE", raising=False)
+    data = voc_animals(size=export.SHOWN)
+    if not data.provenance.real:
+        pytest.skip("VOC is not on this machine")
+    assert torch.allclose(torch.tensor([export.MEAN, export.STD]), torch.stack([data.mean, data.std]), atol=1e-4)
+
+
+# -------------------------------------------------------------------------------------------------------- the page
+
+
+CLASSIFIERS = [network.name for network in export.networks() if network.names_pictures]
+
+
+def settle(page, action=None):
+    """Do something, and wait until every network has answered to it; returns the page's results."""
+    page.wait_for_function("window.live === undefined && typeof live !== 'undefined' && live.page")
+    before = page.evaluate("live.page.settled")
+    if action:
+        action()
+    page.wait_for_function(
+        f"live.page.settled > {before if action else 0} && Object.keys(live.page.results).length === {len(CLASSIFIERS)}"
+        " && live.page.still()",
+        timeout=120_000,
+    )
+    return page.evaluate("structuredClone(live.page.results)")
+
+
+def change(before, after):
+    """Largest difference of a logit, for each network."""
+    return {n: max(abs(a - b) for a, b in zip(before[n]["logits"], after[n]["logits"], strict=True)) for n in before}
+
+
+@pytest.fixture
+def opened(live_page, page):
+    live_page("page")
+    settle(page)
+    return page
+
+
+def file(name, content, kind="image/png"):
+    return {"name": name, "mimeType": kind, "buffer": content}
+
+
+def encoded(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def upload(page, *given):
+    page.set_input_files("input[type=file]", file(*given))
+
+
+@pytest.mark.browser
+def test_page_opens_from_the_disk_small_and_alone(opened, live_folder):
+    asked = [url for url in opened.asked if not url.startswith(("data:", "blob:"))]
+    assert all(url.startswith(live_folder.as_uri()) for url in asked)
+    assert sum((live_folder / url.rsplit("/", 1)[1]).stat().st_size for url in asked) < 4e6
+    assert opened.evaluate("live.page.first") < 60_000
+
+
+@pytest.mark.browser
+def test_page_works_without_the_faster_loop(live_folder, live_page, page, tmp_path):
+    shutil.copytree(live_folder, tmp_path / "live")
+    (tmp_path / "live/fast.js").unlink()
+    live_page("page", folder=tmp_path / "live")
+    assert set(settle(page)) == set(CLASSIFIERS)
+    assert not page.evaluate("Boolean(live.fast)")
+
+
+@pytest.mark.browser
+def test_a_photograph_through_the_page_gets_pytorchs_answer(opened, networks):
+    """What is left are exact halves of a grey level, which PyTorch's float32 rounds by chance: one pixel in 4,000."""
+    image = export.drawn(3)[0][2]
+    small = F.interpolate(image[None].float(), export.SIDE, mode="bilinear", antialias=True).round().to(torch.uint8)
+    photograph = Image.fromarray(image.permute(1, 2, 0).numpy())
+    results = settle(opened, lambda: upload(opened, "p.png", encoded(photograph)))
+    with torch.no_grad():
+        for name in CLASSIFIERS:
+            theirs = networks[name].load()(export.normalised(small))[0]
+            assert (torch.tensor(results[name]["logits"]) - theirs).abs().max() < 0.02, name
+
+
+@pytest.mark.browser
+def test_the_patch_moves_by_keyboard_and_goes(opened):
+    before = settle(opened, lambda: opened.locator(".live-samples button").nth(1).click())
+    opened.locator(".live-photo").focus()
+    covered = settle(opened, lambda: opened.keyboard.press("ArrowLeft"))
+    moved = settle(opened, lambda: opened.keyboard.press("ArrowUp"))
+    assert min(change(before, covered).values()) > 1e-3 and min(change(covered, moved).values()) > 1e-4
+    gone = settle(opened, lambda: opened.keyboard.press("Escape"))
+    assert max(change(before, gone).values()) == 0
+
+
+@pytest.mark.browser
+def test_a_nudge_takes_the_answer_down_and_random_signs_do_less(opened):
+    before = settle(opened)
+    opened.get_by_label("against").select_option("ResNet")
+    by = opened.get_by_label("by", exact=True)
+    nudged = settle(opened, lambda: by.fill("4"))
+    random = settle(opened, lambda: opened.get_by_label("random signs").check())
+    answer = before["ResNet"]["best"]
+    margin = [r["ResNet"]["logits"][answer] - max(v for i, v in enumerate(r["ResNet"]["logits"]) if i != answer)
+              for r in (before, nudged, random)]  # fmt: skip
+    assert margin[1] < margin[0] - 1 and abs(margin[2] - margin[0]) < abs(margin[1] - margin[0])
+
+
+@pytest.mark.browser
+def test_occlusion_map_is_what_pytorch_loses(opened, networks):
+    before = settle(opened)["ResNet"]
+    opened.locator(".live-card", has_text="Wide").locator("..").locator("[aria-label=ResNet] button").click()
+    opened.wait_for_function("live.page.occluded", timeout=120_000)
+    ours = torch.tensor(opened.evaluate("live.page.occluded.map"))
+    image = export.drawn(max(export.SAMPLES) + 1)[0][export.SAMPLES[0]][None].float()
+    small = F.interpolate(image, export.SIDE, mode="bilinear", antialias=True).round()
+    hidden = small.repeat(64, 1, 1, 1)
+    mean = 255 * torch.tensor(export.MEAN)[:, None, None]
+    for i in range(64):
+        top, left = (8 * (i // 8) - 4, 8 * (i % 8) - 4)
+        hidden[i, :, max(0, top) : top + 16, max(0, left) : left + 16] = mean
+    with torch.no_grad():
+        logits = networks["ResNet"].load()(export.normalised(torch.cat([small, hidden])))[:, before["asked"]]
+    assert torch.allclose(ours, logits[0] - logits[1:], atol=0.05)
+
+
+LARGE = functools.partial(Image.new, "1", (10_000, 10_000))
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"><rect width="64" height="64"/></svg>'
+BAD = {
+    "100 megapixels": ("large.png", lambda: encoded(LARGE()), "image/png", "100 million pixels"),
+    "SVG": ("shape.svg", lambda: SVG, "image/svg+xml", "An SVG holds shapes"),
+    "text": ("notes.jpg", lambda: b"not a picture", "image/jpeg", "notes.jpg is no picture"),
+    "empty": ("empty.png", lambda: b"", "image/png", "empty.png is no picture"),
+    "one pixel": ("dot.png", lambda: encoded(Image.new("RGB", (1, 1))), "image/png", "1 x 1 pixels"),
+}
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("bad", BAD)
+def test_a_bad_file_gets_one_sentence_and_the_page_goes_on(opened, bad):
+    name, content, kind, sentence = BAD[bad]
+    upload(opened, name, content(), kind)
+    says = opened.locator(".live-chooser .live-says")
+    says.filter(has_text=sentence).wait_for(timeout=120_000)
+    assert says.inner_text().count(".") <= 3
+    settle(opened, lambda: opened.locator(".live-samples button").nth(2).click())
+    assert says.inner_text() == ""
+
+
+@pytest.mark.browser
+def test_a_camera_that_is_refused_gets_one_sentence(opened):
+    opened.evaluate("() => { (navigator.mediaDevices ?? {}).getUserMedia = async () => { throw new Error(); }; }")
+    opened.get_by_role("button", name="use the camera").click()
+    opened.locator(".live-says", has_text="There is no camera, or it was refused").wait_for()
+    settle(opened, lambda: opened.locator(".live-samples button").nth(2).click())
+
+
+@pytest.mark.browser
+def test_grey_and_turned_photographs_come_in_as_they_look(opened):
+    grey = Image.fromarray(np.tile(np.arange(0, 128, dtype=np.uint8), (128, 1)))  # dark left, bright right
+    upright = settle(opened, lambda: upload(opened, "grey.png", encoded(grey)))
+    turned = Image.fromarray(np.rot90(np.asarray(grey), -1).copy())
+    exif = turned.getexif()
+    exif[0x0112] = 8  # it must be turned back by 90 degrees
+    again = settle(
+        opened, lambda: upload(opened, "turned.jpg", encoded(turned, "JPEG", exif=exif, quality=100), "image/jpeg")
+    )
+    sideways = settle(opened, lambda: upload(opened, "sideways.png", encoded(turned)))
+    total = lambda a, b: sum(change(a, b).values())  # noqa: E731
+    assert total(upright, again) < 0.2 * total(upright, sideways)
+
+
+@pytest.mark.browser
+def test_everything_has_a_name_and_only_rest_is_announced(opened):
+    unnamed = opened.evaluate(
+        """[...document.querySelectorAll(".live :is(button, input, select, canvas)")].filter((e) =>
+          !(e.labels?.length || e.getAttribute("aria-label") || e.textContent.trim() || e.querySelector("img[alt]")))
+          .map((e) => e.outerHTML)"""
+    )
+    assert unnamed == []
+    opened.evaluate(
+        """() => {
+          window.said = 0;
+          for (const e of document.querySelectorAll(".live [role=status]"))
+            new MutationObserver(() => { window.said++; }).observe(e, { childList: true, subtree: true });
+        }"""
+    )
+    opened.locator(".live-photo").focus()
+    for _ in range(6):
+        opened.keyboard.press("ArrowLeft")
+    settle(opened, lambda: opened.keyboard.press("ArrowLeft"))
+    opened.wait_for_timeout(800)
+    assert opened.evaluate("window.said") <= 1

@@ -2,7 +2,7 @@
 "use strict";
 live.figures.boxes = async (root) => {
   const network = await live.load("YOLO"), { make, info } = live, teller = live.teller(), BOXES = 2, SIDE = network.side;
-  const state = { confidence: 0.1, overlap: 0.4 }, list = make("ol", { class: "live-note" }), COLOURS = ["#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00"];
+  const plain = live.canvas(SIDE, ""), state = { confidence: 0.1, overlap: 0.4 }, list = make("ol", { class: "live-note" }), COLOURS = ["#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00"];
   const sigmoid = (t) => 1 / (1 + Math.exp(-t));
   // Section 2 of the paper: a cell says x, y, w, h and confidence for each box, and one distribution over the animals.
   const read = (y) => {
@@ -30,14 +30,17 @@ live.figures.boxes = async (root) => {
   const show = (picture) => {
     if (picture !== state.of) { state.found = read(live.ask(network, picture).values[network.output]); state.of = picture; }
     const sure = state.found.filter((one) => one.score >= state.confidence), kept = suppress(sure);
-    live.draw(frame.canvas, picture);
-    const context = frame.canvas.getContext("2d");
-    context.lineWidth = 2;
-    context.font = "10px sans-serif";
-    for (const { box: [a, b, c, d], label, score } of kept) {
+    const SCALE = 4, context = frame.canvas.getContext("2d"); // boxes and letters are finer than the picture
+    live.draw(plain, picture);
+    frame.canvas.width = frame.canvas.height = SCALE * SIDE;
+    context.drawImage(plain, 0, 0, SCALE * SIDE, SCALE * SIDE);
+    context.lineWidth = 6;
+    context.font = "bold 32px sans-serif";
+    for (const { box, label, score } of kept) {
+      const [a, b, c, d] = box.map((t) => SCALE * t);
       context.strokeStyle = context.fillStyle = COLOURS[label];
       context.strokeRect(a, b, c - a, d - b);
-      context.fillText(`${info.animals[label]} ${score.toFixed(2)}`, a + 2, b > 10 ? b - 3 : b + 10);
+      context.fillText(`${info.animals[label]} ${score.toFixed(2)}`, a + 6, b > 40 ? b - 10 : b + 34);
     }
     list.replaceChildren(...kept.slice(0, 8).map(({ label, score }) => make("li", {}, `${info.animals[label]}, ${score.toFixed(2)}`)));
     root.live = kept;

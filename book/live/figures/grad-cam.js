@@ -20,7 +20,7 @@ live.figures["grad-cam"] = async (root) => {
     map.setAttribute("aria-label", where ? `Grad-CAM for ${info.classes[asked]}, strongest at the ${where}` : `Nothing speaks for ${info.classes[asked]} at this layer`);
     teller.say(where ? `What speaks for ${info.classes[asked]} is strongest at the ${where}, on a map of ${heat.h} x ${heat.w}.` : `At this layer nothing speaks for ${info.classes[asked]}.`);
   };
-  card.section.prepend(map);
+  card.section.firstChild.after(map);
   const controls = [
     live.menu("network", names.map((name) => [name, name]), async (name) => { choose(await live.load(name)); frame.refresh(); }, "ResNet"),
     live.menu("class", [["its own answer", null], ...info.classes.map((name, i) => [name, i])], (asked) => { state.asked = asked; frame.refresh(); }),

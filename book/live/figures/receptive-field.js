@@ -3,9 +3,9 @@
 live.figures["receptive-field"] = async (root) => {
   const network = await live.load("VGG"), SIDE = network.side;
   const layers = network.steps.flatMap((s, i) => s.op === "conv" && s.shape[2] > 1 ? [i + 1] : []);
-  const state = { x: 0.5, y: 0.5, layer: layers.length - 1 }, teller = live.teller();
+  const state = { x: 0.5, y: 0.5, layer: 4 }, teller = live.teller();
   const field = live.canvas(live.info.shown, "what moves the unit");
-  const slider = live.slider("convolution", { max: layers.length, min: 1, value: layers.length, says: (t) => `${t} of ${layers.length}` },
+  const slider = live.slider("convolution", { max: layers.length, min: 1, value: state.layer + 1, says: (t) => `${t} of ${layers.length}` },
     (t) => { state.layer = t - 1; frame.refresh(); });
   // What a unit of value v could see: the side of the square, the step from unit to unit, the centre of the first, in px.
   const theory = (v) => {
@@ -49,7 +49,7 @@ live.figures["receptive-field"] = async (root) => {
     const half = holding(effect, Math.round(middle[1] - 0.5), Math.round(middle[0] - 0.5), 0.9);
     root.live = { sees, half, unit, effect: Array.from(effect.d) };
     field.setAttribute("aria-label", `What moves unit ${unit + 1} of convolution ${state.layer + 1}: the square has ${sees} px a side`);
-    teller.say(`Convolution ${state.layer + 1}, map ${unit + 1}: it could see ${sees} x ${sees} pixels. Nine tenths of the effect (of the squared gradient) lie in ${half} x ${half}.`);
+    teller.say(`Convolution ${state.layer + 1}, map ${unit + 1}: it could see ${sees} x ${sees} of ${SIDE} x ${SIDE} pixels. Nine tenths of the effect (of the squared gradient) lie in ${half} x ${half}.`);
   };
   const frame = live.frame(root, [slider], [field, teller.line], show);
   frame.canvas.setAttribute("aria-label", "the picture. Point at a unit, or move it with the arrow keys.");

@@ -35,6 +35,6 @@ live.figures.reuse = async (root) => {
     card.say(`whole, it says ${name}, ${live.percent(whole.share[whole.best])}`);
     teller.say(`${off.size} connections cut: ${name} has ${live.percent(left.share[whole.best])}, and was ${live.percent(whole.share[whole.best])}.`);
   };
-  card.section.prepend(map);
+  card.section.firstChild.after(map);
   const frame = live.frame(root, [make("div", {}, ...tables)], [card.section, teller.line], show);
 };
