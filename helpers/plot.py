@@ -193,8 +193,8 @@ def evidence(models, data, layers, caption):
         None,
         titles=titles,
         rows_of_maps=rows,
-        alt=f"{len(index)} test images, one of each class, and below each, as a heat map, the evidence for its predicted "
-        "class" + (f", a row each: {named}." if named else "."),
+        alt=f"{len(index)} test images, one of each class, and below each, as a heat map, the evidence for its "
+        "predicted class" + (f", a row each: {named}." if named else "."),
         caption=f"{caption} Above each image the predicted class and the true one. Data: {data.provenance}.",
     )
 
