@@ -110,7 +110,7 @@ plot.panels(
 )
 
 # %% [markdown]
-# Seeing more helps, and it is expensive: the cost of a layer grows with $k^2$. The winners of ILSVRC 2012 and 2013
+# Seeing more helps, and it is expensive: the cost of a layer grows with $k^2$. The networks that led in 2012 and 2013
 # paid that price with first layers of 11x11 {cite}`krizhevsky2012alexnet` and 7x7 filters
 # {cite}`zeiler2014visualizing`. Is there a cheaper way to see far?
 
@@ -1019,7 +1019,8 @@ Table(
 )
 
 # %% [markdown]
-# READING_OF_VERDICTS
+# Which matters more, the order of softmax and average, or the mirrored image? The table says it for this network. A mirrored
+# image is a second look and costs a second pass; the order costs nothing.
 #
 # The alternative is to cut many crops and average their verdicts. They differ at the borders: a crop is padded with zeros,
 # while inside a dense map the neighbours are real pixels. Dense evaluation computes shared positions once, so it is also
@@ -1245,7 +1246,8 @@ plot.evidence(
 )
 
 # %% [markdown]
-# READING_OF_CONTROL
+# The lower row shows what such a map looks like when nothing has been learned. Only where the two rows differ does the upper
+# one say something about learning.
 
 # %% [markdown]
 # ### What a unit could see, and what it does see
@@ -1307,7 +1309,8 @@ plot.show(
 )
 
 # %% [markdown]
-# READING_OF_FIELDS
+# The bump is there before any training: many paths lead through the middle of the field, few to its edge. What training adds is
+# the difference between the two columns of the table.
 
 # %% [markdown]
 # ## Play: build a stack

@@ -111,9 +111,8 @@ def plain(depth, width=8):
 
 
 # %% [markdown]
-# Two numbers after training, and the difference between them matters in this chapter. The **test error** is that on
-# new images. The **training error** is that on the images which the network has learned from: here the first 2,000
-# of them, as they are, without augmentation.
+# Two numbers after training. The **test error** is that on new images. The **training error** is that on the images which
+# the network has learned from: here the first 2,000 of them, as they are, without augmentation.
 
 
 # %% tags=["model"]
@@ -196,14 +195,14 @@ plot.show(
 # even the shallowest network has learned little. We see that deeper is *slower*. Does the deeper one catch up?
 #
 # The paper trains to the end, and the answer is no. On CIFAR-10, after 64,000 steps, a plain network of 56 layers has a
-# *higher training error* than one of 20 (Figures 1 and 6); on ImageNet one of 34 has a higher one than one of 18
-# (Figure 4). Three times as many steps did not cure it (footnote 3). The paper calls this **degradation**. It is
+# *higher training error* than one of 20 (Figures 1 and 6); on ImageNet one of 34 than one of 18 (Figure 4). Three times as
+# many steps did not cure it (footnote 3). The paper calls this **degradation**. It is
 #
-# - **not overfitting.** A network that overfits is too good on its training images and bad on others. This one is
+# - **not overfitting.** A network that overfits is good on its training images and bad on others. This one is
 #   bad on its training images;
 # - **not a lack of capacity.** The deeper network contains the shallower one, as we show next.
 #
-# A study further down is designed to find out whether it happens here, too, when the training is long.
+# Whether it happens here, too, when the training is long, a study further down is designed to find out.
 
 # %% [markdown]
 # ### A better solution exists
@@ -251,8 +250,8 @@ print("same answers as the network of 20 layers:", same)
 #
 # $$ \hat{a} = \frac{a - \mu}{\sqrt{\sigma^2 + \epsilon}}, \qquad \mathrm{BN}(a) = \gamma\, \hat{a} + \beta. $$ (eq-resnet-bn)
 #
-# In **training** $\mu$ and $\sigma^2$ are those of the batch, so the answer for an image depends on the others in its batch.
-# In **evaluation** it must not. Running averages, collected during the training, take their place. By hand and by PyTorch:
+# In **training** $\mu$ and $\sigma^2$ are those of the batch, so the answer for an image depends on the others in it.
+# In **evaluation** it must not: running averages, collected during the training, take their place.
 
 
 # %% tags=["nbval-check-output"]
@@ -272,7 +271,7 @@ by_hand = normalise(a, norm.running_mean, norm.running_var)
 print("but what the running averages give:", torch.allclose(norm(a), by_hand, atol=1e-5))
 
 # %% [markdown]
-# Running averages after a single step are still near where they began, at mean 0 and variance 1. That is why a network
+# After a single step the running averages are still near mean 0 and variance 1, where they began. That is why a network
 # that trained too few steps can look worse in evaluation than it is.
 #
 # Now the property that matters here. Ten times the weights before the normalisation are ten times the mean and the
@@ -305,7 +304,7 @@ Table(rows, decimals=2)
 # How is $F$ pushed to zero? Not by small weights: the table above says that batch normalisation undoes them. It takes the
 # $\gamma$ of the last normalisation in $F$. With $\gamma = 0$ the block copies, whatever its weights. The paper starts with
 # $\gamma = 1$, so its blocks do *not* start as copies; later work {cite}`goyal2017accurate` starts with $\gamma = 0$. How far
-# a block is from a copy when training begins, and when it ends, we measure under "Look inside".
+# from a copy a block is, before and after training, we measure under "Look inside".
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -361,12 +360,11 @@ plot.show(
 # | symbol | meaning | shape | in the code |
 # |:--|:--|:--|:--|
 # | $\mathbf{x}$ | input of a block | `(N, before, H, W)` | `x` |
-# | $H$ | what the block ought to compute | | |
-# | $F$ | what its layers compute: the residual | `(N, after, H/s, W/s)` | `branch(x)` |
-# | $W_i$ | weights of the layers within the block | `(out, in, 3, 3)` | `conv1`, `conv2` |
-# | $W_s$ | projection on the shortcut, a 1x1 convolution | `(after, before, 1, 1)` | `downsample` |
-# | $\sigma$ | ReLU; in equation {eq}`eq-resnet-bn` the deviation | | `relu` |
-# | $s$ | stride of the block, 1 or 2 | number | `stride` |
+# | $F$ | the residual | `(N, after, H/s, W/s)` | `branch(x)` |
+# | $W_i$ | weights of its layers | `(out, in, 3, 3)` | `conv1`, `conv2` |
+# | $W_s$ | projection, a 1x1 convolution | `(after, before, 1, 1)` | `downsample` |
+# | $\sigma$ | ReLU; in {eq}`eq-resnet-bn` the deviation | | `relu` |
+# | $s$ | stride, 1 or 2 | number | `stride` |
 # | $\mathbf{y}$ | the sum, before the last ReLU | `(N, after, H/s, W/s)` | `y` |
 # | $\gamma$ | scale of a batch normalisation | `(C,)` | `bn2.weight` |
 #
@@ -415,20 +413,18 @@ plot.show(
 # %% [markdown]
 # Plain networks are of the kind on the right, too: the 56 layers that we built from 20 show it. But those 20 layers are one
 # point in a large region, and training starts somewhere else in it. With shortcuts, the shallower network is what remains
-# when the new blocks have $F = 0$, and they need no luck to be harmless. That is what a default is for: copying is rarely the
-# answer, but it is a safe place to start an improvement from.
+# when the new blocks have $F = 0$. Copying is rarely the answer, but it is a safe place to start an improvement from.
 
 # %% [markdown]
 # ### Where the idea comes from
 #
 # - **Residual encodings.** VLAD and Fisher vectors, image descriptions from before deep networks, hold the
-#   *differences* of an image's features to a dictionary of typical ones, and retrieval works better with them.
-# - **Multigrid.** Solvers of partial differential equations compute corrections between a coarse and a fine grid:
-#   a correction is easier to find than the solution.
+#   *differences* of features to a dictionary of typical ones.
+# - **Multigrid.** Solvers of partial differential equations compute corrections between a coarse and a fine grid.
 # - **Shortcuts.** Earlier networks had connections from the input to the output, or to additional classifiers.
-# - **Highway networks** {cite}`srivastava2015highway` came close, and at the same time. They mix with a learned
+# - **Highway networks** {cite}`srivastava2015highway` came at the same time. They mix with a learned
 #   gate, $\mathbf{y} = T(\mathbf{x})\,H(\mathbf{x}) + (1 - T(\mathbf{x}))\,\mathbf{x}$. The gate costs parameters,
-#   and where it opens for $H$, the shortcut closes. The shortcut of a ResNet has no parameters and never closes.
+#   and where it opens for $H$, the shortcut closes. That of a ResNet is free and never closes.
 
 # %% [markdown]
 # ## The smallest piece by hand
@@ -532,7 +528,7 @@ def shortcut(option, before, after, stride):
 
 
 # %% [markdown]
-# Option A on a map of 4x4 numbers in one channel, to three channels:
+# Option A on 4x4 numbers in one channel, to three channels:
 
 # %% tags=["nbval-check-output"]
 print(shortcut("A", 1, 3, stride=2)(x[None, None])[0])
@@ -577,8 +573,7 @@ class BasicBlock(Block):
 
 # %% [markdown]
 # The convolutions have no bias, because the batch normalisation behind each has one. A probe: the shape, and what
-# the block does when its last batch normalisation multiplies by zero. It must hand on its input, less what is
-# negative.
+# the block does when $\gamma$ of its last normalisation is zero. It must hand on its input, less what is negative.
 
 # %% tags=["nbval-check-output"]
 block = BasicBlock(64, 128, stride=2)
@@ -593,11 +588,11 @@ print("with F = 0 it is a ReLU:", torch.equal(block(features), features.relu()))
 # ### The bottleneck
 #
 # For 50 layers and more the paper uses another block: a 1x1 convolution that reduces the channels to a quarter, the
-# 3x3 convolution on those, and a 1x1 convolution that restores them. The reason is **cost**, not learning; the
-# paper says that the authors could not afford the training time of basic blocks.
+# 3x3 convolution on those, and a 1x1 convolution that restores them. The reason is **cost**, not learning: the authors
+# could not afford the training time of basic blocks.
 #
 # The block that halves the map has a choice: which convolution gets the stride? In the paper it is the first 1x1.
-# Many implementations, torchvision's among them, give it to the 3x3 instead and call the result **v1.5**. A 1x1
+# Many implementations, torchvision's among them, give it to the 3x3 and call the result **v1.5**. A 1x1
 # filter with stride 2 never looks at three of four positions. A 3x3 filter with stride 2 looks at all of them.
 
 
@@ -631,7 +626,7 @@ class Bottleneck(Block):
 
 
 # %% [markdown]
-# What does it save? Four blocks on a 56x56 map. The bottleneck with 256 channels costs about what a basic block
+# Four blocks on a 56x56 map. The bottleneck with 256 channels costs about what a basic block
 # with 64 costs. And it stands and falls with identity shortcuts: a projection connects the two wide ends and
 # doubles the block.
 
@@ -652,8 +647,7 @@ Table(
 )
 
 # %% [markdown]
-# And the stride. Each convolution of a block that goes from 256 channels at 56x56 to 512 at 28x28, in both
-# placements:
+# And the convolutions of a block that goes from 256 channels at 56x56 to 512 at 28x28, in both placements:
 
 # %% tags=["nbval-check-output"]
 rows = {}
@@ -733,9 +727,8 @@ RESNETS = {
 }
 
 # %% [markdown]
-# Count the layers of ResNet-50: three convolutions in each of $3 + 4 + 6 + 3 = 16$ blocks, one before, one fully
-# connected layer after: 50. The projections are not counted. Now the shapes after each stage. The blocks of a stage are
-# numbered from 0, so `layer1.2` is the last of the three of the first stage:
+# ResNet-50 has three convolutions in each of $3 + 4 + 6 + 3 = 16$ blocks, one before, one fully connected layer after: 50.
+# The projections are not counted. The shapes after each stage (`layer1.2` is the last of the three blocks of the first stage):
 
 
 # %% tags=["nbval-check-output"]
@@ -756,7 +749,7 @@ Table(rows)
 
 # %% [markdown]
 # For CIFAR-10 the paper uses a smaller design, and it is the one that we train: three stages of 16, 32 and 64
-# channels at 32x32, 16x16 and 8x8, with $n$ basic blocks each. That makes $6n + 2$ layers. The shortcuts are of
+# channels at 32x32, 16x16 and 8x8, with $n$ basic blocks each: $6n + 2$ layers. The shortcuts are of
 # option A, so that plain and residual networks have exactly the same parameters.
 
 
@@ -887,11 +880,10 @@ for depth, (block, _) in RESNETS.items():
 Table(rows)
 
 # %% [markdown]
-# ResNet-152 has fewer multiply-adds than the 15.5 billion of VGG-16. The paper's 3.6 billion for 34 layers are 18 % of
-# the 19.6 billion of VGG-19 (VGG: chapter 1's table).
+# Two figures are not our counts rounded: 3.6 G is the count without projections, and 3.8 G is cut off. ResNet-152 has fewer
+# multiply-adds than the 15.5 billion of VGG-16; the 3.6 billion for 34 layers are 18 % of VGG-19's 19.6 billion.
 #
-# **Shortcuts.** The paper compares the options on 34 layers (its Tables 2 and 3). Here is what they cost, next to
-# the paper's errors:
+# **Shortcuts.** The paper compares the options on 34 layers (its Tables 2 and 3). What they cost, next to the paper's errors:
 
 # %% tags=["nbval-check-output"]
 # 10-crop error on ImageNet
@@ -945,9 +937,9 @@ Table(rows, decimals=2)
 
 # %% [markdown]
 # Two rows deserve a second look. For 110 layers, 6.43 % is the best of five runs; their mean is 6.61 ± 0.16. And
-# the last row: 1202 layers *train* well, to a training error below 0.1 %. But the test error is higher than that of
+# 1202 layers *train* well, to a training error below 0.1 %, but their test error is higher than that of
 # 110 layers. That is not degradation. With 19.4 million parameters for 50,000 small images it is, the authors
-# argue, **overfitting**, and they used none of the strong remedies against it, such as dropout. In the test error the
+# argue, **overfitting**, and they used no strong remedy against it, such as dropout. In the test error the
 # two diseases look the same; the training error tells them apart.
 #
 # **Equality.** Our modules have the names of torchvision's, so the weights go over by name. First we shake every
@@ -988,13 +980,13 @@ for depth, reference in REFERENCES.items():
 # %% [markdown]
 # ## Is it the vanishing gradient?
 #
-# Many texts say that residual connections cure vanishing gradients. The paper does not. It argues that its plain
-# networks have batch normalisation, which keeps the signal alive forwards, and it checked that their gradients have
-# healthy norms backwards. So what is wrong with them?
+# Many texts say that residual connections cure vanishing gradients. The paper does not. Its plain networks have batch
+# normalisation, which keeps the signal alive forwards, and it checked that their gradients have healthy norms backwards. So what
+# is wrong with them?
 #
 # The gradient can be looked at before any training, on 64 images of noise with random labels. Of what, though? The gradient of a
 # layer's *weights* is no measure of what arrives there: in a chain of convolutions and ReLUs the sum of weight times gradient is the
-# same in every layer, whether the gradient on its way shrinks or grows. So we take the gradient for the **maps** that enter each
+# same in every layer, whether the gradient shrinks or grows on its way. So we take the gradient for the **maps** that enter each
 # block, and its norm (its length). Four networks with the same first weights: plain or residual, with or without batch normalisation.
 
 
@@ -1113,23 +1105,23 @@ print(
 # %% [markdown]
 # Four networks, four fates, and only one of them is the vanishing gradient.
 #
-# - **Plain, no BN: it vanishes**, forwards and backwards. This is the old problem, and batch normalisation has solved it: it
-#   brings the signal back to size in every layer.
+# - **Plain, no BN: it vanishes**, forwards and backwards. Batch normalisation has solved this old problem: it brings the
+#   signal back to size in every layer.
 # - **Plain, with BN: it explodes** on its way back, by a factor of ten million over 110 layers. Batch normalisation
-#   itself is the reason {cite}`yang2019meanfield`. A healthy signal forwards does not mean a healthy gradient.
+#   itself is the reason {cite}`yang2019meanfield`.
 # - **Residual, no BN: both explode.** Each block adds its branch to its input, and the sum is larger than both.
 # - **Residual, with BN: healthy.** The normalised branch adds about the same amount in every block, so it matters less
 #   and less beside what has piled up on the shortcut.
 #
-# So it takes both, shortcuts and batch normalisation. The paper is right that nothing vanishes in plain networks with
-# batch normalisation; in ours, at the start of the training, the opposite happens.
+# So it takes both. The paper is right that nothing vanishes in plain networks with batch normalisation; in ours, at the start
+# of the training, the opposite happens.
 #
 # ### Shattered gradients
 #
-# A norm says how large a gradient is, not whether it means anything. So a second measurement: move the input a
-# little, by noise of 5 % of its standard deviation. Does the gradient still point the same way? If not, a step
-# along it is a step into the dark. Balduzzi et al. {cite}`balduzzi2017shattered` call such gradients **shattered**. The
-# table gives the cosine of the angle between the two gradients: 1 is the same direction, 0 is nothing in common.
+# A norm says how large a gradient is, not whether it means anything. So move the input a little, by noise of 5 % of its
+# standard deviation. Does the gradient still point the same way? If not, a step along it is a step into the dark. Balduzzi et
+# al. {cite}`balduzzi2017shattered` call such gradients **shattered**. The table gives the cosine of the angle between the two
+# gradients: 1 is the same direction, 0 is nothing in common.
 
 # %%
 cosines = {}
@@ -1154,27 +1146,27 @@ print("residual, 56 layers, more than a quarter is:", cosines[56, "residual"] > 
 # of 0.51 at 56 layers, and of 0.22 at 110. And up to 56 layers a plain network *without* batch normalisation keeps more
 # than one with it: normalisation, which cures the vanishing, shatters the gradient.
 #
-# All this is measured before training. It makes degradation plausible and does not prove what causes it; the paper leaves the
-# reason open, too, and only conjectures that plain networks converge exponentially slowly.
+# All this is before training. It makes degradation plausible and does not prove what causes it; the paper leaves the
+# reason open, and conjectures that plain networks converge exponentially slowly.
 
 # %% [markdown]
 # ## Where we differ from the paper
 #
 # | | paper, ImageNet | paper, CIFAR-10 | here |
 # |:--|:--|:--|:--|
-# | images | shorter side drawn from [256, 480], crop 224x224, flip, colour shift, mean image subtracted | shift by up to 4 pixels, flip; mean image subtracted | as the paper for CIFAR-10; shift by 2 at 16x16, a quarter of the cost; mean and deviation of each channel |
-# | training images | 1.28 M | 45,000, with 5,000 held out | 50,000; 10,000 for the comparisons trained on this page; nothing is tuned on held-out images |
-# | optimiser | SGD, momentum 0.9, weight decay 1e-4, batch 256 | the same, batch 128 | the same with Nesterov momentum in comparisons and studies; Muon, decay 5e-4 for the network of full size below |
-# | learning rate | 0.1, a tenth whenever the error stalls, up to 600,000 steps | 0.1, a tenth at 32,000 and 48,000 of 64,000 steps; 110 layers start at 0.01 | one cycle, 300 to 2,300 steps: minutes instead of hours, far from converged; the long study has the paper's schedule |
-# | width | 64 to 512 | 16 to 64 | 16 to 64 for the network below, 8 to 32 in comparisons |
+# | images | shorter side from [256, 480], crop 224x224, flip, colour shift, mean image subtracted | shift by up to 4 pixels, flip; mean image subtracted | as on CIFAR-10; shift by 2 at 16x16; mean and deviation of each channel |
+# | training images | 1.28 M | 45,000, with 5,000 held out | 50,000; 10,000 for the comparisons on this page; nothing is tuned |
+# | optimiser | SGD, momentum 0.9, weight decay 1e-4, batch 256 | the same, batch 128 | the same with Nesterov momentum; Muon, decay 5e-4 for the network of full size below |
+# | learning rate | 0.1, a tenth whenever the error stalls, up to 600,000 steps | 0.1, a tenth at 32,000 and 48,000 of 64,000 steps; 110 layers start at 0.01 | one cycle, 300 to 1,600 steps, far from converged; the long study as the paper |
+# | width | 64 to 512 | 16 to 64 | 16 to 64 below, 8 to 32 in comparisons |
 # | first weights, dropout | He; none | He; none | He; none |
-# | shortcuts | A against plain networks, B for 50 layers and more | A | A |
-# | test | ten crops; for the best numbers, fully convolutional at five scales (shorter side 224 to 640), averaged | the image as it is | the image as it is |
+# | shortcuts | A against plain networks, B from 50 layers on | A | A |
+# | test | ten crops; at best, fully convolutional at five scales (224 to 640), averaged | the image as it is | the image as it is |
 #
-# Ten crops and dense evaluation at several scales are VGG's methods; [chapter 1](01_vgg) builds both. All plain and
-# residual networks of the paper are trained from scratch: no copying of layers from a shallower network any more.
+# Ten crops and dense evaluation are VGG's methods; [chapter 1](01_vgg) builds both. All networks of the paper are trained
+# from scratch: no copying of layers from a shallower network any more.
 #
-# The paper's schedule for CIFAR-10 is the schedule `"steps"` of `train.fit`, whatever the number of steps:
+# The paper's schedule for CIFAR-10 is `"steps"` of `train.fit`, whatever the number of steps:
 
 # %% tags=["nbval-check-output"]
 factor = train.SCHEDULES["steps"]
@@ -1257,9 +1249,9 @@ plot.show(
 )
 
 # %% [markdown]
-# With shortcuts both networks learn more, and the deeper one no longer falls so far behind: it has 4 points more training
-# error than the shallow one, where the plain network has 18 more. In so short a training it is not ahead yet. Is the rest of
-# the gap chance? The study below takes all training images and three seeds.
+# With shortcuts both networks learn more, and the deeper one falls less far behind: it has 4 points more training
+# error than the shallow one, where the plain network has 18 more. Is the rest of the gap chance? The study below takes all
+# training images and three seeds.
 #
 # ### ResNet-20, as in the paper
 #
@@ -1285,10 +1277,8 @@ Table([row], decimals=1)
 # %% [markdown]
 # ## Results: the paper beside ours
 #
-# One training of each network proves little. So a study trained four networks three times each, with the same seeds
-# and batches and for the same number of epochs, on all training images. Its results are kept in `results/`. What
-# stands behind a ± is the standard deviation of the three.
-
+# One training of each network proves little. So a study trained four networks with three seeds each, the same batches and the
+# same number of epochs, on all training images, and kept the results. Behind a ± stands the standard deviation of the three.
 
 # %% tags=["model"]
 ARMS = {
@@ -1346,7 +1336,7 @@ Table(
 
 # %% [markdown]
 # The two columns of test errors are **not comparable**: the paper's networks are twice as wide, see images twice as
-# large, and train eighty times as long (its plain networks it shows as curves only). Compare the rows.
+# large, and train eighty times as long. Compare the rows.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 plot.study(
@@ -1374,10 +1364,10 @@ plot.study(
 # %% [markdown]
 # ## The paper's claim in miniature
 #
-# The claim has two halves. Without shortcuts, more layers make it worse; with them, they make it better. Each row is a
-# difference between two arms, seed by seed, signed so that the claim predicts a positive number. The verdict comes from the 95 %
-# interval of its mean, as [chapter 1](01_vgg) explains; less than half a point of accuracy would be too small to matter. These
-# claims were written down after the runs, so all are exploratory.
+# Without shortcuts, more layers make it worse; with them, they make it better. Each row is a difference between two arms,
+# seed by seed, signed so that the claim predicts a positive number. The verdict comes from the 95 % interval, as
+# [chapter 1](01_vgg) explains; within half a point of accuracy an effect is too small to matter. These claims were written
+# down after the runs, so all are exploratory.
 
 # %% jupyter={"source_hidden": true} tags=["model", "hide-input"]
 ABOUT = (
@@ -1421,20 +1411,19 @@ ACCURACY_CLAIMS.table()
 # **Plain.** 36 more layers raise the training loss and cost many points of test accuracy, at every seed. After two passes
 # that is slowness; degradation it is only if it lasts.
 #
-# **Residual.** Between 20 and 56 layers nothing is clear. On average the deeper network is 1.66 points behind, and three
-# seeds cannot tell that from zero; without shortcuts it was 19.66. The gain from depth is not there:
-# the paper's step from 8.75 % to 6.97 % error takes 64,000 steps of training, and ours ends after some 800.
+# **Residual.** Between 20 and 56 layers nothing is clear. On average the deeper network is 1.66 points behind; without
+# shortcuts it was 19.66. The gain from depth is not there: the paper's step from 8.75 % to 6.97 % error takes 64,000 steps of
+# training, and ours ends after some 800.
 #
-# **Shortcuts at equal depth** help at 56 layers and also at 20. The second is more than the paper reports for ImageNet,
-# where 18 layers end up equally accurate with and without. But the paper adds that the residual ones get there sooner, and
-# a training as short as ours rewards whoever learns fast.
+# **Shortcuts at equal depth** help at 56 layers and also at 20. On ImageNet the paper finds 18 layers equally accurate with
+# and without. But it adds that the residual ones get there sooner, and a short training rewards whoever learns fast.
 #
 # ## What a longer study will decide
 #
-# Is it slowness or degradation? That takes a training after which the shallow network no longer improves. Designed before its runs:
+# Slowness or degradation? That takes a training after which the shallow network no longer improves. Designed before its runs:
 # the same four networks with the paper's schedule for 16,000 steps and five seeds, and for the paper's 64,000 steps with one
-# seed, drawn as its Figure 6. The primary claims are about the *training* error, and one about the test. Where a table
-# says "not measured yet", `./course study 02_resnet` measures it.
+# seed, drawn as its Figure 6. Two primary claims are about the *training* error, one about the test; Holm's correction counts
+# all three. Where a table says "not measured yet", `./course study 02_resnet` measures it.
 
 
 # %% tags=["model"]
@@ -1537,8 +1526,7 @@ else:
 figure
 
 # %% [markdown]
-# Results are read from files. To be sure that the code of the studies still runs, each arm trains here for a moment on 128 images,
-# and the result is thrown away.
+# To be sure that the code of the studies still runs, each arm trains here for a moment on 128 images; the result is thrown away.
 
 # %% tags=["nbval-check-output"]
 few = at_16_pixels(cifar10(train=128, test=100))
@@ -1572,7 +1560,8 @@ plot.evidence(
 )
 
 # %% [markdown]
-# READING_OF_EVIDENCE
+# The lower row shows what such a map looks like when nothing has been learned. Only where the two rows differ does the upper
+# one say something about learning.
 
 # %% [markdown]
 # ### How much does a block do?
@@ -1580,10 +1569,8 @@ plot.evidence(
 # If blocks learn corrections, they should be small. The paper's Figure 7 looks at the standard deviation of each
 # layer's **response**: the output of its batch normalisation, before the ReLU and before the addition. It finds
 # smaller responses in residual networks than in plain ones, and the smaller the deeper. Here are the networks that
-# we trained at 16x16 pixels, and each before its training.
-#
-# Before training the running averages of a batch normalisation know nothing. So we let the untrained networks see one batch
-# and take its statistics.
+# we trained at 16x16 pixels, and the control: each before its training. There the running averages know nothing yet, so we let
+# the untrained networks see one batch and take its statistics.
 
 
 # %%
@@ -1633,12 +1620,12 @@ Table(
 )
 
 # %% [markdown]
-# All means are near 1, deep or shallow, plain or residual, and they were exactly 1 before: that is where batch normalisation
-# starts its scales. The paper's picture, smaller responses in deeper residual networks, does not show after so short a training.
+# All means are near 1, deep or shallow, plain or residual, and they were 1 before: that is where batch normalisation
+# starts. The paper's picture, smaller responses in deeper residual networks, does not show after so short a training.
 #
 # What matters in a block is how large the correction is *beside what it corrects*. For every block that keeps the shape: how
 # far is what it hands on from what it got, $\lVert \sigma(\mathbf{y}) - \mathbf{x} \rVert / \lVert \mathbf{x} \rVert$? A
-# copy is at 0. Two maps of rectified noise that have nothing to do with each other are at $\sqrt{2 - 2/\pi} = 1.17$.
+# copy is at 0. Two unrelated maps of rectified noise are at $\sqrt{2 - 2/\pi} = 1.17$.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -1703,7 +1690,11 @@ Table(
 )
 
 # %% [markdown]
-# READING_OF_CHANGES
+# After training the picture looks like the paper's point: a block of a plain network replaces its input, a residual block
+# adjusts it, and the blocks of the deeper network adjust it least. But the left panel shows the same *before* training. So this is not
+# what residual networks learn; it is what the architecture does together with batch normalisation. Each branch starts with a
+# deviation of about 1, and the sum that it is added to grows from block to block. De and Smith {cite}`de2020identity` find in this,
+# a start near the identity, the reason why very deep residual networks train.
 #
 # ### Take a block out
 #
@@ -1765,12 +1756,10 @@ plot.show(
 # ## Play: what depth does to a gradient
 #
 # Untrained networks again, at a depth and of a kind that you choose. Left: how large the gradient is that arrives at each
-# block; the other three kinds are grey. Right: take a walk in a straight line from one image to another, in 128
-# steps, and watch how the slope of the first logit changes. A smooth curve means that a step of gradient
-# descent knows what it will find.
+# block; the other kinds are grey. Right: a walk in a straight line from one image to another, in 128 steps, and the slope of the
+# first logit. A smooth curve means that a step of gradient descent knows what it will find.
 #
-# Find the depth at which the plain network's walk turns into noise. Then change to *residual* at the same depth.
-# Then go deeper.
+# Find the depth at which the plain network's walk turns into noise. Then change to *residual*. Then go deeper.
 
 
 # %%
@@ -1820,8 +1809,8 @@ Explorable(
 # %% [markdown]
 # ## Trained once, for later chapters
 #
-# Two networks of this kind come back. The first is one of ten classifiers, one of each chapter, that were trained alike
-# on small pictures, so that chapter 15 and the gallery can put one photograph to all of them.
+# Two networks of this kind come back. The first is one of ten classifiers, trained alike on small pictures, to which
+# chapter 15 and the gallery put the same photographs.
 
 
 # %% jupyter={"source_hidden": true} tags=["model", "hide-input"]
@@ -1843,10 +1832,10 @@ TRAINED = Weights(
 )
 
 # %% [markdown]
-# The second is the network that chapters 11 to 15 start from, as their papers start from one trained on ImageNet. It has
-# half as many channels as ResNet-18 and one block in each stage, and `features` gives its maps at strides 4 to 32. It
-# has learned to name pictures of 64 pixels: CIFAR-10's, and the animals of VOC's training photographs, cut out along their
-# boxes. It never saw a validation photograph, a mask, or where on a photograph an animal stands.
+# The second is the network that chapters 11 to 15 start from, as their papers start from one trained on ImageNet: half as many
+# channels as ResNet-18, one block in each stage, and `features` gives its maps at strides 4 to 32. It has learned to name
+# pictures of 64 pixels: CIFAR-10's, and the animals of VOC's training photographs, cut out along their boxes. It never saw a
+# validation photograph, a mask, or where on a photograph an animal stands.
 
 # %% jupyter={"source_hidden": true} tags=["model", "hide-input"]
 CHANNELS = (32, 64, 128, 256)
@@ -1900,9 +1889,8 @@ BACKBONE = Weights(
 # ## When to use it today, and what came after
 #
 # ResNet-50 is still the network that others are compared with, and the backbone of many detectors and segmenters;
-# the paper itself also won the detection and localisation tracks of 2015 with its features. Often a better recipe
-# is worth more than a better network. The same ResNet-50 with torchvision's weights of two recipes, as torchvision
-# reports them:
+# the paper itself won the detection and localisation tracks of 2015, too. Often a better recipe is worth more than a better
+# network: the same ResNet-50 with torchvision's weights of two recipes, as torchvision reports them.
 
 # %%
 versions = torchvision.models.ResNet50_Weights
@@ -1915,14 +1903,13 @@ Table(rows, decimals=1)
 # %% [markdown]
 # - **Pre-activation** {cite}`he2016identity`. The ReLU after the addition clips the signal at every block. Move it,
 #   and the batch normalisation, to the start of the branch, and the shortcut is an identity from end to end. It
-#   trained 1001 layers, and well. Exercise 4 builds the block.
+#   trained 1001 layers. Exercise 4 builds the block.
 # - **Zero initialisation** of $\gamma$ in the last batch normalisation of each block {cite}`goyal2017accurate`: every block
 #   starts as a copy. In torchvision it is the option `zero_init_residual`, off by default.
-# - **ResNet-D** {cite}`he2019bag` repairs the other place where positions are thrown away: the 1x1 projection with
-#   stride 2. It averages 2x2 positions first. Chapter 9 uses it.
-# - **Wide ResNets** {cite}`zagoruyko2016wide` have fewer, wider layers, and use hardware better.
-# - **DenseNet** (chapter 3) concatenates where ResNet adds. **Squeeze-and-excitation** (chapter 6) and **CBAM**
-#   (chapter 7) put gates on $F$ before it is added.
+# - **ResNet-D** {cite}`he2019bag` averages 2x2 positions before the 1x1 projection with stride 2, which throws three of four
+#   away (chapter 9).
+# - **Wide ResNets** {cite}`zagoruyko2016wide` have fewer, wider layers, and use hardware better (chapter 8).
+# - **DenseNet** (chapter 3) concatenates where ResNet adds. **SENet** (chapter 6) and **CBAM** (chapter 7) put gates on $F$.
 # - Transformers have the same residual connection around each of their parts.
 
 # %% [markdown]
@@ -2049,23 +2036,20 @@ verify(check_pre_activation, PreActivationSolution)
 
 # %% [markdown]
 # **5. (open)** The paper starts 110 layers with a learning rate of 0.01, until the training error falls below 80 %
-# (about 400 steps), because 0.1 is too much for a start. Is it so here? `schedule` of `train.fit` takes a function
-# from progress in [0, 1] to a factor. Compare `lambda p: 1` and `lambda p: 0.1 if p < 0.2 else 1` for
-# `CifarResNet(110, width=8)`, with three seeds. Then repeat with $\gamma$ of the last normalisation of each block
-# (`bn2.weight`) set to zero before training.
+# (about 400 steps). Is 0.1 too much for a start here? `schedule` of `train.fit` takes a function of progress in [0, 1]. Compare
+# `lambda p: 1` and `lambda p: 0.1 if p < 0.2 else 1` for `CifarResNet(110, width=8)`, with three seeds. Repeat with $\gamma$ of
+# the last normalisation of each block (`bn2.weight`) set to zero before training.
 
 # %% [markdown]
 # ## Recap
 #
 # - Degradation: a deeper plain network has a higher *training* error, however long it trains. It is neither overfitting nor
-#   a lack of capacity. A short training shows slowness, not degradation.
+#   a lack of capacity. A short training shows slowness only.
 # - Batch normalisation undoes the size of weights. What silences a branch is $\gamma = 0$.
-# - $\mathbf{y} = F(\mathbf{x}) + \mathbf{x}$: a block whose $F$ is zero copies, so what it learns is a correction. With
-#   option A the shortcut costs nothing.
-# - The derivative is $I + \partial F / \partial \mathbf{x}$. In a plain network with batch normalisation gradients explode and
-#   shatter; they do not vanish.
-# - The bottleneck is there to save multiply-adds. Its stride is on the first 1x1 in the paper (v1), on the 3x3 in
-#   most code (v1.5). Projections help a little; identity shortcuts do the work.
+# - $\mathbf{y} = F(\mathbf{x}) + \mathbf{x}$: a block whose $F$ is zero copies. With option A the shortcut costs nothing.
+# - $\partial \mathbf{y} / \partial \mathbf{x} = I + \partial F / \partial \mathbf{x}$. In a plain network with batch
+#   normalisation gradients explode and shatter; they do not vanish.
+# - The bottleneck saves multiply-adds. Its stride is on the first 1x1 in the paper (v1), on the 3x3 in most code (v1.5).
 #
 # **Three questions.** Why does the comparison of plain and residual networks need option A? Why is a bottleneck
 # with a projection in every block a bad idea? The 1202 layers are worse than the 110: how do you know that this is
