@@ -250,12 +250,8 @@ plot.show(
 # the stride is 2. So with a 2x2 map, 4x4 numbers come out:
 
 # %% tags=["nbval-check-output"]
-# fmt: off
-low = torch.tensor([[1., 2.],
-                    [0., 3.]])
-kernel = torch.tensor([[1., 0.5],
-                       [0., -1.]])
-# fmt: on
+low = torch.tensor([[1.0, 2.0], [0.0, 3.0]])
+kernel = torch.tensor([[1.0, 0.5], [0.0, -1.0]])
 
 
 def up_by_hand(low, kernel):
@@ -729,14 +725,16 @@ def components(masks):
 
 
 # %% tags=["nbval-check-output"]
-# fmt: off
-drawn = torch.tensor([[1, 1, 0, 1, 1, 1],
-                      [1, 1, 0, 1, 0, 1],
-                      [1, 0, 0, 1, 0, 1],
-                      [0, 0, 0, 1, 0, 0],
-                      [1, 1, 1, 1, 0, 1],
-                      [1, 1, 0, 0, 1, 1]])
-# fmt: on
+drawn = torch.tensor(
+    [
+        [1, 1, 0, 1, 1, 1],
+        [1, 1, 0, 1, 0, 1],
+        [1, 0, 0, 1, 0, 1],
+        [0, 0, 0, 1, 0, 0],
+        [1, 1, 1, 1, 0, 1],
+        [1, 1, 0, 0, 1, 1],
+    ]
+)
 print(components(drawn[None] == 1)[0])
 
 # %% [markdown]
@@ -1391,6 +1389,37 @@ def train_cell_arm(data, *, seed, weights, count=None, std=5.0, skips=True, epoc
 
 STUDY = Study("11_unet", run=train_cell_arm, arms=ARMS, data=slices)
 
+
+# %% tags=["model"]
+def mean_weight_ratio(masks, weights):
+    """How many times as much a membrane pixel weighs as an inside pixel, on average, for
+    masks and weights (N, H, W)."""
+    return float(weights[masks == 0].mean() / weights[masks == 1].mean())
+
+
+def train_ratio_arm(data, *, seed, ratio, epochs=8):
+    """As `train_cell_arm`, with one weight for all membrane: `ratio` times that of the inside."""
+    given = with_weights(data, "plain")
+    masks = given.train.targets["masks"]
+    targets = {"masks": masks, "weights": torch.where(masks == 1, 1.0, ratio)}
+    given = replace(given, train=Split(given.train.images, targets))
+    train.set_seed(seed)
+    history = train_cells(cell_network(), given, epochs, seed)
+    return {
+        name: value for name, value in history.rows[-1].items() if name not in ("epoch", "lr")
+    }
+
+
+SAME_RATIO = "class weight 7.3, 25 slices"
+RATIO = Study(
+    "11_unet",
+    run=train_ratio_arm,
+    arms={SAME_RATIO: {"ratio": 7.3}},
+    data=slices,
+    name="ratio",
+    minutes=0.7,
+)
+
 # %%
 rows = []
 for arm, config in ARMS.items():
@@ -1448,6 +1477,7 @@ plot.study(
 # %% tags=["model"]
 CELLS = {
     "map over plain, 25 slices": ("plain, 25 slices", "map, 25 slices"),
+    "map over a class weight of the same ratio": (SAME_RATIO, "map, 25 slices"),
     "map over balance, 25 slices": ("balance, 25 slices", "map, 25 slices"),
     "map over plain, 5 slices": ("plain, 5 slices", "map, 5 slices"),
     "25 slices over 5, plain": ("plain, 5 slices", "plain, 25 slices"),
@@ -1455,9 +1485,9 @@ CELLS = {
     "deformed over not, 5 slices": ("map, 5 slices, not deformed", "map, 5 slices"),
     "skips over none, 25 slices": ("map, 25 slices, no skips", "map, 25 slices"),
 }
-PRIMARY = ("map over balance, 25 slices", "skips over none, 25 slices")
+PRIMARY = ("map over a class weight of the same ratio", "skips over none, 25 slices")
 CLAIMS = Claims(
-    STUDY,
+    (STUDY, RATIO),
     "apart",
     "cells apart at 0.5, points",
     scale=100,
@@ -1469,7 +1499,11 @@ CLAIMS = Claims(
     "and with and without a pretrained half. All arms take the same steps; those without skips cost a little more.",
 )
 BEST = Claims(
-    STUDY, "apart_best", "cells apart at the best threshold, points", scale=100, also=CELLS
+    (STUDY, RATIO),
+    "apart_best",
+    "cells apart at the best threshold, points",
+    scale=100,
+    also=CELLS,
 )
 
 # %%
@@ -1635,8 +1669,11 @@ class AnimalUNet(nn.Module):
         """Two 3x3 convolutions, padded and with batch normalisation as in the backbone."""
         layers = []
         for inputs in (before, channels):
-            layers += [nn.Conv2d(inputs, channels, 3, padding=1, bias=False),
-                       nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]  # fmt: skip
+            layers += [
+                nn.Conv2d(inputs, channels, 3, padding=1, bias=False),
+                nn.BatchNorm2d(channels),
+                nn.ReLU(inplace=True),
+            ]
         return nn.Sequential(*layers)
 
     def encode(self, images):
@@ -1652,8 +1689,9 @@ class AnimalUNet(nn.Module):
         for up, merge, skip in zip(self.up, self.merge, kept[::-1], strict=True):
             x = up(x)
             x = merge(torch.cat([skip, x], 1) if self.skips else x)
-        return F.interpolate(self.head(x), scale_factor=2.0, mode="bilinear",
-                             align_corners=False)  # fmt: skip
+        return F.interpolate(
+            self.head(x), scale_factor=2.0, mode="bilinear", align_corners=False
+        )
 
 
 # %% tags=["nbval-check-output"]
@@ -1682,6 +1720,52 @@ Table(rows, decimals=1)
 # Without skips the network even has some more parameters and multiply-adds. What it lacks is only the way across.
 # (The backbone's parameters include the classifier on top, which does not run here.)
 #
+# ### A score at the bottom
+#
+# In this network everything that the backbone knows has to pass through an expanding path of random weights. In a short training that is a bottleneck of its own,
+# whatever the skips do. So the network that we train gets a second score: a 1x1 convolution on the deepest map, enlarged 32 times and added. Both scores
+# start at zero. From the first step on the names come from the bottom, and the expanding path learns what is missing. The paper has no such score; the FCN of
+# [chapter 12](12_fcn), which is older, has nothing else at stride 32. The study below trains both networks, so that we see what it changes.
+
+
+# %% tags=["model"]
+class DeepUNet(AnimalUNet):
+    """AnimalUNet with a score of the deepest map added; both scores start at zero."""
+
+    def __init__(self, backbone, classes=6, skips=True):
+        super().__init__(backbone, classes, skips)
+        self.deep = nn.Conv2d(256, classes, 1)
+        for layer in (self.deep, self.head):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, images):
+        return self.decode(self.encode(images))
+
+    def decode(self, maps):
+        """Logits (N, classes, H, W) from the five maps of `encode`."""
+        *kept, deepest = maps
+        x = deepest
+        for up, merge, skip in zip(self.up, self.merge, kept[::-1], strict=True):
+            x = up(x)
+            x = merge(torch.cat([skip, x], 1) if self.skips else x)
+        enlarged = partial(F.interpolate, mode="bilinear", align_corners=False)
+        return enlarged(self.head(x), scale_factor=2.0) + enlarged(
+            self.deep(deepest), scale_factor=32.0
+        )
+
+
+# %% tags=["nbval-check-output"]
+deep, plain = DeepUNet(Backbone()).eval(), AnimalUNet(Backbone()).eval()
+more = inspect.count_parameters(deep) - inspect.count_parameters(plain)
+print("parameters more: 6 scores of 256 channels and 6 biases,", more)
+with torch.inference_mode():
+    print("all logits are zero before any training:", not deep(blank).any())
+    maps = deep.encode(blank)
+    nn.init.ones_(deep.deep.bias)
+    print("the deep score alone:", deep.decode(maps).unique().tolist())
+
+# %% [markdown]
 # ### Two scores
 #
 # The usual one is the mean **intersection over union**: for each of the six classes, the pixels that are rightly
@@ -1785,7 +1869,7 @@ def train_animals(model, data, epochs, seed=0, label="training"):
 train.set_seed(0)
 four = photographs(64, train=8, test=8)
 loss = train.overfit(
-    AnimalUNet(Backbone()),
+    DeepUNet(Backbone()),
     four,
     images=4,
     steps=100,
@@ -1797,12 +1881,11 @@ print("4 photographs learned by heart, loss below 0.5:", loss < 0.5)
 
 # %%
 animal_networks, animal_histories, predictions = {}, {}, {}
-for name in ("skips", "no skips", "from nothing"):
+for name in ("skips", "no skips"):
     train.set_seed(0)
-    backbone = Backbone() if name == "from nothing" else BACKBONE.load()
-    animal_networks[name] = AnimalUNet(backbone, skips=name != "no skips")
+    animal_networks[name] = DeepUNet(BACKBONE.load(), skips=name == "skips")
     animal_histories[name] = train_animals(
-        animal_networks[name], animals, pick(full=6, quick=1), label=name
+        animal_networks[name], animals, pick(full=9, quick=1), label=name
     )
     predictions[name] = train.predict_masks(animal_networks[name], animals, animals.test.images)
 
@@ -1895,6 +1978,32 @@ def train_animal_arm(data, *, seed, skips=True, pretrained=True, epochs=3):
 ANIMAL_STUDY = Study(
     "11_unet", run=train_animal_arm, arms=ANIMAL_ARMS, data=small_photographs, name="voc"
 )
+
+# %% tags=["model"]
+DEEP_ARMS = {
+    "deep score, skips": {},
+    "deep score, no skips": {"skips": False},
+    "deep score, skips, from nothing": {"pretrained": False},
+}
+
+
+def train_deep_arm(data, *, seed, skips=True, pretrained=True, epochs=3):
+    """As `train_animal_arm`, of the network with the deep score."""
+    train.set_seed(seed)
+    backbone = BACKBONE.load() if pretrained else Backbone()
+    train.set_seed(seed)
+    history = train_animals(DeepUNet(backbone, skips=skips), data, epochs, seed)
+    return {name: history.last(name) for name in ("iou", "band", "train_loss", "seconds")}
+
+
+DEEP_STUDY = Study(
+    "11_unet",
+    run=train_deep_arm,
+    arms=DEEP_ARMS,
+    data=small_photographs,
+    name="deep",
+    minutes=1.5,
+)
 # %%
 validation = photographs(64, train=1, test=pick(full=None, quick=48)).test.targets
 bounds = {
@@ -1906,11 +2015,12 @@ bounds = {
 rows = [
     {
         "arm": arm,
-        "mean IoU in %": ANIMAL_STUDY.text(arm, "iou", 100, 1),
-        "in the band, %": ANIMAL_STUDY.text(arm, "band", 100, 1),
-        "training loss": ANIMAL_STUDY.text(arm, "train_loss"),
+        "mean IoU in %": study.text(arm, "iou", 100, 1),
+        "in the band, %": study.text(arm, "band", 100, 1),
+        "training loss": study.text(arm, "train_loss"),
     }
-    for arm in ANIMAL_ARMS
+    for study in (ANIMAL_STUDY, DEEP_STUDY)
+    for arm in study.arms
 ]
 rows += [
     {
@@ -1924,36 +2034,45 @@ rows += [
 Table(rows)
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
-plot.study(
-    ANIMAL_STUDY,
-    list(ANIMAL_ARMS),
-    "band",
-    "mean IoU near boundaries, %",
-    scale=100,
-    alt="Dot plot of the mean intersection over union near boundaries in the three arms, three dots and a mean each.",
-    caption="Photographs at 64 px: what skips and pretraining do to the band of two pixels around boundaries.",
-)
+if DEEP_STUDY.measured_seeds():
+    plot.study(
+        DEEP_STUDY,
+        list(DEEP_ARMS),
+        "iou",
+        "mean IoU, %",
+        scale=100,
+        alt="Dot plot of the mean intersection over union in the three arms with the deep score, three dots and a mean each.",
+        caption="Photographs at 64 px, networks with the deep score.",
+    )
 
 # %% [markdown]
 # ## The paper's claims in miniature, second part: photographs
 
 # %% tags=["model"]
-SKIPS, PRETRAINED = ("no skips", "skips"), ("skips, from nothing", "skips")
+SKIPS = ("deep score, no skips", "deep score, skips")
+PHOTO_STUDIES = (DEEP_STUDY, ANIMAL_STUDY)
+PHOTOGRAPHS = {
+    "backbone over nothing": ("deep score, skips, from nothing", "deep score, skips"),
+    "deep score over none, skips": ("skips", "deep score, skips"),
+    "deep score over none, no skips": ("no skips", "deep score, no skips"),
+    "skips over none, without the deep score": ("no skips", "skips"),
+    "backbone over nothing, without the deep score": ("skips, from nothing", "skips"),
+}
 ANIMAL_CLAIMS = Claims(
-    ANIMAL_STUDY,
+    PHOTO_STUDIES,
     "iou",
     "mean IoU, points",
     scale=100,
     matters=1.0,
     main={"skips over none, photographs": SKIPS},
-    also={"backbone over nothing": PRETRAINED},
+    also=PHOTOGRAPHS,
 )
 BAND_CLAIMS = Claims(
-    ANIMAL_STUDY,
+    PHOTO_STUDIES,
     "band",
     "mean IoU near boundaries, points",
     scale=100,
-    also={"skips over none": SKIPS, "backbone over nothing": PRETRAINED},
+    also={"skips over none": SKIPS, **PHOTOGRAPHS},
 )
 
 # %%
@@ -2144,12 +2263,10 @@ plot.cams(
 def without_place(model, images, level):
     """Logits when the skip of a level (0: stride 2, 3: stride 16) has the same value
     everywhere; None leaves all."""
-    *kept, x = model.encode(images)
+    maps = model.encode(images)
     if level is not None:
-        kept[level] = kept[level].mean((2, 3), keepdim=True).expand_as(kept[level])
-    for up, merge, skip in zip(model.up, model.merge, kept[::-1], strict=True):
-        x = merge(torch.cat([skip, up(x)], 1))
-    return F.interpolate(model.head(x), scale_factor=2.0, mode="bilinear", align_corners=False)
+        maps[level] = maps[level].mean((2, 3), keepdim=True).expand_as(maps[level])
+    return model.decode(maps)
 
 
 model = animal_networks["skips"].eval()
