@@ -130,21 +130,20 @@ plot.show(
 )
 
 # %%
-hours = seconds / 81 * 65**2 * len(data.test) / 3600
+of_windows = {"every eighth pixel": 81, "every pixel": 65**2}
 Table(
     [
         {
-            "windows of 64x64": "every eighth pixel",
-            "per photograph": 81,
-            "seconds per photograph": seconds,
-            "hours for all validation photographs": seconds * len(data.test) / 3600,
-        },
-        {
-            "windows of 64x64": "every pixel",
-            "per photograph": 65**2,
-            "seconds per photograph": seconds / 81 * 65**2,
-            "hours for all validation photographs": hours,
-        },
+            "windows of 64x64": place,
+            "per photograph": count,
+            "seconds per photograph": seconds / 81 * count,
+            "hours for all validation photographs": seconds
+            / 81
+            * count
+            * len(data.test)
+            / 3600,
+        }
+        for place, count in of_windows.items()
     ],
     decimals=2,
 )
@@ -260,12 +259,9 @@ plot.show(
 # One channel, a layer with one output on a 2x2 map. Its four weights, arranged as a 2x2 kernel, on a 4x4 map:
 
 # %% tags=["nbval-check-output"]
-# fmt: off
-x = torch.tensor([[1., 2., 0., 1.],
-                  [0., 1., 3., 1.],
-                  [2., 0., 1., 0.],
-                  [1., 1., 0., 2.]])
-# fmt: on
+x = torch.tensor(
+    [[1.0, 2.0, 0.0, 1.0], [0.0, 1.0, 3.0, 1.0], [2.0, 0.0, 1.0, 0.0], [1.0, 1.0, 0.0, 2.0]]
+)
 connected = nn.Linear(4, 1)
 connected.weight.data = torch.tensor([[1.0, -1.0, 2.0, 0.5]])
 connected.bias.data = torch.tensor([0.25])
@@ -411,13 +407,56 @@ for stride in (32, 16, 8):
 
 # %% [markdown]
 # The authors' released networks cut off 19 rows for FCN-32s, and 5, 9 and 31 for FCN-8s. These numbers are copied from program to program, as if they were magic.
-# They are two lines of arithmetic.
-#
+# They are two lines of arithmetic. Here are the units on an axis of pixels:
+
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+def draw_units(ax, rows, shown, side=None):
+    """A dot with its number for every unit of each grid (a row) between two pixels."""
+    ax.axvspan(-0.5, shown[1] if side is None else side - 0.5, color="#e8f1f8")
+    for y, grid in enumerate(rows.values()):
+        for unit in range(100):
+            at = grid.step * unit + grid.start
+            if shown[0] <= at <= (shown[1] if side is None else side - 1):
+                ax.plot(at, -y, "o", color="C0" if at >= 0 else "#999999", markersize=4)
+                ax.text(at, 0.2 - y, str(unit), ha="center", fontsize=6.5)
+    ax.set_yticks([-y for y in range(len(rows))], list(rows))
+    ax.set(xlim=shown, ylim=(0.6 - len(rows), 0.65), xlabel="pixel")
+    ax.grid(False)
+
+
+def draw(fig):
+    theirs, ours = fig.subplots(2, 1)
+    grids = vgg_grids()
+    conv7 = {"conv7": grids["conv6"], "conv7 enlarged": grids["conv6"].enlarged(2)}
+    both = {"pool4 enlarged": grids["pool4"].enlarged(2)}
+    draw_units(
+        theirs, conv7 | {"pool4": grids["pool4"]} | both | {"pool3": grids["pool3"]}, (-28, 132)
+    )
+    theirs.set_title(
+        "the paper's network, padding 100: the first pixels of a photograph", fontsize=9
+    )
+    draw_units(ours, {f"C{i}": Grid(2.0**i) for i in (5, 4, 3)}, (-28, 132), side=128)
+    for y, last in enumerate((96, 112, 120)):
+        ours.plot([last, 127.5], [-y, -y], color="C1", linewidth=3, alpha=0.6)
+    ours.set_title(
+        "our small network (below): all 128 pixels; orange: no unit on the right", fontsize=9
+    )
+
+
+plot.show(
+    draw,
+    alt="Two axes of pixels with a row of numbered dots for each map. Above, for the paper's network: unit 0 of conv7 enlarged lies on unit 5 of pool4, and unit 0 of pool4 enlarged on unit 9 of "
+    "pool3, at negative pixels. Below, for the small network: unit 0 of every map is at pixel 0, the last unit of C5 at pixel 96 of 128.",
+    caption="Where units sit; blue shade: the photograph. Where two maps are added, numbers say what is cut off: unit 0 of the enlarged map lies on unit 5 of pool4, and on unit 9 of pool3.",
+    height=3.9,
+)
+
+# %% [markdown]
 # **Why a padding of 100?** The first convolution of the paper's network pads the photograph with 100 pixels of zeros on every side. The first fully connected
-# layer, conv6, does not pad, and its 7x7 kernel eats three units of stride 32 at each side. With an ordinary padding of 1, the middle of its first unit would lie at
-# pixel 111.5, and there would be no scores for the rim of the photograph, and none at all for a small one. Padding moves the grid outwards, and
-# the crop cuts off what is too much. The authors explain that it keeps the network aligned for photographs of any size. Exercise 2 asks how much
-# would have been enough.
+# layer, conv6, does not pad, and its 7x7 kernel eats three units of stride 32 at each side. With an ordinary padding of 1, its first unit would lie at
+# pixel 111.5: no scores for the rim of the photograph, and none at all for a small one. Padding moves the grid outwards, and
+# the crop cuts off what is too much. Exercise 2 asks how much would have been enough.
 #
 # ### The whole class
 #
@@ -511,9 +550,13 @@ print("as many scores as pixels at every size tried:", same)
 # ### The small one
 #
 # Our small network is the same design on the backbone. Its first unit sits at pixel 0 in every map, because all of its layers pad by half of
-# their kernel: unit $i$ of stride 32 is at pixel $32 i$, and no crop is needed. But this is *not* the grid that `F.interpolate` assumes by default,
+# their kernel: unit $i$ of stride 32 is at pixel $32 i$, and no crop is needed. This is *not* the grid that `F.interpolate` assumes by default,
 # where the first unit of stride 32 sits in the middle of a 32x32 square, at 15.5. So we tell it where the units are. Enlargements are fixed, as in the
 # authors' later code; they saw no difference to learned ones.
+#
+# The price is in the lower half of the picture. Such a grid ends early: at 128 pixels the last unit of C5 sits at pixel 96, and up to pixel 127 its score is only repeated,
+# a quarter of the photograph (in the study at 96 pixels a third). So to the right and below, the outlines of our networks run **straight** to the edge. The paper's
+# padding and cropping give a grid that is centred on the photograph. For ours that is a change of the network; what it would gain is still to be measured.
 
 
 # %% tags=["model"]
@@ -557,8 +600,10 @@ scores = torch.randn(1, 6, 4, 4, generator=torch.Generator().manual_seed(0))
 large = upsample(scores, 32)
 print("shape:", tuple(SmallFCN(Backbone())(torch.zeros(1, 3, 128, 160)).shape))
 print("unit i stays at pixel 32 i:", torch.allclose(large[..., ::32, ::32], scores))
-print("twice, then 16 times, is 32 times:",
-      torch.allclose(upsample(upsample(scores, 2), 16), large, atol=1e-6))  # fmt: skip
+print(
+    "twice, then 16 times, is 32 times:",
+    torch.allclose(upsample(upsample(scores, 2), 16), large, atol=1e-6),
+)
 
 # %% [markdown]
 # The last line is more than tidiness. It means that an FCN-16s whose new scores are zero gives *exactly* the answers of the FCN-32s that it was made from.
@@ -747,12 +792,16 @@ took = {
 base = took["the photograph at once"]
 Table(
     [
-        {"way": way, "milliseconds": value, "ratio": value / base,
-         "paper, AlexNet on a GPU": theirs}  # fmt: skip
+        {
+            "way": way,
+            "milliseconds": value,
+            "ratio": value / base,
+            "paper, AlexNet on a GPU": theirs,
+        }
         for (way, value), theirs in zip(took.items(), ("1", "5", "25"), strict=True)
     ],
     decimals=1,
-)  # fmt: skip
+)
 
 # %% [markdown]
 # The paper's example is 22 ms for a photograph of 500x500, against 1.2 ms for a patch in a batch and 5.4 ms for a patch alone (section 3.1). Our ratios need not be theirs: they depend on
@@ -785,8 +834,10 @@ in_patches = gradient(F.cross_entropy(patchwise(patches), labels))
 print("gradient of the photograph = of all patches:", torch.allclose(whole, in_patches))
 some = gradient(loss_map()[chosen].mean())
 in_patches = gradient(F.cross_entropy(patchwise(patches[chosen]), labels[chosen]))
-print(f"sampled at {int(chosen.sum())} positions = of these patches:",
-      torch.allclose(some, in_patches))  # fmt: skip
+print(
+    f"sampled at {int(chosen.sum())} positions = of these patches:",
+    torch.allclose(some, in_patches),
+)
 
 # %% [markdown]
 # So why did others sample? To see more different photographs in a batch, and to balance the classes. The paper tried it and found that sampling does not converge in fewer steps, and takes longer
@@ -820,8 +871,10 @@ with torch.inference_mode():
     print("answers:", tuple(every.shape))
     for y, x in ((0, 0), (3, 50), (72, 41)):
         patch = photograph[..., y : y + 52, x : x + 52]
-        print(f"at ({y}, {x}) equal to the patch's:",
-              torch.allclose(every[..., y, x], patchwise(patch)))  # fmt: skip
+        print(
+            f"at ({y}, {x}) equal to the patch's:",
+            torch.allclose(every[..., y, x], patchwise(patch)),
+        )
 plain, holes = (inspect.count_macs(model, (3, 124, 124)) for model in (dense, rarefied(dense)))
 print(f"multiply-adds: {plain / 1e6:,.1f} million become {holes / 1e6:,.1f} million")
 
@@ -882,8 +935,13 @@ for t, g in zip(truth.flatten().tolist(), guess.flatten().tolist(), strict=True)
     if t != 255:
         counts[t, g] += 1
 print("same counts:", torch.equal(counts, metrics.pixel_confusion(guess, truth, 5).double()))
-by_hand = sum(float(counts[c, c] / (counts[c].sum() + counts[:, c].sum() - counts[c, c]))
-              for c in range(4)) / 4  # fmt: skip
+by_hand = (
+    sum(
+        float(counts[c, c] / (counts[c].sum() + counts[:, c].sum() - counts[c, c]))
+        for c in range(4)
+    )
+    / 4
+)
 found = segmentation_scores(counts)["mean_iou"]
 print("mean IoU of the four classes that occur:", abs(found - by_hand) < 1e-12)
 print("IoU of the class that does not:", float(metrics.iou(counts)[4]))
@@ -899,9 +957,16 @@ print("IoU of the class that does not:", float(metrics.iou(counts)[4]))
 MEASURES = ("pixel_accuracy", "mean_accuracy", "mean_iou", "weighted_iou")
 everywhere = torch.zeros_like(masks)
 nothing = segmentation_scores(metrics.pixel_confusion(everywhere, masks, 6))
-Table([{"guess": "background everywhere"}
-       | {name.replace("_", " ").replace("iou", "IoU"): 100 * value
-          for name, value in nothing.items()}], decimals=1)  # fmt: skip
+Table(
+    [
+        {"guess": "background everywhere"}
+        | {
+            name.replace("_", " ").replace("iou", "IoU"): 100 * value
+            for name, value in nothing.items()
+        }
+    ],
+    decimals=1,
+)
 
 # %% [markdown]
 # Pixel accuracy finds this quite good. Mean IoU does not: five classes with 0 and one with the share of the background. That is why it is the score to look at, and the row to compare with.
@@ -925,8 +990,9 @@ plot.masks(
 batch = data.normalize(data.train.images[:500])
 print("images:", tuple(batch.shape[1:]), "masks:", tuple(data.train.targets.shape[1:]))
 print("mean of each channel within 0.1 of 0:", bool((batch.mean((0, 2, 3)).abs() < 0.1).all()))
-print("standard deviation within 0.1 of 1:",
-      bool(((batch.std((0, 2, 3)) - 1).abs() < 0.1).all()))  # fmt: skip
+print(
+    "standard deviation within 0.1 of 1:", bool(((batch.std((0, 2, 3)) - 1).abs() < 0.1).all())
+)
 print("labels:", sorted(set(data.train.targets[:500].unique().tolist())))
 
 # %% [markdown]
@@ -946,6 +1012,23 @@ ceilings = {
     ]
     for factor in (2, 4, 8, 16, 32)
 }
+
+
+def through_our_grid(masks, factor, classes=6):
+    """As `metrics.through_stride`, with the units where our network has them: at pixels
+    factor * i."""
+    kept = []
+    for part in masks.split(100):
+        share = torch.stack([part == label for label in range(classes)], 1).float()
+        share = F.avg_pool2d(share, factor, padding=factor // 2, count_include_pad=False)
+        kept.append(upsample(share[..., :-1, :-1], factor).argmax(1))
+    return torch.cat(kept).to(torch.uint8)
+
+
+def mean_iou(predicted, masks):
+    return segmentation_scores(metrics.pixel_confusion(predicted, masks, 6))["mean_iou"]
+
+
 Table(
     [
         {
@@ -953,6 +1036,7 @@ Table(
             "decisions per photograph": (128 // factor) ** 2,
             "mean IoU in %, whole squares": 100 * squares,
             "bilinear": 100 * smooth,
+            "on our grid": 100 * mean_iou(through_our_grid(masks, factor), masks),
             "paper (appendix A, about 500 px)": str(PAPER_CEILING.get(factor, "")),
         }
         for factor, (squares, smooth) in ceilings.items()
@@ -1093,11 +1177,19 @@ def evaluate_masks(model, data):
 def train_masks(model, data, epochs, lr=LEARNING_RATE, seed=0, label="training"):
     """The recipe of this chapter; returns the history."""
     return train.fit(
-        model, data, epochs=epochs, batch_size=32, lr=lr, weight_decay=5e-4,
-        augment=train.AugmentScene(zoom=(0.6, 1.1)), loss=train.pixel_cross_entropy,
+        model,
+        data,
+        epochs=epochs,
+        batch_size=32,
+        lr=lr,
+        weight_decay=5e-4,
+        augment=train.AugmentScene(zoom=(0.6, 1.1)),
+        loss=train.pixel_cross_entropy,
         evaluate=evaluate_masks,
-        eval_every=epochs, seed=seed, label=label,
-    )  # fmt: skip
+        eval_every=epochs,
+        seed=seed,
+        label=label,
+    )
 
 
 # %% tags=["nbval-check-output"]
@@ -1122,8 +1214,11 @@ print("8 photographs learned by heart, loss below 0.4:", learned < 0.4)
 
 
 # %%
-PLAN = {32: (pick(full=3, quick=1), LEARNING_RATE),
-        16: (1, LEARNING_RATE / 4), 8: (1, LEARNING_RATE / 4)}  # fmt: skip
+PLAN = {
+    32: (pick(full=3, quick=1), LEARNING_RATE),
+    16: (1, LEARNING_RATE / 4),
+    8: (1, LEARNING_RATE / 4),
+}
 
 
 def in_stages(backbone, label):
@@ -1485,7 +1580,14 @@ plot.cams(
 # Now photographs that went well, and what changes with the start. The target is {eq}`eq-fcn-cam`, for the true animal.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
-good = torch.stack([next(i for i in ranks if true[i] == label and seen[i] == label) if bool(((true == label) & (seen == label)).any()) else fixed[label - 1] for label in range(1, 6)])  # fmt: skip
+good = torch.stack(
+    [
+        next(i for i in ranks if true[i] == label and seen[i] == label)
+        if bool(((true == label) & (seen == label)).any())
+        else fixed[label - 1]
+        for label in range(1, 6)
+    ]
+)
 scratch = trained["from nothing"][8]
 plot.cams(
     data.test.images[good],
@@ -1537,7 +1639,12 @@ def draw(fig):
         line[0].imshow(data.test.images[good[row]].permute(1, 2, 0))
         for ax, margin, limit in zip(line[1:], margins, limits, strict=True):
             ax.imshow(margin[row], cmap="RdBu_r", vmin=-limit, vmax=limit)
-            ax.contour(masks[good[row]] == true[good[row]], levels=[0.5], colors="black", linewidths=0.8)  # fmt: skip
+            ax.contour(
+                masks[good[row]] == true[good[row]],
+                levels=[0.5],
+                colors="black",
+                linewidths=0.8,
+            )
         for ax in line:
             ax.set_axis_off()
     for ax, title, limit in zip(axes[0, 1:], titles, limits, strict=True):
@@ -1605,10 +1712,21 @@ def draw_band(fig, name, width):
     middle.set_title(f"{share:.0f} % right", fontsize=9, loc="center")
     for other, curve in curves.items():
         chosen = other == name
-        chart.plot(WIDTHS, curve, color="C0" if chosen else "#bbbbbb",
-                   linewidth=2 if chosen else 1, zorder=2 + chosen)  # fmt: skip
-        chart.text(WIDTHS[-1] * 1.1, curve[-1], other, fontsize=6, va="center",
-                   color="C0" if chosen else "#777777")  # fmt: skip
+        chart.plot(
+            WIDTHS,
+            curve,
+            color="C0" if chosen else "#bbbbbb",
+            linewidth=2 if chosen else 1,
+            zorder=2 + chosen,
+        )
+        chart.text(
+            WIDTHS[-1] * 1.1,
+            curve[-1],
+            other,
+            fontsize=6,
+            va="center",
+            color="C0" if chosen else "#777777",
+        )
     chart.set_xlim(right=WIDTHS[-1] * 4)  # room for the names
     chart.plot(width, curves[name][WIDTHS.index(width)], "o", color="C1", zorder=5)
     chart.set_xscale("log", base=2)
@@ -1680,9 +1798,13 @@ Explorable(
 def check_stitch(shift_and_stitch):
     train.set_seed(0)
     layers = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(4, 4, 3, stride=2), nn.ReLU(), nn.Conv2d(4, 2, 2),
-    ).double()  # fmt: skip
+        nn.Conv2d(3, 4, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 4, 3, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(4, 2, 2),
+    ).double()
     images = torch.randn(2, 3, 31, 31, dtype=torch.float64)
     with torch.inference_mode():
         found, expected = shift_and_stitch(layers, images, 4), rarefied(layers)(images)
