@@ -75,7 +75,7 @@ def syntax_error(source):
 
 def short_cells(pair):
     for number, cell in enumerate(pair.source.cells, 1):
-        lines = len(cell.source.splitlines())
+        lines = sum(bool(line.strip()) for line in cell.source.splitlines())
         if cell.cell_type == "code" and lines > MAX_LINES:
             yield f"cell {number} has {lines} lines of code; split it, at most {MAX_LINES} are read in one go"
 

@@ -11,17 +11,20 @@ import platform
 import re
 import time
 from functools import cache
+from hashlib import sha256
 
 import torch
 from tabulate import tabulate
 
 from book.cards import title
 from helpers import chapters, inspect, settings
+from helpers.fingerprint import code_of
 from helpers.variants import UNITS, Variant, Variants, agrees
 from helpers.weights import explorable
 
 PAGE = settings.ROOT / "pages" / "models.md"
 TIMES = settings.ROOT / "pages" / "models_times.json"
+COUNTS = settings.ROOT / "pages" / "models_counts.json"
 THREADS = 2
 ROUNDS = 2
 SMALL = "The small networks"
@@ -91,6 +94,29 @@ def times():
     }
 
 
+# --------------------------------------------------------------------------------------------------- the counts
+
+
+def code(heading):
+    """A hash of all code that the counts of a table rest on, in its chapter and in those that it calls."""
+    variants, links = groups()[heading]
+    if not links:
+        names = [name for name, value in vars(chapters.chapter(variants.chapter)).items() if value is variants]
+        return code_of(variants.chapter, names[0])
+    built = [code_of(links[variants.label(variant)], variant.build.__name__) for variant in variants]
+    return sha256("".join(built).encode()).hexdigest()[:16]
+
+
+@cache
+def counted(heading):
+    """The counts of a table, label -> counts: those that are kept, or new ones if the code has changed since."""
+    kept = json.loads(COUNTS.read_text("utf-8")).get(heading, {}) if COUNTS.exists() else {}
+    if kept.get("code") == code(heading):
+        return kept["counts"]
+    variants, _ = groups()[heading]
+    return {variants.label(variant): variant.counts for variant in variants}
+
+
 # ----------------------------------------------------------------------------------------------------- the page
 
 INTRODUCTION = """(models)=
@@ -146,7 +172,7 @@ def milliseconds_text(value):
 
 def section(heading, variants, links, stored):
     """A table with its heading and remarks, as Markdown. stored: label -> milliseconds."""
-    rows = [row(variants, variant, links, stored) for variant in variants]
+    rows = [row(variants, variant, links, counted(heading), stored) for variant in variants]
     table = tabulate(
         [list(one.values()) for one in rows],
         list(rows[0]),
@@ -161,9 +187,10 @@ def section(heading, variants, links, stored):
     return "\n\n".join(parts)
 
 
-def row(variants, variant, links, stored):
+def row(variants, variant, links, counts, stored):
     """One network: heading -> text."""
-    label, counts = variants.label(variant), variant.counts
+    label = variants.label(variant)
+    counts = counts[label]
     name = f"[{int(links[label][:2])} {label}](../chapters/{links[label]})" if links else label
     cells = {"network": re.sub(r" (?=px)| (?==)|(?<==) ", "\u00a0", name)}
     for place, (what, attribute) in enumerate({"parameters": "parameters", "multiply-adds": "macs"}.items()):
@@ -200,8 +227,10 @@ def text():
 
 
 def write():
-    """Write the page."""
+    """Write the page, and the counts that it rests on."""
     PAGE.write_text(text(), "utf-8")
+    kept = {heading: {"code": code(heading), "counts": counted(heading)} for heading in groups()}
+    COUNTS.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def measure():

@@ -62,10 +62,10 @@ class Variant:
             "receptive field": field if self.pixel else None,
         }
 
-    @property
-    def differs(self):
-        """Whether a figure of the paper is not our count rounded to as many digits."""
-        pairs = (self.counts["parameters"], self.parameters), (self.counts["multiply-adds"], self.macs)
+    def differs(self, counts=None):
+        """Whether a figure of the paper is not our count rounded to as many digits. counts: as `counts` gives them."""
+        counts = counts or self.counts
+        pairs = (counts["parameters"], self.parameters), (counts["multiply-adds"], self.macs)
         return any(figure is not None and not agrees(count, figure) for count, figure in pairs)
 
 
@@ -102,13 +102,14 @@ class Variants:
         """What a network is called in tables."""
         return f"{variant.name}, {variant.shape[1]} px" if self.sized else variant.name
 
-    def problems(self):
-        """Figures that contradict our count without a remark, and remarks without such a figure: sentences."""
+    def problems(self, counted=None):
+        """Figures that contradict our count without a remark, in sentences. counted: label -> counts, if known."""
         for variant in self.rows:
-            if variant.differs and not (variant.remark or self.remark):
+            counts = counted[self.label(variant)] if counted else variant.counts
+            if variant.differs(counts) and not (variant.remark or self.remark):
                 yield (
-                    f"{self.chapter}: {self.label(variant)} has {variant.counts['parameters']:,} parameters and "
-                    f"{variant.counts['multiply-adds']:,} multiply-adds, and the paper prints {variant.parameters} and "
+                    f"{self.chapter}: {self.label(variant)} has {counts['parameters']:,} parameters and "
+                    f"{counts['multiply-adds']:,} multiply-adds, and the paper prints {variant.parameters} and "
                     f"{variant.macs}. Correct the network or the figure, or say in `remark` why they differ."
                 )
 
