@@ -1,4 +1,4 @@
-"""Chapter 10: the DCT against SciPy, colours against Pillow, gates against PyTorch, counts; then mutants."""
+"""Chapter 10: the DCT against SciPy, colours against Pillow, gates against PyTorch, controls, exercises; every fault on its check."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ import torchvision
 from PIL import Image
 from scipy.fft import dctn
 from torch import nn
-from toys import chapter_tests, dataset_of, generator, noise, on_meta
+from toys import dataset_of, from_cells, generator, holds, noise, on_meta
 
 from helpers import inspect
 from helpers.chapters import chapter
@@ -28,10 +28,11 @@ def dataset(n=12, side=32):
     return dataset_of(images, torch.arange(n) % 3, ("a", "b", "c"))
 
 
-# ------------------------------------------------------------------ checks of the code, each a function of a module
-
-
-def check_dct_matrix(code):
+@holds(
+    FREQUENCY,
+    {"another phase": ("(2 * position + 1)", "(2 * position)"), "DC not scaled": ("matrix[0] /= math.sqrt(2)", "pass")},
+)
+def test_dct_matrix(code):
     """Orthonormal, and SciPy's DCT for any size."""
     for side in (4, 8):
         D = code.dct_matrix(side)
@@ -41,7 +42,8 @@ def check_dct_matrix(code):
         assert np.allclose((D @ block @ D.T).numpy(), expected, atol=1e-3)
 
 
-def check_channels(code):
+@holds(FREQUENCY, {"columns before rows": ('"ux,ncixjy,vy->ncuvij"', '"ux,ncixjy,vy->ncvuij"')})
+def test_channels(code):
     """Channel 64 c + 8 u + v at (i, j) is SciPy's coefficient (u, v) of block (i, j) of plane c."""
     for side in (4, 8):
         planes = pixels(1, 2 * side, 3 * side)
@@ -54,18 +56,27 @@ def check_channels(code):
             assert np.allclose(part.numpy(), expected, atol=2e-3)
 
 
-def check_channels_inverse(code):
+@holds(FREQUENCY, {"blocks change places": ('"ux,ncuvij,vy->ncixjy"', '"ux,ncvuij,vy->ncixjy"')})
+def test_channels_inverse(code):
     planes = pixels()
     for side in (4, 8):
         assert torch.allclose(code.from_channels(code.to_channels(planes, side), side), planes, atol=1e-3)
 
 
-def check_energy(code):
+@holds(FREQUENCY, {"DCT not orthonormal": ("matrix *= math.sqrt(2 / side)", "matrix *= 2 / side")})
+def test_energy(code):
     planes = pixels().double()
     assert torch.allclose(code.to_channels(planes).square().sum(), planes.square().sum())
 
 
-def check_colours(code):
+@holds(
+    FREQUENCY,
+    {
+        "red and blue swapped": ("[0.299, 0.587, 0.114]", "[0.114, 0.587, 0.299]"),
+        "luma not shifted": ("LEVEL = torch.tensor([128.0,", "LEVEL = torch.tensor([0.0,"),
+    },
+)
+def test_colours(code):
     """Within 1 of Pillow's conversion, which rounds; and back."""
     x = pixels(1)
     picture = Image.fromarray(x[0].permute(1, 2, 0).to(torch.uint8).numpy()).convert("YCbCr")
@@ -75,7 +86,8 @@ def check_colours(code):
     assert torch.allclose(code.to_rgb(code.to_ycbcr(x)), x, atol=1e-2)
 
 
-def check_subsampling(code):
+@holds(FREQUENCY, {"4:2:0 by maximum": ("F.avg_pool2d(planes, 2)", "F.max_pool2d(planes, 2)")})
+def test_subsampling(code):
     chroma = pixels(1, 4, 4)[:, :2]
     small = code.subsample(chroma)
     assert small.shape == (1, 2, 2, 2)
@@ -84,7 +96,8 @@ def check_subsampling(code):
     assert large.shape == chroma.shape and torch.equal(large[0, 0, 2:, :2], small[0, 0, 1, 0].expand(2, 2))
 
 
-def check_road(code):
+@holds(FREQUENCY, {"no 4:2:0": ("upsample(subsample(chroma))", "chroma")})
+def test_road(code):
     """Luma at full detail, chroma through 4:2:0; what has no colour comes back as it was."""
     x = pixels()
     planes = code.to_ycbcr(x)
@@ -97,7 +110,14 @@ def check_road(code):
     assert torch.allclose(code.pixels_from(code.frequencies(grey)), grey, atol=1e-2)
 
 
-def check_static_sets(code):
+@holds(
+    FREQUENCY,
+    {
+        "column-major sets": ("row * side + column\n", "column * side + row\n"),
+        "sets for blocks of 8 only": ("plane * side**2 + row", "plane * 64 + row"),
+    },
+)
+def test_static_sets(code):
     """As the authors' code lists them: row-major."""
     corner = [8 * u + v for u in range(4) for v in range(4)]
     assert code.static_channels(24) == corner + [64, 65, 72, 73, 128, 129, 136, 137]
@@ -110,7 +130,16 @@ def check_static_sets(code):
     assert [c for c in code.static_channels(64) if 64 <= c < 128] == [64, 65, 66, 72, 73, 74, 80, 81, 88, 89]
 
 
-def check_input_module(code):
+@holds(
+    FREQUENCY,
+    {
+        "a black block is not zero": ("- black)[:, kept]", ")[:, kept]"),
+        "pixels stay normalised": ("weight * 255 * data.std[:, None, None]", "weight * 255"),
+        "no normalisation per channel": (".sub_(means.mean(0)).div_(std)", ""),
+        "spread within images only": (" + means.var(0, correction=0)", ""),
+    },
+)
+def test_input_module(code):
     """The convolution equals the road step by step, normalised per channel over the training images."""
     data = dataset()
     for side, kept in ((8, code.static_channels(24)), (8, [191, 0, 70]), (4, code.static_channels(12, 4))):
@@ -122,7 +151,8 @@ def check_input_module(code):
         assert inspect.count_parameters(module) == 0 and len(module.state_dict()) == 2
 
 
-def check_empty_channels(code):
+@holds(FREQUENCY, {"empty channels amplified": ("std[std < 1e-3] = 1.0", "pass")})
+def test_empty_channels(code):
     """4:2:0 empties row 4 and column 4 of both chroma planes; they stay at zero, without NaN."""
     data = dataset()
     found = code.FrequencyInput(data, list(range(192)))(data.normalize(data.train.images))
@@ -131,7 +161,8 @@ def check_empty_channels(code):
     assert (spread[1:, 4] < 1e-3).all() and (spread[1:, :, 4] < 1e-3).all()
 
 
-def check_network_counts(code):
+@holds(FREQUENCY, {"every stage halves": ("stride = 1 if number == 0 else 2", "stride = 2")})
+def test_network_counts(code):
     expected = {24: 25_534_696, 64: 25_547_496, 192: 25_588_456}
     with_stem = on_meta(code.resnet.ResNet, *code.resnet.RESNETS[50], placement="v1.5")
     networks = {channels: on_meta(code.frequency_resnet50, channels) for channels in expected}
@@ -141,7 +172,8 @@ def check_network_counts(code):
     assert saved == 118_013_952
 
 
-def check_parity(code):
+@holds(FREQUENCY, {"stride of v1": ('channels, placement="v1.5"', 'channels, placement="v1"')})
+def test_parity(code):
     """Torchvision's ResNet-50 without its stem."""
     torch.manual_seed(0)
     ours = code.resnet.shake_batch_norms(code.frequency_resnet50(64))
@@ -152,14 +184,30 @@ def check_parity(code):
     assert relative_difference(ours, copy_in_order(ours, theirs), x) < 1e-12
 
 
-def check_gate_size(code):
+@holds(
+    FREQUENCY,
+    {
+        "a gate that mixes twice": ("2 * channels, 1, groups=channels", "2 * channels, 1"),
+        "gates start undecided": ("[0.1, 2.0]", "[0.0, 0.0]"),
+    },
+)
+def test_gate_size(code):
     gate = code.Gate(192)
     assert inspect.count_parameters(gate) == 38_208
     open_at_first = gate.eval().scores(torch.randn(4, 192, 3, 3)).softmax(2)[:, :, 1]
     assert (open_at_first - torch.sigmoid(torch.tensor(1.9))).abs().max() < 0.01
 
 
-def check_gumbel(code):
+@holds(
+    FREQUENCY,
+    {
+        "normal noise": (".exponential_().log()", ".normal_()"),
+        "soft decisions": ("hard + (soft - soft.detach())", "soft"),
+        "no gradient": ("hard + (soft - soft.detach())", "hard + 0 * soft"),
+        "off and on swapped": ("scores.softmax(2)[:, :, 1]\n    hard", "scores.softmax(2)[:, :, 0]\n    hard"),
+    },
+)
+def test_gumbel(code):
     """Hard, with the softmax's marginals, and PyTorch's own gradients for the same noise."""
     logits = torch.tensor([[0.1, 2.0], [0.0, 0.0], [1.0, -0.5]])
     torch.manual_seed(0)
@@ -178,7 +226,14 @@ def check_gumbel(code):
     assert expected.abs().max() > 0.01
 
 
-def check_gate_modes(code):
+@holds(
+    FREQUENCY,
+    {
+        "coins in evaluation": ("noise=self.training", "noise=True"),
+        "the gate adds": ("x * self.kept[:, :, None, None]", "x + self.kept[:, :, None, None]"),
+    },
+)
+def test_gate_modes(code):
     """Coins in training, the likelier decision in evaluation; a closed gate silences its channel only."""
     gate, x = code.Gate(6), torch.randn(64, 6, 4, 4)
     with torch.no_grad():
@@ -192,7 +247,14 @@ def check_gate_modes(code):
     assert 0.2 < float(gate.kept[:, 1].detach().mean()) < 0.8
 
 
-def check_loss(code):
+@holds(
+    FREQUENCY,
+    {
+        "a price for closed gates": ("classification + self.price", "classification - self.price"),
+        "price per image and channel": ("kept.sum(1).mean()", "kept.mean()"),
+    },
+)
+def test_loss(code):
     data = dataset()
     torch.manual_seed(0)
     model = code.GatedNetwork(code.small_network(data, channels=24)).eval()
@@ -205,7 +267,8 @@ def check_loss(code):
         assert torch.allclose(closed, F.cross_entropy(model(images), labels))
 
 
-def check_price_closes_gates(code):
+@holds(FREQUENCY)
+def test_price_closes_gates(code):
     torch.manual_seed(0)
     gate = code.Gate(8)
     gate(torch.randn(32, 8, 4, 4)).sum()
@@ -214,7 +277,8 @@ def check_price_closes_gates(code):
     assert (on > 0).all() and torch.allclose(off, -on)
 
 
-def check_small_networks(code):
+@holds(FREQUENCY, {"stem of another size": ("+ kernel - size + 1", "+ kernel - size - 1")})
+def test_small_networks(code):
     """Pixels and channels arrive at the same maps; the first block alone differs in shape."""
     data = dataset(side=128)
     for settings in ({"pixels": 32}, {"pixels": 45}, {"pixels": 128}, {"channels": 12}):
@@ -226,43 +290,6 @@ def check_small_networks(code):
         assert model.body.stages[0](x).shape[1:] == (16, 16, 16)
         assert model.body.stages(x).shape[1:] == (64, 4, 4)
         assert model(data.normalize(data.train.images[:2])).shape == (2, 3)
-
-
-# ------------------------------------------------------------------------------------------------------ mutants
-
-MUTANTS = {
-    "another phase": ("(2 * position + 1)", "(2 * position)", "dct_matrix"),
-    "DC not scaled": ("matrix[0] /= math.sqrt(2)", "pass", "dct_matrix"),
-    "columns before rows": ('"ux,ncixjy,vy->ncuvij"', '"ux,ncixjy,vy->ncvuij"', "channels"),
-    "blocks change places": ('"ux,ncuvij,vy->ncixjy"', '"ux,ncvuij,vy->ncixjy"', "channels_inverse"),
-    "DCT not orthonormal": ("matrix *= math.sqrt(2 / side)", "matrix *= 2 / side", "energy"),
-    "red and blue swapped": ("[0.299, 0.587, 0.114]", "[0.114, 0.587, 0.299]", "colours"),
-    "luma not shifted": ("LEVEL = torch.tensor([128.0,", "LEVEL = torch.tensor([0.0,", "colours"),
-    "4:2:0 by maximum": ("F.avg_pool2d(planes, 2)", "F.max_pool2d(planes, 2)", "subsampling"),
-    "no 4:2:0": ("upsample(subsample(chroma))", "chroma", "road"),
-    "column-major sets": ("row * side + column\n", "column * side + row\n", "static_sets"),
-    "sets for blocks of 8 only": ("plane * side**2 + row", "plane * 64 + row", "static_sets"),
-    "a black block is not zero": ("- black)[:, kept]", ")[:, kept]", "input_module"),
-    "pixels stay normalised": ("weight * 255 * data.std[:, None, None]", "weight * 255", "input_module"),
-    "no normalisation per channel": (".sub_(means.mean(0)).div_(std)", "", "input_module"),
-    "spread within images only": (" + means.var(0, correction=0)", "", "input_module"),
-    "empty channels amplified": ("std[std < 1e-3] = 1.0", "pass", "empty_channels"),
-    "every stage halves": ("stride = 1 if number == 0 else 2", "stride = 2", "network_counts"),
-    "stride of v1": ('channels, placement="v1.5"', 'channels, placement="v1"', "parity"),
-    "a gate that mixes twice": ("2 * channels, 1, groups=channels", "2 * channels, 1", "gate_size"),
-    "gates start undecided": ("[0.1, 2.0]", "[0.0, 0.0]", "gate_size"),
-    "normal noise": (".exponential_().log()", ".normal_()", "gumbel"),
-    "soft decisions": ("hard + (soft - soft.detach())", "soft", "gumbel"),
-    "no gradient": ("hard + (soft - soft.detach())", "hard + 0 * soft", "gumbel"),
-    "off and on swapped": ("scores.softmax(2)[:, :, 1]\n    hard", "scores.softmax(2)[:, :, 0]\n    hard", "gumbel"),
-    "coins in evaluation": ("noise=self.training", "noise=True", "gate_modes"),
-    "the gate adds": ("x * self.kept[:, :, None, None]", "x + self.kept[:, :, None, None]", "gate_modes"),
-    "a price for closed gates": ("classification + self.price", "classification - self.price", "loss"),
-    "price per image and channel": ("kept.sum(1).mean()", "kept.mean()", "loss"),
-    "stem of another size": ("+ kernel - size + 1", "+ kernel - size - 1", "small_networks"),
-}
-
-test_chapter, test_mutant_is_noticed = chapter_tests(FREQUENCY, globals(), MUTANTS)
 
 
 # ------------------------------------------------------------------------------------------------------ errors
@@ -289,3 +316,231 @@ def test_input_sizes_of_the_arms():
 def test_normalised_input_size(channels, size):
     coefficients = FREQUENCY.frequencies(torch.zeros(1, 3, 448, 448))[:, FREQUENCY.static_channels(channels)]
     assert coefficients.numel() / (3 * 224**2) == pytest.approx(size)
+
+
+# ------------------------------------------------------------------------------------------------------ controls
+
+
+@holds(
+    FREQUENCY,
+    {
+        "the smallest variance first": ("directions.flip(1)[:, :count]", "directions[:, :count]"),
+        "not about the mean": ("blocks.T.cov()", "blocks.T @ blocks"),
+        "blocks that overlap": ("F.unfold(images, side, stride=side)", "F.unfold(images, side, stride=1)"),
+    },
+)
+def test_principal_blocks(code):
+    """NumPy's principal directions of blocks, up to their sign."""
+    images = noise(6, 3, 8, 12) * torch.linspace(0.2, 2, 12) + 3
+    found = code.principal_blocks(images, 5, 4)
+    assert found.shape == (5, 3, 4, 4)
+    blocks = torch.stack(
+        [image[:, i : i + 4, j : j + 4].flatten() for image in images for i in (0, 4) for j in (0, 4, 8)]
+    ).double()
+    _, _, expected = np.linalg.svd((blocks - blocks.mean(0)).numpy())
+    overlap = found.flatten(1).double() @ torch.from_numpy(expected[:5]).T
+    assert torch.allclose(overlap.abs(), torch.eye(5, dtype=torch.float64), atol=1e-2)
+
+
+@holds(
+    FREQUENCY,
+    {
+        "random patterns learn": ('requires_grad = basis == "learned"', 'requires_grad = basis != "PCA"'),
+        "no normalisation": ("nn.Sequential(patterns, nn.BatchNorm2d(count, affine=False))", "nn.Sequential(patterns)"),
+        "PCA forgotten": ('if basis == "PCA":', 'if basis == "pca":'),
+    },
+)
+def test_projections(code):
+    """The same layout for every basis; learned patterns alone have a gradient; PCA's maps do not vary together."""
+    data, grids = dataset(), {}
+    images = data.normalize(data.train.images)
+    for basis in ("learned", "PCA", "random"):
+        torch.manual_seed(0)
+        layer = code.projection(data, 12, 4, basis)
+        grids[basis] = layer(images)
+        assert grids[basis].shape == (12, 12, 8, 8)
+        assert inspect.count_parameters(layer) == (12 * 3 * 4 * 4 if basis == "learned" else 0)
+        assert grids[basis].mean((0, 2, 3)).abs().max() < 1e-3
+        assert (grids[basis].var((0, 2, 3)) - 1).abs().max() < 0.05
+    rows = grids["PCA"].transpose(0, 1).flatten(1)
+    assert (torch.corrcoef(rows) - torch.eye(12)).abs().max() < 0.02
+
+
+@holds(
+    FREQUENCY,
+    {
+        "every arm reads frequencies": ("if basis is None:", "if True:"),
+        "patterns of another basis": (
+            "projection(data, channels, side, basis)",
+            'projection(data, channels, side, "PCA")',
+        ),
+        "another start": (
+            "    train.set_seed(seed)\n    model = small_network(data, channels=channels",
+            "    model = small_network(data, channels=channels",
+        ),
+    },
+)
+def test_controls(code):
+    """An arm trains what it says, from the seed that it is given."""
+    data = dataset()
+    results = {}
+    for basis in (None, "learned", "random"):
+        torch.manual_seed(99)
+        settings = {"side": 4, "epochs": 1, "batch_size": 4, "channels": 12}
+        first = code.train_any(data, seed=3, basis=basis, **settings)
+        torch.manual_seed(7)
+        assert first == code.train_any(data, seed=3, basis=basis, **settings)
+        assert set(first) == {"train_loss", "test_loss", "test_accuracy"}
+        results[basis] = first["train_loss"]
+    assert len(set(results.values())) == 3
+
+
+def test_arms_of_the_controls():
+    """All arms are trained alike; a basis goes with channels."""
+    same = {"epochs", "batch_size", "side"}
+    for config in FREQUENCY.CONTROL_ARMS.values():
+        assert {name: config[name] for name in same} == FREQUENCY.CIFAR
+        assert ("pixels" in config) != ("channels" in config) and ("basis" not in config or "channels" in config)
+    assert FREQUENCY.CONTROLS.seeds == (0, 1, 2, 3, 4, 5)
+
+
+@holds(FREQUENCY, {"the median's place": ("for some in batches]).mean(0)", "for some in batches]).amax(0)")})
+def test_open_probability(code):
+    """The mean over images, not over batches, with every gate in evaluation mode."""
+    data = dataset(n=14)
+    torch.manual_seed(0)
+    model = code.GatedNetwork(code.small_network(data, channels=12))
+    with torch.no_grad():
+        model.gate.decide.weight.normal_()
+    model.train()
+    found = code.open_probability(model, data, data.train.images)
+    one_by_one = [code.open_probability(model, data, image[None]) for image in data.train.images]
+    assert found.shape == (12,) and torch.allclose(found, torch.stack(one_by_one).mean(0), atol=1e-5)
+    assert not model.training and torch.stack(one_by_one).std(0).max() > 1e-3
+
+
+@holds(
+    FREQUENCY,
+    {"the noise's statistics stay": ("    model.input = FrequencyInput(data, list(range(48)), side=4)\n", "")},
+)
+def test_statistics_of_the_named_network(code):
+    """The trained network normalises with the statistics of the images that it learns from."""
+    data = dataset()
+    model = code.named_network()
+    learn, code.naming = code.naming, type("Naming", (), {"learn": staticmethod(lambda model, data: {}), "CLASSES": ()})
+    try:
+        code.learn_frequencies(model, data)
+    finally:
+        code.naming = learn
+    expected = code.FrequencyInput(data, list(range(48)), 4)
+    assert torch.equal(model.input.weight, expected.weight) and torch.equal(model.input.bias, expected.bias)
+
+
+# ------------------------------------------------------------------------------------------------------ exercises
+
+CHECK_CONVOLUTION, CHECK_ZIGZAG, WEIGHTS, ZIGZAG = from_cells(
+    FREQUENCY, "check_convolution", "check_zigzag", "weights_solution", "zigzag_solution"
+)
+
+
+def by_impulses(side):
+    """Another right answer: what the road makes of every single pixel."""
+    impulses = torch.eye(3 * side**2).view(-1, 3, side, side)
+    black = FREQUENCY.to_ycbcr(torch.zeros_like(impulses))
+    answers = FREQUENCY.to_channels(FREQUENCY.to_ycbcr(impulses) - black, side).flatten(1)
+    return answers.T.reshape(-1, 3, side, side)
+
+
+def zeros_for_side_4(side):
+    return WEIGHTS(8) if side == 8 else torch.zeros(48, 3, 4, 4)
+
+
+def for_side_8_only(side):
+    return WEIGHTS(8)
+
+
+def columns_before_rows(side):
+    return WEIGHTS(side).transpose(2, 3)
+
+
+def colours_the_wrong_way(side):
+    D = FREQUENCY.dct_matrix(side)
+    return torch.einsum("ck,ux,vy->kuvcxy", FREQUENCY.COLOURS, D, D).reshape(3 * side**2, 3, side, side)
+
+
+def chroma_swapped(side):
+    y, cb, cr = WEIGHTS(side).chunk(3)
+    return torch.cat([y, cr, cb])
+
+
+def planes_interleaved(side):
+    return WEIGHTS(side).unflatten(0, (3, -1)).transpose(0, 1).flatten(0, 1)
+
+
+@pytest.mark.parametrize("answer", [WEIGHTS, by_impulses])
+def test_right_convolutions(answer):
+    CHECK_CONVOLUTION(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (zeros_for_side_4, "blocks of 4x4 channel 0 must be the DC of Y"),
+        (for_side_8_only, r"blocks of 4x4 the shape must be \(48, 3, 4, 4\)"),
+        (columns_before_rows, r"channel 1 must be frequency \(0, 1\)"),
+        (colours_the_wrong_way, "channel 0 must be the DC of Y"),
+        (chroma_swapped, "blocks of 8x8 Cb is wrong in"),
+        (planes_interleaved, r"channel 1 must be frequency \(0, 1\)"),
+    ],
+)
+def test_wrong_convolutions_get_a_hint(answer, hint):
+    with pytest.raises(AssertionError, match=hint):
+        CHECK_CONVOLUTION(answer)
+
+
+def by_sorting(side):
+    """Another right answer: sort by diagonal, then in its direction."""
+    cells = [(u, v) for u in range(side) for v in range(side)]
+    cells.sort(key=lambda cell: (sum(cell), cell[0] if sum(cell) % 2 else cell[1]))
+    return [side * u + v for u, v in cells]
+
+
+def row_by_row(side):
+    return list(range(side**2))
+
+
+def down_first(side):
+    return [side * (index % side) + index // side for index in ZIGZAG(side)]
+
+
+def never_turning(side):
+    cells = [(u, v) for u in range(side) for v in range(side)]
+    return [side * u + v for u, v in sorted(cells, key=lambda cell: (sum(cell), cell[0]))]
+
+
+def without_its_second_half(side):
+    return [index for index in ZIGZAG(side) if index // side + index % side < side]
+
+
+def only_for_8(side):
+    return ZIGZAG(8)
+
+
+@pytest.mark.parametrize("answer", [ZIGZAG, by_sorting])
+def test_right_zigzags(answer):
+    CHECK_ZIGZAG(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (row_by_row, "the third to"),
+        (down_first, "the second step goes to the right"),
+        (never_turning, "the diagonal u \\+ v = 2 goes up"),
+        (without_its_second_half, "each of the 64 indices must appear once"),
+        (only_for_8, "any side"),
+    ],
+)
+def test_wrong_zigzags_get_a_hint(answer, hint):
+    with pytest.raises(AssertionError, match=hint):
+        CHECK_ZIGZAG(answer)
