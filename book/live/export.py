@@ -382,7 +382,8 @@ def record(network):
 
 def age(network):
     """A hash of all that `record` depends on: the weights, this file, and the chapters and helpers that build it."""
-    built_by = sorted([HERE / "export.py", *Path(network.file).parents[1].glob("chapters/*.py")])
+    root = Path(network.file).parents[1]
+    built_by = sorted([HERE / "export.py", *root.glob("chapters/*.py"), *root.glob("helpers/*.py")])
     return sha256(b"".join(path.read_bytes() for path in [network.file, *built_by])).hexdigest()[:16]
 
 
@@ -403,7 +404,7 @@ def drawn(count):
 
 def beginning():
     """What the page knows before any network arrives: names of classes, statistics, and sample pictures."""
-    from helpers.data import VOC_ANIMALS
+    from helpers.data import VOC_ANIMALS, standin
     from helpers.naming import CLASSES
 
     images, names = drawn(max(SAMPLES) + 1)
@@ -417,6 +418,7 @@ def beginning():
         "networks": {
             n.name: {"file": f"net-{n.slug}.js", "chapter": n.chapter, "names": n.names_pictures} for n in networks()
         },
+        "credits": standin.credits().splitlines(),
         "samples": [{"name": names[i], "uri": png(images[i])} for i in SAMPLES],
     }
 

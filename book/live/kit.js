@@ -105,7 +105,8 @@ live.chooser = (take, { target, camera = false, start = 0 } = {}) => {
   const file = make("input", { type: "file", id, accept: "image/*", onchange: () => { if (file.files.length) open(file.files[0]); } });
   const box = make("div", { class: "live-chooser" }, samples, make("label", { for: id }, "or a photograph of yours"), file);
   if (camera) box.append(cameraButton((picture) => { press(null); says.textContent = ""; take(picture); }, says));
-  box.append(says, make("p", { class: "live-note" }, "A photograph never leaves this page: the networks come to it."));
+  box.append(says, make("p", { class: "live-note" }, "A photograph never leaves this page: the networks come to it."),
+    make("details", { class: "live-note" }, make("summary", {}, "Who made the drawings"), ...live.info.credits.map((line) => make("p", {}, line))));
   if (target) {
     target.addEventListener("dragover", (event) => { event.preventDefault(); target.classList.add("live-drop"); });
     target.addEventListener("dragleave", () => target.classList.remove("live-drop"));
