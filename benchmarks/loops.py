@@ -1,4 +1,4 @@
-"""The network of the benchmarks, and the two loops that `helpers.train.fit` is compared with.
+"""The networks of the benchmarks, and the two loops that `helpers.train.fit` is compared with.
 
 Both loops take the settings that `fit` takes on this machine: the same batch size, optimiser and number format. What
 differs is what they do per batch, and, in the usual loop, the memory format: channels-last is rarely asked for, so it
@@ -15,6 +15,8 @@ from torch import nn
 from torchvision.transforms import v2
 
 from helpers import train
+from helpers.chapters import chapter
+from helpers.muon import is_convolution
 
 BATCH = 128
 
@@ -44,6 +46,28 @@ def resnet8(seed=0):
         Block(16, 16, 1), Block(16, 32, 2), Block(32, 64, 2),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10),
     ).to(memory_format=torch.channels_last)  # fmt: skip
+
+
+def vgg_d():
+    """The network that chapter 1 trains on the page."""
+    vgg = chapter("01_vgg")
+    return vgg.small_vgg(vgg.SMALL["D"])
+
+
+def vgg_d_at_16():
+    """The same for images of half the side."""
+    vgg = chapter("01_vgg")
+    return vgg.VGG(vgg.SMALL["D"], classes=10, hidden=128, size=16, dropout=0, batch_norm=True)
+
+
+def resnet20():
+    """The network of chapter 2's comparisons, which see images of 16x16 pixels."""
+    return chapter("02_resnet").CifarResNet(20, width=8)
+
+
+def halved(data):
+    """The images at 16x16 pixels, as in chapter 2."""
+    return chapter("02_resnet").at_16_pixels(data)
 
 
 class Step:
@@ -139,10 +163,10 @@ def usual_channels_last(data, steps, autocast):
     return usual(data, steps, autocast, torch.channels_last)
 
 
-def usual_accuracies(data, moments, lr, autocast, seed=0):
+def usual_accuracies(build, data, moments, lr, autocast, seed=0):
     """Test accuracy of the usual loop with a constant learning rate after each of `moments`, in seconds of training."""
     torch.manual_seed(seed)
-    model = resnet8(seed).to(memory_format=torch.contiguous_format)
+    model = build()
     step, stream = Step(model, autocast, lr), batches(data, torch.contiguous_format)
     trained, found = 0.0, []
     for moment in moments:
@@ -153,3 +177,19 @@ def usual_accuracies(data, moments, lr, autocast, seed=0):
         found.append(train.evaluate(model, data)["test_accuracy"])
     stream.close()
     return found
+
+
+def milliseconds_of_an_update(optimizer, model, shaped=lambda p: p, steps=10):
+    """Processor time of `optimizer(parameters).step()` for the convolutions of `model`, gradients random.
+
+    shaped: what the optimiser takes instead of a filter bank (out, in, k, k).
+    """
+    parameters = [nn.Parameter(shaped(p.detach()).clone()) for p in model.parameters() if is_convolution(p)]
+    for p in parameters:
+        p.grad = torch.randn_like(p)
+    optimizer = optimizer(parameters)
+    optimizer.step()
+    start = time.process_time()
+    for _ in range(steps):
+        optimizer.step()
+    return 1000 * (time.process_time() - start) / steps

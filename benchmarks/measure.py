@@ -1,4 +1,4 @@
-"""The three parts of the benchmark. Each returns a dict that goes into results.json."""
+"""The four parts of the benchmark. Each returns a dict that goes into results.json."""
 
 import json
 import os
@@ -15,8 +15,10 @@ import torchvision
 from benchmarks import loops
 from helpers import settings, train
 from helpers.data import cifar10
+from helpers.muon import Muon
 
-LEARNING_RATE = 0.05  # of the usual loop in `accuracy`
+# of the usual loop in `accuracy`
+LEARNING_RATE = 0.05
 
 
 def machine():
@@ -119,19 +121,93 @@ def opening(quick=False):
 
 
 def accuracy(quick=False):
-    """Test accuracy after so many seconds of training, the course's recipe beside the usual one."""
+    """Test accuracy after so many seconds of training: the recipe for few epochs, the usual one, the usual loop."""
     data = cifar10(train=1024, test=128) if quick else cifar10()
-    moments = (0.3, 0.6) if quick else (60, 120, 240)
+    budgets, seeds = ((0.3, 0.6), (0,)) if quick else ((30, 60, 120), (0, 1, 2))
     autocast = train.autocast_pays("cpu")
-    found = {"machine": machine(), "data": str(data.provenance), "seconds": list(moments), "usual lr": LEARNING_RATE,
-             "dtype": "bfloat16 autocast" if autocast else "float32"}  # fmt: skip
-    found["fit"] = []
-    for seconds in moments:
-        history = train.fit(loops.resnet8(), data, seconds=seconds, autocast=autocast, eval_every=10_000)
-        found["fit"].append(round(history.last("test_accuracy"), 4))
-    usual = loops.usual_accuracies(data, moments, LEARNING_RATE, autocast)
-    found["usual"] = [round(value, 4) for value in usual]
+    recipes = {"SHORT": train.SHORT, "usual recipe": train.Recipe()}
+    networks = {
+        "small VGG-D": (loops.vgg_d, data, train.Augment()),
+        "ResNet-20 of width 8 at 16x16": (loops.resnet20, loops.halved(data), train.Augment(shift=2)),
+    }
+    found = {"machine": machine(), "data": str(data.provenance), "seconds": list(budgets), "usual lr": LEARNING_RATE,
+             "dtype": "bfloat16 autocast" if autocast else "float32", "runs": []}  # fmt: skip
+
+    def keep(network, recipe, seconds, seed, accuracy, **more):
+        found["runs"].append(
+            {"network": network, "recipe": recipe, "seconds": seconds, "seed": seed, "accuracy": round(accuracy, 4)}
+            | more
+        )
+
+    for seed in seeds:
+        for network, (build, images, augment) in networks.items():
+            for name, recipe in recipes.items():
+                for seconds in budgets:
+                    train.set_seed(seed)
+                    history = train.fit(
+                        build(), images, recipe, seconds=seconds, augment=augment, seed=seed, autocast=autocast,
+                        eval_every=10_000,
+                    )  # fmt: skip
+                    speed = round(history.images_per_second)
+                    keep(network, name, seconds, seed, history.last("test_accuracy"), images_per_second=speed)
+        usual = loops.usual_accuracies(loops.vgg_d, data, budgets, LEARNING_RATE, autocast, seed)
+        for seconds, value in zip(budgets, usual, strict=True):
+            keep("small VGG-D", "usual loop", seconds, seed, value)
     return found
 
 
-PARTS = {"speed": speed, "opening": opening, "accuracy": accuracy}
+# name: (those it is compared with, how it differs from the usual)
+USUAL, SHORT = "usual: SGD, rate 0.1", "SHORT: Muon, rate 0.05"
+TRIED = {
+    USUAL: ((), {}),
+    "SGD, rate 0.3": ((USUAL,), {"lr": 0.3}),
+    SHORT: ((USUAL, "SGD, rate 0.3"), {"recipe": train.SHORT}),
+    "SHORT, rate 0.1": ((SHORT,), {"recipe": train.SHORT, "lr": 0.1}),
+    "SHORT, labels smoothed": ((SHORT,), {"recipe": train.SHORT, "loss": train.CrossEntropy(label_smoothing=0.1)}),
+}
+
+
+def recipe(quick=False):
+    """What each part of the recipe for few epochs gains, on two networks; what a step of its optimiser costs."""
+    data = loops.halved(cifar10(train=512, test=128) if quick else cifar10(train=25_000, test=5000))
+    epochs, seeds = (1, (0,)) if quick else (2, (0, 1, 2))
+    networks = {"ResNet-20 of width 8": loops.resnet20, "small VGG-D": loops.vgg_d_at_16}
+    found = {"machine": machine(), "data": str(data.provenance), "epochs": epochs, "runs": [], "updates": updates()}
+    for seed in seeds:
+        for network, build in networks.items():
+            for name, (_, changes) in TRIED.items():
+                train.set_seed(seed)
+                usual = {"epochs": epochs, "eval_every": epochs, "seed": seed, "augment": train.Augment(shift=2)}
+                history = train.fit(build(), data, **usual, **changes)
+                accuracy = round(history.last("test_accuracy"), 4)
+                found["runs"].append({"network": network, "recipe": name, "seed": seed, "accuracy": accuracy})
+    return found
+
+
+def updates():
+    """Milliseconds of an update of all convolutions by this Muon and those of two libraries, one thread."""
+    import timm.optim
+
+    matrix = lambda p: p.flatten(1)  # noqa: E731
+    contestants = {
+        "SGD": (lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True), None),
+        "this Muon": (lambda p: Muon(p, 0.1), None),
+        "timm's Muon": (lambda p: timm.optim.Muon(p, 0.1, nesterov=True, ns_coefficients="original"), None),
+    }
+    if hasattr(torch.optim, "Muon"):
+        contestants["PyTorch's Muon, filters as matrices"] = (lambda p: torch.optim.Muon(p, 0.1), matrix)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return {
+            network: {
+                name: round(loops.milliseconds_of_an_update(make, build(), *([shaped] if shaped else [])), 1)
+                for name, (make, shaped) in contestants.items()
+            }
+            for network, build in (("ResNet-20 of width 8", loops.resnet20), ("small VGG-D", loops.vgg_d))
+        }
+    finally:
+        torch.set_num_threads(threads)
+
+
+PARTS = {"speed": speed, "opening": opening, "accuracy": accuracy, "recipe": recipe}

@@ -3,6 +3,7 @@
 import re
 import statistics
 
+from benchmarks.measure import TRIED
 from helpers import plot
 from helpers.table import Table
 
@@ -101,37 +102,86 @@ def opening(found, folder):
     return f"{table._repr_markdown_()}\n\nData: {cifar['data']}; {voc['data']}. {_machine(found)}."
 
 
+def _percent(values):
+    """Mean of accuracies, and from where to where they go."""
+    values = [100 * value for value in values]
+    mean = f"{statistics.mean(values):.1f} %"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.1f} to {max(values):.1f})"
+
+
+def _by(runs, *keys):
+    """Runs that agree in `keys`, in the order of their first."""
+    groups = {}
+    for run in runs:
+        groups.setdefault(tuple(run[key] for key in keys), []).append(run)
+    return groups
+
+
 def accuracy(found, folder):
-    seconds, fit, usual = found["seconds"], found["fit"], found["usual"]
+    runs, seconds = found["runs"], found["seconds"]
+    curves = _by(runs, "network", "recipe")
+    networks = [network for (network,) in _by(runs, "network")]
+    at = {key: [run["accuracy"] for run in group] for key, group in _by(runs, "network", "recipe", "seconds").items()}
 
     def draw(fig):
-        ax = fig.subplots()
-        for label, values in (("fit, one cycle", fit), ("usual loop, constant learning rate", usual)):
-            ax.plot(seconds, [100 * value for value in values], "o-", label=label)
-        ax.set(xlabel="seconds of training", title="test accuracy in %", xticks=seconds)
-        ax.legend()
+        for ax, network in zip(fig.subplots(1, len(networks), sharey=True, squeeze=False)[0], networks, strict=True):
+            for recipe in [recipe for where, recipe in curves if where == network]:
+                values = [[100 * value for value in at[network, recipe, s]] for s in seconds]
+                (line,) = ax.plot(seconds, [statistics.mean(some) for some in values], "o-", label=recipe)
+                band = [min(some) for some in values], [max(some) for some in values]
+                ax.fill_between(seconds, *band, alpha=0.2, color=line.get_color())
+            ax.set(xlabel="seconds of training", title=f"{network}: accuracy in %", xticks=seconds)
+            ax.legend()
 
     alt = "Test accuracy against seconds of training. " + " ".join(
-        f"After {s} s: fit {100 * a:.1f} %, usual loop {100 * b:.1f} %."
-        for s, a, b in zip(seconds, fit, usual, strict=True)
+        f"{network}, {recipe}: "
+        + ", ".join(f"{100 * statistics.mean(at[network, recipe, s]):.1f} % after {s} s" for s in seconds)
+        + "."
+        for network, recipe in curves
     )
     (folder / "accuracy.webp").write_bytes(plot.show(draw, alt, height=3.2)._webp)
-    rows = [
-        {
-            "seconds of training": s,
-            "`fit`, one cycle": f"{100 * a:.1f} %",
-            "usual loop, constant learning rate": f"{100 * b:.1f} %",
-        }
-        for s, a, b in zip(seconds, fit, usual, strict=True)
-    ]
+    rows = []
+    for (network, recipe), group in curves.items():
+        speeds = [run["images_per_second"] for run in group if "images_per_second" in run]
+        row = {"network": network, "recipe": recipe, "images/s": round(statistics.median(speeds)) if speeds else ""}
+        rows.append(row | {f"after {s} s": _percent(at[network, recipe, s]) for s in seconds})
+    seeds = len(_by(runs, "seed"))
+    means = "One training each" if seeds == 1 else f"Mean of {seeds} seeds, in brackets the lowest and the highest"
     note = (
-        f"One training each, in {found['dtype']}; the usual loop's learning rate is {found['usual lr']}. "
+        f"{means}, in {found['dtype']}; the usual loop's learning rate is {found['usual lr']}. "
         f"Data: {found['data']}. {_machine(found)}."
     )
     return f"![{alt}](accuracy.webp)\n\n{Table(rows)._repr_markdown_()}\n\n{note}"
 
 
-SECTIONS = {"speed": speed, "opening": opening, "accuracy": accuracy}
+def recipe(found, folder):
+    """What each part gains, and what a step costs."""
+    scores = {
+        key: {run["seed"]: run["accuracy"] for run in group}
+        for key, group in _by(found["runs"], "network", "recipe").items()
+    }
+    rows = []
+    for (network, name), by_seed in scores.items():
+        row = {"network": network, "recipe": name, "test accuracy": _percent(by_seed.values())}
+        others = {base: scores[network, base] for base in TRIED[name][0] if (network, base) in scores}
+        for base, other in (others or {"": {}}).items():
+            gains = [f"{100 * (value - other[seed]):+.1f}" for seed, value in by_seed.items() if seed in other]
+            rows.append(row | {"compared with": base, "gain in points, seed by seed": ", ".join(gains)})
+    epochs = f"{found['epochs']} epoch" + "s" * (found["epochs"] > 1)
+    note = f"{epochs} of batches of 128. Data: {found['data']}. {_machine(found)}."
+    steps = [
+        {"milliseconds of an update": network} | {name: f"{ms:.1f}" for name, ms in times.items()}
+        for network, times in found["updates"].items()
+    ]
+    steps_note = (
+        "Processor time of one update of all convolutions on one thread, without forward and backward. The two "
+        "libraries compute in bfloat16."
+    )
+    tables = [Table(rows)._repr_markdown_(), note, Table(steps)._repr_markdown_(), steps_note]
+    return "\n\n".join(tables)
+
+
+SECTIONS = {"speed": speed, "opening": opening, "accuracy": accuracy, "recipe": recipe}
 
 
 def fill(text, results, folder):

@@ -26,17 +26,23 @@ def committed():
 
 def test_a_quick_run_measures_reports_and_keeps_nothing(bench, tmp_path):
     before = committed()
-    for part in ("speed", "accuracy"):
+    for part in ("speed", "accuracy", "recipe"):
         bench.__main__.main(["--quick", "--only", part, "--folder", str(tmp_path)])
     results = json.loads((tmp_path / "results.json").read_text())
-    assert set(results) == {"speed", "accuracy"}  # the second run kept the first's part
+    # a later run kept the parts of the first
+    assert set(results) == {"speed", "accuracy", "recipe"}
+    assert {run["recipe"] for run in results["accuracy"]["runs"]} == {"SHORT", "usual recipe", "usual loop"}
+    assert [run["recipe"] for run in results["recipe"]["runs"]] == 2 * list(bench.measure.TRIED)
+    assert min(min(times.values()) for times in results["recipe"]["updates"].values()) > 0
     for runs in results["speed"]["images"].values():
         assert list(runs) == ["bare", "fit", "usual", "usual, channels last"]
         assert all(len(found) == 2 for found in runs.values())
         assert min(sum(runs.values(), [])) > 0
     text = (tmp_path / "README.md").read_text()
     assert "stand-in" in text and "usual loop" in text and (tmp_path / "accuracy.webp").stat().st_size > 1000
-    assert re.search(r"!\[Test accuracy against seconds of training\. After [^]]+\]\(accuracy\.webp\)", text)
+    assert re.search(
+        r"!\[Test accuracy against seconds of training\. small VGG-D, SHORT: [^]]+\]\(accuracy\.webp\)", text
+    )
     assert committed() == before
 
 
@@ -78,14 +84,51 @@ def test_report_says_which_goals_are_met(bench, tmp_path):
 def test_filling_in_replaces_what_is_between_the_markers(bench, tmp_path):
     text = (settings.ROOT / "benchmarks" / "README.md").read_text()
     machine = bench.measure.machine()
-    found = {"machine": machine, "data": "toy", "seconds": [1, 2], "fit": [0.5, 0.6], "usual": [0.4, 0.5],
-             "usual lr": 0.1, "dtype": "float32"}  # fmt: skip
+    run = {"network": "net", "recipe": "SHORT", "seed": 0, "accuracy": 0.5}
+    found = {"machine": machine, "data": "toy", "seconds": [1, 2], "usual lr": 0.1, "dtype": "float32",
+             "runs": [run | {"seconds": 1}, run | {"seconds": 2}]}  # fmt: skip
     once = bench.report.fill(text, {"accuracy": found}, tmp_path)
     assert bench.report.fill(once, {"accuracy": found}, tmp_path) == once  # not twice
     assert once.split("<!-- accuracy -->")[0] == text.split("<!-- accuracy -->")[0]
     assert "50.0 %" in once.split("<!-- accuracy -->")[1]
     with pytest.raises(ValueError, match="lacks the markers <!-- speed -->"):
         bench.report.fill("# Nothing", {}, tmp_path)
+
+
+def test_report_compares_recipes_seed_by_seed(bench, tmp_path):
+    machine = bench.measure.machine()
+    first, second, third, *_ = bench.measure.TRIED
+    runs = [
+        {"network": "net", "recipe": name, "seed": seed, "accuracy": accuracy}
+        for name, found in ((first, (0.5, 0.6)), (second, (0.52, 0.59, 0.9)), (third, (0.7,)))
+        for seed, accuracy in enumerate(found)
+    ]
+    found = {"machine": machine, "data": "toy", "epochs": 2, "runs": runs, "updates": {"net": {"SGD": 1.25}}}
+    lines = [line for line in bench.report.recipe(found, tmp_path).splitlines() if line.startswith("| net ")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells == [
+        ["net", first, "55.0 % (50.0 to 60.0)", "", ""],
+        # the third seed has nothing to be compared with
+        ["net", second, "67.0 % (52.0 to 90.0)", first, "+2.0, -1.0"],
+        ["net", third, "70.0 %", first, "+20.0"],
+        ["net", third, "70.0 %", second, "+18.0"],
+        ["net", "1.2"],
+    ]
+
+
+def test_an_update_is_timed_on_the_convolutions(bench):
+    seen = []
+
+    class Optimizer:
+        def __init__(self, parameters):
+            seen.extend(tuple(p.shape) for p in parameters if p.grad is not None)
+
+        def step(self):
+            pass
+
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Conv2d(4, 2, 1))
+    assert bench.loops.milliseconds_of_an_update(Optimizer, model, lambda p: p.flatten(1)) >= 0
+    assert seen == [(4, 27), (2, 4)]
 
 
 def test_the_network_is_the_one_that_the_readme_says(bench):
