@@ -1,6 +1,7 @@
-"""Chapter 9: counts, timm's and torchvision's answers, what each technique does; then mutants of the chapter's code."""
+"""Chapter 9: counts, timm's and torchvision's answers, what each technique does, measures, exercises."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ import torchvision
 from timm.layers import BlurPool2d
 from torch import nn
 from torchvision.transforms import functional
-from toys import chapter_tests, dataset_of, generator, noise, on_meta, random_images
+from toys import dataset_of, from_cells, generator, holds, noise, on_meta, random_images
 
 from helpers import inspect
 from helpers.chapters import chapter
+from helpers.data import Split
 from helpers.parity import copy_in_order, relative_difference
 
 CNN = chapter("09_assembled_cnn")
@@ -33,10 +35,14 @@ def small_data(n=256):
     return dataset_of(random_images(n, 16), torch.randint(10, (n,), generator=generator(1)))
 
 
-# ------------------------------------------------------------------ checks of the code, each a function of a module
-
-
-def check_counts(code):
+@holds(
+    CNN,
+    {
+        "the stem without its second half": ("half = channels // 2", "half = channels"),
+        "the first block of a group keeps its input": ('stride, option="C", **tweaks)', "stride, **tweaks)"),
+    },
+)
+def test_counts(code):
     """Parameters; the paper prints none. The last two are those of the authors' code, with 1000 classes."""
     assert inspect.count_parameters(on_meta(code.AssembledResNet)) == 25_557_032
     assert inspect.count_parameters(on_meta(code.AssembledResNet, d=True)) == 25_576_264
@@ -47,7 +53,8 @@ def check_counts(code):
     assert inspect.count_parameters(on_meta(code.AssembleResNet50, 1001, **ALL)) == 41_848_489
 
 
-def check_resnet_d(code):
+@holds(CNN)
+def test_resnet_d(code):
     torch.manual_seed(0)
     ours = RESNET.shake_batch_norms(code.AssembledResNet(50, 10, d=True))
     theirs = on_meta(timm.create_model, "resnet50d", num_classes=10)
@@ -55,7 +62,8 @@ def check_resnet_d(code):
     # 112 and 56 pixels divide evenly, 4-pixel maps of 64x64 images too; timm rounds odd sizes up
 
 
-def check_plain_equals_chapter_2(code):
+@holds(CNN)
+def test_plain_equals_chapter_2(code):
     """Without techniques the networks are those of chapter 2."""
     torch.manual_seed(0)
     ours = RESNET.shake_batch_norms(code.AssembledCifarResNet(8, 4))
@@ -68,7 +76,8 @@ def check_plain_equals_chapter_2(code):
     assert relative_difference(deep, other, noise(2, 8, 8, 8)) == 0
 
 
-def check_same_start(code):
+@holds(CNN, {"other first weights": ("self.load_state_dict(plain, strict=False)", "pass")})
+def test_same_start(code):
     """After one seed the arms share the weights of all layers that they share."""
     states = []
     for tweaks in ({}, {"d": True, "attention": "SE", "r": 4, "blur": True}):
@@ -78,7 +87,14 @@ def check_same_start(code):
     assert all(torch.equal(tweaked[name], tensor) for name, tensor in plain.items())
 
 
-def check_averaged_shortcut(code):
+@holds(
+    CNN,
+    {
+        "the shortcut takes the largest": ("nn.AvgPool2d(2, stride)", "nn.MaxPool2d(2, stride)"),
+        "D projects where the shape stays": ("if d and projects:", "if d:"),
+    },
+)
+def test_averaged_shortcut(code):
     torch.manual_seed(0)
     path = code.averaged_shortcut(4, 6, 2)
     x = noise(2, 4, 8, 8)
@@ -88,7 +104,18 @@ def check_averaged_shortcut(code):
     assert isinstance(block.downsample, nn.Identity)  # same shape: nothing to project
 
 
-def check_blur_pool(code):
+@holds(
+    CNN,
+    {
+        "a blur without stride": ("stride=self.stride, groups=x.shape[1]", "groups=x.shape[1]"),
+        "a box in place of the binomial": ("math.comb(size - 1, k)", "1"),
+        "zeros outside in place of reflection": (
+            '* 4, mode="reflect")\n        return F.conv2d',
+            "* 4)\n        return F.conv2d",
+        ),
+    },
+)
+def test_blur_pool(code):
     x = noise(2, 5, 12, 16)
     for size in (3, 5):
         for stride in (1, 2):
@@ -99,7 +126,8 @@ def check_blur_pool(code):
     assert not code.BlurPool(3).state_dict() and not list(code.BlurPool(3).parameters())
 
 
-def check_blurred_block(code):
+@holds(CNN, {"both convolution and blur subsample": ("step = 1 if blur else stride", "step = stride")})
+def test_blurred_block(code):
     """Stride-1 convolution, BN, ReLU, then the blur with the stride."""
     torch.manual_seed(0)
     block, x = code.AssembledBasicBlock(4, 6, 2, blur=True).eval(), noise(2, 4, 8, 8)
@@ -110,7 +138,16 @@ def check_blurred_block(code):
     assert torch.allclose(block(x), F.relu(expected), atol=1e-5)
 
 
-def check_selective_kernel(code):
+@holds(
+    CNN,
+    {
+        "weights of the branches that do not add up": (".softmax(0)", ".sigmoid()"),
+        "softmax over channels": (".softmax(0)", ".softmax(2)"),
+        "squeeze of one branch": ("self.squeeze(first + second)", "self.squeeze(first)"),
+        "no least number of hidden units": ("max(channels // r, least)", "channels // r"),
+    },
+)
+def test_selective_kernel(code):
     torch.manual_seed(0)
     unit = code.SelectiveKernel(4, 6, 2).eval()
     RESNET.shake_batch_norms(unit)
@@ -125,7 +162,14 @@ def check_selective_kernel(code):
     assert unit.fc1.out_channels == 32 and code.SelectiveKernel(4, 128).fc1.out_channels == 64
 
 
-def check_big_little(code):
+@holds(
+    CNN,
+    {
+        "the big branch ends in a ReLU": ("blocks[-1].last_relu = last_relu", "pass"),
+        "the little branch has as many blocks": ("max(1, count // beta - 1)", "count - 1"),
+    },
+)
+def test_big_little(code):
     x = noise(2, 8, 16, 16)
     for stride in (1, 2):
         stage = code.BigLittle(8, 4, 4, stride, **ALL).eval()
@@ -140,7 +184,8 @@ def check_big_little(code):
     assert len(few.big) == 35 and len(few.little) == 17
 
 
-def check_big_little_shapes(code):
+@holds(CNN)
+def test_big_little_shapes(code):
     model = on_meta(code.AssembleResNet50, **ALL)
     shapes = {row["layer"]: row["output"] for row in inspect.trace(model, (3, 224, 224)).rows}
     assert shapes["pool.merge.1"] == "64x56x56"
@@ -148,7 +193,19 @@ def check_big_little_shapes(code):
     assert ends == ["256x28x28", "512x14x14", "1024x14x14", "2048x7x7"]
 
 
-def check_dropblock(code):
+@holds(
+    CNN,
+    {
+        "gamma without its border": ("height * width / (size**2 * centres)", "1 / size**2"),
+        "squares leave the map": (
+            "1 - F.max_pool2d(centres, size, stride=1, padding=size // 2)",
+            "1 - F.max_pool2d(centres, size, stride=1, padding=size // 2).roll(1, 3)",
+        ),
+        "DropBlock does not scale up": ("x * mask * (mask.numel() / mask.sum().clamp_min(1))", "x * mask"),
+        "DropBlock in use": ("if not self.training or self.keep == 1:", "if self.keep == 1:"),
+    },
+)
+def test_dropblock(code):
     """Torchvision's, number for number, after the same seed."""
     x = noise(4, 5, 14, 14)
     layer = code.DropBlock(0.8, 5)
@@ -160,7 +217,8 @@ def check_dropblock(code):
     assert torch.equal(layer.eval()(x), x)
 
 
-def check_dropblock_rate(code):
+@holds(CNN, {"no factor for the stage": ("return self.scale * (1 - self.keep)", "return (1 - self.keep)")})
+def test_dropblock_rate(code):
     """Nearly the keep rate asked for, a little more since squares overlap; timm's layer agrees."""
     torch.manual_seed(0)
     x = torch.ones(64, 32, 14, 14)
@@ -175,7 +233,8 @@ def check_dropblock_rate(code):
     assert abs(float((theirs(x) == 0).float().mean() - (ours(x) == 0).float().mean())) < 0.003
 
 
-def check_dropblock_places(code):
+@holds(CNN, {"no DropBlock on the projection": ("around = self.drop(around)", "pass")})
+def test_dropblock_places(code):
     model = code.add_dropblock(code.AssembledCifarResNet(8, 4), {"layer2": 0.25, "layer3": 1.0}, size=3)
     found = {name: m.scale for name, m in model.named_modules() if isinstance(m, code.DropBlock)}
     assert found == {"layer2.0.drop": 0.25, "layer3.0.drop": 1.0}
@@ -186,7 +245,8 @@ def check_dropblock_places(code):
     assert len(calls) == 3  # after both convolutions and on the projection
 
 
-def check_keep_falls(code):
+@holds(CNN, {"keep falls at once": ("min(1, self.step / self.steps)", "1")})
+def test_keep_falls(code):
     torch.manual_seed(0)
     model = code.add_dropblock(code.AssembledCifarResNet(8, 4), {"layer3": 1.0}, size=3)
     loss, x = code.AssembledLoss(steps=4), noise(2, 3, 16, 16)
@@ -197,7 +257,16 @@ def check_keep_falls(code):
     assert found == pytest.approx([0.975, 0.95, 0.925, 0.9, 0.9])
 
 
-def check_smoothing(code):
+@holds(
+    CNN,
+    {
+        "smoothing leaves the true class alone": (
+            "(1 - epsilon) * F.one_hot(labels, classes).float()",
+            "F.one_hot(labels, classes).float()",
+        )
+    },
+)
+def test_smoothing(code):
     labels = torch.tensor([0, 3, 9])
     targets = code.smooth(labels, 10)
     assert torch.allclose(targets.sum(1), torch.ones(3)) and targets[1, 3] == pytest.approx(0.91)
@@ -207,7 +276,18 @@ def check_smoothing(code):
     assert torch.allclose(F.cross_entropy(logits, targets), theirs)
 
 
-def check_mixup(code):
+@holds(
+    CNN,
+    {
+        "labels are not mixed": ("{name: pairs(x) for name, x in targets.items()}", "targets"),
+        "a partner gets the wrong share": (
+            "share * first + (1 - share) * second",
+            "(1 - share) * first + share * second",
+        ),
+        "mixup with even shares": ("self.random.beta(self.alpha, self.alpha, pairs)", "self.random.random(pairs)"),
+    },
+)
+def test_mixup(code):
     x, targets = noise(6, 3, 4, 4), {"label": torch.eye(10)[[1, 2, 3, 4, 5, 6]]}
     share = torch.tensor([1.0, 0.5, 0.25, 0.0, 0.5, 1.0])
     images, mixed = code.mixup(x, targets, share)
@@ -224,7 +304,20 @@ def check_mixup(code):
     assert abs(float(most.mean()) - np.maximum(expected, 1 - expected).mean()) < 0.02
 
 
-def check_operations(code):
+@holds(
+    CNN,
+    {
+        "posterize keeps too much": (
+            "step = 2 ** (8 - column(bits).round())",
+            "step = 2 ** (7 - column(bits).round())",
+        ),
+        "solarize the wrong way round": (
+            "torch.where(x >= column(m), 1 - x, x)",
+            "torch.where(x < column(m), 1 - x, x)",
+        ),
+    },
+)
+def test_operations(code):
     """Each operation against torchvision's, at every level and with both signs."""
     x, bytes_ = pictures(), (255 * pictures()).round().to(torch.uint8)
     n = len(x)
@@ -248,7 +341,14 @@ def check_operations(code):
     assert torch.equal(ours("Invert", 0, 1), 1 - x)
 
 
-def check_geometry(code):
+@holds(
+    CNN,
+    {
+        "rotation in radians": ("torch.deg2rad(m).cos(), torch.deg2rad(m).sin()", "m.cos(), m.sin()"),
+        "the gap is black": ("return moved + 0.5", "return moved"),
+    },
+)
+def test_geometry(code):
     x, n = pictures(), 6
     fill = [0.5] * 3
 
@@ -271,7 +371,8 @@ def check_geometry(code):
         assert torch.allclose(sheared[:, :, y, 6:10], x[:, :, y, [round(c + step) for c in range(6, 10)]], atol=1e-5)
 
 
-def check_equalize(code):
+@holds(CNN, {"equalize counts its own value half": ("counts.cumsum(2)", "(counts.cumsum(2) - counts / 2)")})
+def test_equalize(code):
     x = pictures()
     flat = code.operate("Equalize", x, torch.zeros(6), torch.ones(6))
     for channel in flat.flatten(0, 1):
@@ -285,7 +386,14 @@ def check_equalize(code):
     assert torch.equal(code.equalized(one), one) and torch.equal(code.stretched(one), one)
 
 
-def check_ranges(code):
+@holds(
+    CNN,
+    {
+        "a range that is too wide": ('"Rotate": ((0, 30)', '"Rotate": ((0, 90)'),
+        "a sign that is not drawn": ('"Color": ((0, 0.9), True', '"Color": ((0, 0.9), False'),
+    },
+)
+def test_ranges(code):
     """Torchvision's strengths, level for level; and no image leaves [0, 1]."""
     theirs = torchvision.transforms.AutoAugment()._augmentation_space(10, (1, 1))
     x = pictures()
@@ -301,7 +409,14 @@ def check_ranges(code):
     assert set(code.OPERATIONS) == set(theirs)
 
 
-def check_policy(code):
+@holds(
+    CNN,
+    {
+        "every operation is applied": ("if draws[i] < chance:", "if True:"),
+        "only the first operation": ("for step in (0, 1):\n            draws", "for step in (0,):\n            draws"),
+    },
+)
+def test_policy(code):
     """Each image gets one pair, in order, with the chances of the policy."""
     data = small_data()
     images = data.normalize(data.train.images)
@@ -320,7 +435,8 @@ def check_policy(code):
     assert torch.equal(draws.get_state(), generator(5).get_state())  # batches stay paired
 
 
-def check_corruptions(code):
+@holds(CNN, {"contrast about black": ("(mean + factor * (images - mean))", "(factor * images.float())")})
+def test_corruptions(code):
     images = (255 * pictures(20)).to(torch.uint8)
     for kind, (function, severities) in code.CORRUPTIONS.items():
         errors = [(function(images, s).float() - images.float()).square().mean() for s in severities]
@@ -331,13 +447,17 @@ def check_corruptions(code):
     assert torch.equal(code.faded(grey, 0.2), grey)
 
 
-def check_mce(code):
+@holds(CNN, {"mCE without its base": ("errors[kind] / base[kind]", "errors[kind]")})
+def test_mce(code):
     base = {"noise": 0.5, "blur": 0.25}
     assert code.mini_mce(base, base) == 100
     assert code.mini_mce({"noise": 0.25, "blur": 0.25}, base) == pytest.approx(75)
 
 
-def check_moves(code):
+@holds(
+    CNN, {"moved the other way": ("top, left = reach - down, reach - right", "top, left = reach + down, reach + right")}
+)
+def test_moves(code):
     x = torch.arange(2 * 3 * 5 * 5).view(2, 3, 5, 5).to(torch.uint8)
     right = code.moved(x, 1, 0)
     assert torch.equal(right[..., 1:], x[..., :-1]) and torch.equal(right[..., 0], x[..., 1])
@@ -346,7 +466,16 @@ def check_moves(code):
     assert torch.equal(code.moved(x, -1, 0)[..., :-1], x[..., 1:])
 
 
-def check_calibration(code):
+@holds(
+    CNN,
+    {
+        "calibration without signs": (
+            "index_add(0, place, right - confidence)",
+            "index_add(0, place, (right - confidence).abs())",
+        )
+    },
+)
+def test_calibration(code):
     logits = torch.tensor([[0.62, 0.38], [0.64, 0.36], [0.95, 0.05], [0.05, 0.95]]).log()
     labels = torch.tensor([0, 1, 0, 1])
     expected = (abs(0.5 - 0.63) * 2 + abs(1 - 0.95) * 2) / 4
@@ -354,7 +483,8 @@ def check_calibration(code):
     assert code.calibration_error(torch.tensor([[50.0, 0]]), torch.tensor([0])) < 1e-6  # a confidence of 1
 
 
-def check_distillation(code):
+@holds(CNN, {"distillation without the labels": ("loss = loss + kd_loss", "loss = kd_loss")})
+def test_distillation(code):
     """Cross-entropy plus KL; at T = 1 its gradient is that of cross-entropy with the teacher's probabilities."""
     torch.manual_seed(0)
     logits = noise(4, 10).requires_grad_()
@@ -377,7 +507,8 @@ class Constant(nn.Module):
         return self.answer
 
 
-def check_training(code):
+@holds(CNN, {"the teacher is not mixed in as probabilities": ("logits.softmax(1).clamp_min(1e-6)", "logits[:, :5]")})
+def test_training(code):
     """All techniques together run, learn something and keep the labels of the test split."""
     data = small_data(128)
     torch.manual_seed(0)
@@ -387,91 +518,6 @@ def check_training(code):
     assert math.isfinite(history.last("train_loss")) and model.layer3[0].drop.keep == pytest.approx(0.9)
     soft = code.with_soft_targets(data, 0.1, teacher)
     assert soft.train.targets["teacher"].shape == (128, 10) and soft.test is data.test
-
-
-# ------------------------------------------------------------------------------------------------------ mutants
-
-MUTANTS = {
-    "a blur without stride": ("stride=self.stride, groups=x.shape[1]", "groups=x.shape[1]", "blur_pool"),
-    "a box in place of the binomial": ("math.comb(size - 1, k)", "1", "blur_pool"),
-    "zeros outside in place of reflection": (
-        '* 4, mode="reflect")\n        return F.conv2d',
-        "* 4)\n        return F.conv2d",
-        "blur_pool",
-    ),
-    "the stem without its second half": ("half = channels // 2", "half = channels", "counts"),
-    "the shortcut takes the largest": ("nn.AvgPool2d(2, stride)", "nn.MaxPool2d(2, stride)", "averaged_shortcut"),
-    "D projects where the shape stays": ("if d and projects:", "if d:", "averaged_shortcut"),
-    "weights of the branches that do not add up": (".softmax(0)", ".sigmoid()", "selective_kernel"),
-    "softmax over channels": (".softmax(0)", ".softmax(2)", "selective_kernel"),
-    "squeeze of one branch": ("self.squeeze(first + second)", "self.squeeze(first)", "selective_kernel"),
-    "no least number of hidden units": ("max(channels // r, least)", "channels // r", "selective_kernel"),
-    "both convolution and blur subsample": ("step = 1 if blur else stride", "step = stride", "blurred_block"),
-    "gamma without its border": ("height * width / (size**2 * centres)", "1 / size**2", "dropblock"),
-    "squares leave the map": (
-        "1 - F.max_pool2d(centres, size, stride=1, padding=size // 2)",
-        "1 - F.max_pool2d(centres, size, stride=1, padding=size // 2).roll(1, 3)",
-        "dropblock",
-    ),
-    "DropBlock does not scale up": ("x * mask * (mask.numel() / mask.sum().clamp_min(1))", "x * mask", "dropblock"),
-    "DropBlock in use": ("if not self.training or self.keep == 1:", "if self.keep == 1:", "dropblock"),
-    "no factor for the stage": ("return self.scale * (1 - self.keep)", "return (1 - self.keep)", "dropblock_rate"),
-    "no DropBlock on the projection": ("around = self.drop(around)", "pass", "dropblock_places"),
-    "keep falls at once": ("min(1, self.step / self.steps)", "1", "keep_falls"),
-    "the big branch ends in a ReLU": ("blocks[-1].last_relu = last_relu", "pass", "big_little"),
-    "the little branch has as many blocks": ("max(1, count // beta - 1)", "count - 1", "big_little"),
-    "the first block of a group keeps its input": ('stride, option="C", **tweaks)', "stride, **tweaks)", "counts"),
-    "smoothing leaves the true class alone": (
-        "(1 - epsilon) * F.one_hot(labels, classes).float()",
-        "F.one_hot(labels, classes).float()",
-        "smoothing",
-    ),
-    "labels are not mixed": ("{name: pairs(x) for name, x in targets.items()}", "targets", "mixup"),
-    "a partner gets the wrong share": (
-        "share * first + (1 - share) * second",
-        "(1 - share) * first + share * second",
-        "mixup",
-    ),
-    "mixup with even shares": ("self.random.beta(self.alpha, self.alpha, pairs)", "self.random.random(pairs)", "mixup"),
-    "rotation in radians": ("torch.deg2rad(m).cos(), torch.deg2rad(m).sin()", "m.cos(), m.sin()", "geometry"),
-    "the gap is black": ("return moved + 0.5", "return moved", "geometry"),
-    "posterize keeps too much": (
-        "step = 2 ** (8 - column(bits).round())",
-        "step = 2 ** (7 - column(bits).round())",
-        "operations",
-    ),
-    "solarize the wrong way round": (
-        "torch.where(x >= column(m), 1 - x, x)",
-        "torch.where(x < column(m), 1 - x, x)",
-        "operations",
-    ),
-    "a range that is too wide": ('"Rotate": ((0, 30)', '"Rotate": ((0, 90)', "ranges"),
-    "a sign that is not drawn": ('"Color": ((0, 0.9), True', '"Color": ((0, 0.9), False', "ranges"),
-    "equalize counts its own value half": ("counts.cumsum(2)", "(counts.cumsum(2) - counts / 2)", "equalize"),
-    "every operation is applied": ("if draws[i] < chance:", "if True:", "policy"),
-    "only the first operation": (
-        "for step in (0, 1):\n            draws",
-        "for step in (0,):\n            draws",
-        "policy",
-    ),
-    "contrast about black": ("(mean + factor * (images - mean))", "(factor * images.float())", "corruptions"),
-    "mCE without its base": ("errors[kind] / base[kind]", "errors[kind]", "mce"),
-    "moved the other way": (
-        "top, left = reach - down, reach - right",
-        "top, left = reach + down, reach + right",
-        "moves",
-    ),
-    "calibration without signs": (
-        "index_add(0, place, right - confidence)",
-        "index_add(0, place, (right - confidence).abs())",
-        "calibration",
-    ),
-    "distillation without the labels": ("loss = loss + kd_loss", "loss = kd_loss", "distillation"),
-    "the teacher is not mixed in as probabilities": ("logits.softmax(1).clamp_min(1e-6)", "logits[:, :5]", "training"),
-    "other first weights": ("self.load_state_dict(plain, strict=False)", "pass", "same_start"),
-}
-
-test_chapter, test_mutant_is_noticed = chapter_tests(CNN, globals(), MUTANTS)
 
 
 # ------------------------------------------------------------------------------------------------------ errors
@@ -496,3 +542,256 @@ def test_arms_differ_in_one_technique():
     for name in CNN.LEFT_OUT:
         assert len(flat["+ AutoAugment"] - flat[name]) == 1 and not flat[name] - flat["+ AutoAugment"]
     assert "SE" not in dict(flat["+ AutoAugment"]).values()  # as in the paper's E11
+
+
+# ------------------------------------------------------------------------------------------------------ measures
+
+
+class AtPixel(nn.Module):
+    """Says class 0 where red at row 8, column 5 is above the mean, else class 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.slope = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        spot = self.slope * x[:, 0, 8, 5]
+        rest = torch.full((len(x), 8), -9.0)
+        return torch.cat([spot[:, None], -spot[:, None], rest], 1)
+
+
+def above(data, images, row=8, column=5):
+    return data.normalize(images)[:, 0, row, column] > 0
+
+
+@holds(
+    CNN,
+    {
+        "moved once only": ("for step in ((1, 0), (0, 1))]", "for step in ((1, 0), (1, 0))]"),
+        "training images": ("x = data.test.images[:images]", "x = data.train.images[:images]"),
+        "the share that stays": ("step != still for step in steps", "step == still for step in steps"),
+    },
+)
+def test_flips(code):
+    """What moves to the right brings the pixel on its left to the place that is looked at."""
+    data, x = small_data(100), random_images(100, 16, seed=7)
+    data = replace(data, test=Split(x, data.train.targets))
+    still = above(data, x)
+    changed = (above(data, x, 8, 4) != still).sum() + (above(data, x, 7, 5) != still).sum()
+    assert code.flips(AtPixel(), data) == pytest.approx(int(changed) / 200)
+
+
+@holds(
+    CNN,
+    {
+        "corruptions of training images": (
+            "originals = data.test.images[:images]",
+            "originals = data.train.images[:images]",
+        ),
+        "the mildest severity only": ("found[kind] = sum(errors) / len(errors)", "found[kind] = errors[0]"),
+    },
+)
+def test_corruption_errors(code):
+    data = small_data(80)
+    versions = code.corrupted(data)
+    assert list(versions) == ["noise", "blur", "contrast", "JPEG"]
+    assert torch.equal(versions["contrast"][2], code.faded(data.test.images, 0.2))
+    found = code.corruption_errors(AtPixel(), data)
+    for kind, images in versions.items():
+        wrong = [(above(data, x) != (data.test.targets == 0)) | (data.test.targets > 1) for x in images]
+        assert found[kind] == pytest.approx(float(torch.stack(wrong).float().mean())), kind
+
+
+@holds(
+    CNN,
+    {
+        "the test images twice": (
+            "seen = train.predict(model, data, data.train.images[:500])",
+            "seen = train.predict(model, data, data.test.images[:500])",
+        ),
+        "confidence in the truth": ("logits.softmax(1).max(1).values.mean()", "logits.softmax(1)[:, 0].mean()"),
+    },
+)
+def test_scores(code):
+    data, model = small_data(90), AtPixel()
+    found = code.scores(model, data)
+    logits = model(data.normalize(data.test.images)).detach()
+    assert found["accuracy"] == pytest.approx(float((logits.argmax(1) == data.test.targets).float().mean()))
+    seen = model(data.normalize(data.train.images)).argmax(1)
+    assert found["train_accuracy"] == pytest.approx(float((seen == data.train.targets).float().mean()))
+    assert found["confidence"] == pytest.approx(float(logits.softmax(1).amax(1).mean()), abs=1e-5)
+    assert found["flips"] == code.flips(model, data)
+    assert {kind: found[kind] for kind in code.CORRUPTIONS} == code.corruption_errors(model, data)
+
+
+class Measured:
+    """Stands for a study: two arms, two seeds."""
+
+    def __init__(self, errors):
+        self.errors = errors
+
+    def values(self, arm, kind):
+        return self.errors[arm][kind]
+
+    def mean(self, arm, kind):
+        return sum(self.errors[arm][kind]) / 2, 0.0
+
+
+@holds(CNN, {"the base of another study": ('study.mean("ResNet-8", kind)', 'STUDY.mean("ResNet-8", kind)')})
+def test_mces(code):
+    kinds = list(code.CORRUPTIONS)
+    plain = {kind: [0.4, 0.6] for kind in kinds}
+    other = plain | {kinds[0]: [0.25, 0.75]}
+    study = Measured({"ResNet-8": plain, "other": other})
+    assert code.mces(study, "ResNet-8") == pytest.approx([80, 120])
+    assert code.mces(study, "other") == pytest.approx([(0.5 + 3 * 0.8) / 4 * 100, (1.5 + 3 * 1.2) / 4 * 100])
+
+
+@holds(
+    CNN,
+    {
+        "the narrow network": ("model = small_network(**tweaks, width=width)", "model = small_network(**tweaks)"),
+        "the regularisers forgotten": (
+            "    train_assembled(model, data, epochs=epochs, seed=seed, teacher=teacher, **recipe)\n"
+            "    return scores(model, data)\n\n\nOVERFIT",
+            "    train_assembled(model, data, epochs=epochs, seed=seed, teacher=teacher)\n"
+            "    return scores(model, data)\n\n\nOVERFIT",
+        ),
+    },
+)
+def test_long_training(code):
+    """A run of the study of networks that overfit: three times as wide, with its arm's regularisers, from its seed."""
+    calls, plain = [], code.train_assembled
+    code.train_assembled = lambda model, data, **settings: calls.append((model, settings))
+    arm = {"tweaks": {"d": True}, "recipe": {"epsilon": 0.5}}
+    try:
+        first = code.train_long(small_data(60), seed=2, **arm)
+        torch.manual_seed(99)
+        assert first == code.train_long(small_data(60), seed=2, **arm)
+    finally:
+        code.train_assembled = plain
+    model, settings = calls[0]
+    assert model.conv1.out_channels == 24 and isinstance(model.layer2[0].downsample.pool, nn.AvgPool2d)
+    assert settings == {"epochs": 60, "seed": 2, "teacher": None, "epsilon": 0.5}
+    assert set(first) == {"accuracy", "train_accuracy", "confidence", "calibration_error", "flips", *code.CORRUPTIONS}
+
+
+def test_networks_of_studies_and_weights():
+    assert CNN.small_network().conv1.out_channels == 8
+    network = CNN.named_network()
+    assert network(noise(2, 3, 32, 48)).shape == (2, len(CNN.naming.CLASSES))
+    assert isinstance(network.layer3[0].conv1, CNN.SelectiveKernel)
+    assert "anti-aliasing alone" not in CNN.OVERFIT.arms and len(CNN.OVERFIT.arms) == len(CNN.ARMS) - 1
+
+
+# ------------------------------------------------------------------------------------------------------ exercises
+
+CHECK_POOL, CHECK_REMAINDER, POOL, REMAINDER, _, _ = from_cells(
+    CNN,
+    "check_blurred_maximum",
+    "check_remainder",
+    "blurred_maximum_solution",
+    "remainder_solution",
+    "natural_noise",
+    "relative_change",
+)
+
+
+def by_shifts(x):
+    """Another right answer: the maximum of four shifted maps, then a strided convolution."""
+    wide = F.pad(x, (0, 1, 0, 1))
+    across = torch.maximum(wide[..., :-1], wide[..., 1:])
+    largest = torch.maximum(across[:, :, :-1], across[:, :, 1:])
+    kernel = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]).expand(x.shape[1], 1, 3, 3) / 16
+    return F.conv2d(F.pad(largest, [1] * 4, mode="reflect"), kernel, stride=2, groups=x.shape[1])
+
+
+def blur_after_the_subsampling(x):
+    return CNN.BlurPool(x.shape[1], stride=1)(F.max_pool2d(x, 2))
+
+
+def plain_maximum(x):
+    return F.max_pool2d(x, 2)
+
+
+def mean_instead(x):
+    return F.avg_pool2d(x, 2)
+
+
+def padded_on_the_left(x):
+    return CNN.BlurPool(x.shape[1])(F.max_pool2d(F.pad(x, (1, 0, 1, 0)), 2, stride=1))
+
+
+def blurred_with_zeros_outside(x):
+    largest = F.max_pool2d(F.pad(x, (0, 1, 0, 1)), 2, stride=1)
+    return F.conv2d(largest, CNN.BlurPool(x.shape[1]).kernel, stride=2, padding=1, groups=x.shape[1])
+
+
+def without_padding(x):
+    return CNN.BlurPool(x.shape[1])(F.max_pool2d(x, 2, stride=1))[:, :, :-1, :-1]
+
+
+@pytest.mark.parametrize("answer", [POOL, by_shifts])
+def test_right_pools(answer):
+    CHECK_POOL(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (blur_after_the_subsampling, "adds up to 1 after the blur and stride 2"),
+        (plain_maximum, "only then keep every second position"),
+        (mean_instead, "a single 1 becomes four by the maximum"),
+        (padded_on_the_left, "looking right and down"),
+        (blurred_with_zeros_outside, "a constant map must stay constant"),
+        (without_padding, "the map must be halved"),
+    ],
+)
+def test_wrong_pools_get_a_hint(answer, hint):
+    with pytest.raises(AssertionError, match=hint):
+        CHECK_POOL(answer)
+
+
+def from_sums(base, everything, left_out):
+    """Another right answer."""
+    count, others = len(left_out), sum(left_out.values())
+    return {name: everything - left_out[name] for name in left_out}, others - base - (count - 1) * everything
+
+
+def over_the_base(base, everything, left_out):
+    worth = {name: accuracy - base for name, accuracy in left_out.items()}
+    return worth, everything - base - sum(worth.values())
+
+
+def the_other_sign(base, everything, left_out):
+    worth, rest = REMAINDER(base, everything, left_out)
+    return worth, -rest
+
+
+def never_negative(base, everything, left_out):
+    worth, rest = REMAINDER(base, everything, left_out)
+    return worth, abs(rest)
+
+
+def without_the_base(base, everything, left_out):
+    worth = {name: everything - accuracy for name, accuracy in left_out.items()}
+    return worth, everything - sum(worth.values())
+
+
+@pytest.mark.parametrize("answer", [REMAINDER, from_sums])
+def test_right_remainders(answer):
+    CHECK_REMAINDER(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (over_the_base, "without b there is 0.65"),
+        (the_other_sign, "replace each other leave all"),
+        (never_negative, "need each other are counted twice"),
+        (without_the_base, "nothing should remain"),
+    ],
+)
+def test_wrong_remainders_get_a_hint(answer, hint):
+    with pytest.raises(AssertionError, match=hint):
+        CHECK_REMAINDER(answer)
