@@ -162,8 +162,8 @@ Table(rows, decimals=1)
 # Byte for byte, the JPEG file is far closer to the photograph. What does it do differently? It does not average a
 # neighbourhood; it describes each 8x8 block by its **frequencies**, and spends its bytes on the few that are large.
 #
-# Nearly every photograph that a network sees has been through this. The decoder takes the frequencies out of the file and
-# computes pixels; then we shrink the pixels. The paper asks: why not give the frequencies to the network?
+# Nearly every photograph has been through this. The decoder takes the frequencies out of the file and computes pixels; then we shrink the pixels. The
+# paper asks: why not give the frequencies to the network?
 
 # %% [markdown]
 # ## The idea: 64 patterns instead of 64 pixels
@@ -505,8 +505,7 @@ plot.show(
 
 # %% [markdown]
 # White noise gains nothing: a DCT cannot compress what has no structure. In photographs, 16 of the 64 luma coefficients hold nearly everything,
-# more than in 1/f noise, and in chroma fewer still do. This is a fact about photographs and about the squared error. It does not say what a *network* needs. That is measured
-# further down.
+# more than in 1/f noise, and in chroma fewer still do. This is about photographs and the squared error. It does not say what a *network* needs.
 
 # %% [markdown]
 # ### All of it is one convolution
@@ -580,9 +579,8 @@ print("empty channels:", len(empty), "- of them in Y:", int((empty < 64).sum()))
 print("signs of the pattern with u = 4:", dct_matrix()[4].sign().int().tolist())
 
 # %% [markdown]
-# In the paper all this happens in the data pipeline, before the numbers travel to the accelerator; that is where the bandwidth is saved. We make it the first module of the
-# network, so that every network of this chapter starts from the same photographs with the same flips and shifts, and so that Grad-CAM can be laid over the photograph. The
-# numbers are the same.
+# In the paper all this happens in the data pipeline, before the numbers travel to the accelerator; that is where bandwidth is saved. Here it is the first module of the
+# network, so that all networks get the same photographs with the same flips and shifts. The numbers are the same.
 #
 # ## Which channels? A fixed choice
 #
@@ -672,15 +670,14 @@ Table(rows, decimals=2)
 
 # %% [markdown]
 # The first guess is settled: at equal numbers of values the frequencies restore the photograph better, and the more values there are, the larger is the gap. Shrinking spends as
-# much on each colour difference as on the brightness; the sets spend two thirds or more on the brightness. Neither looks where an eye is and where the sky: every block gets the same channels. (JPEG's bytes in the first table are fewer still, because it also rounds the coefficients coarsely and packs the zeros.)
+# much on each colour difference as on the brightness; the sets spend two thirds or more on the brightness. Neither looks where an eye is and where the sky. (JPEG's bytes in the first table are fewer still, because it also rounds the coefficients coarsely and packs the zeros.)
 #
 # The second guess is about a network, and a network does not want the photograph back.
 #
 # ## Which channels? A learned choice
 #
-# Where do such sets come from? The paper first lets the network choose. A **gate** looks at all 192 channels and decides for each: on or off. It is built like the squeeze-and-excitation of
-# [chapter 6](06_senet): each channel is averaged to one number, and a small network turns the 192 numbers into 192 decisions. But a decision is not a factor between 0 and 1. It is 0
-# **or** 1, or nothing would be saved.
+# Where do such sets come from? The paper first lets the network choose. A **gate** decides for each of the 192 channels: on or off. It is built like the squeeze-and-excitation of
+# [chapter 6](06_senet): each channel is averaged to one number, and a small network turns the 192 numbers into 192 decisions. But a decision is 0 **or** 1, or nothing would be saved.
 #
 # For each channel $c$ the gate has two logits, $s_{c0}$ for off and $s_{c1}$ for on. Their softmax is a probability, and a coin with this probability decides. Two
 # difficulties:
@@ -1111,9 +1108,8 @@ Table(
 # | abstract in the arXiv listing | | +1.41 | +1 | +0.66 |
 # | abstract in the CVPR paper | | +1.60 | +1.42 | +0.63 |
 #
-# The repository is close to the listing, not to the printed paper. Whichever version you quote, say which. For instance segmentation the repository has a Mask R-CNN with ResNet-50 and FPN (chapter 13): mask AP on COCO rises from 34.2 with pixels to 34.6
-# with 24 and 35.0 with 64 channels, box AP from 37.3 to 37.7 and 38.1. We do not rebuild that here. MobileNetV2 has the same idea with another size: its stem only halves the image, so it takes coefficients at 112x112, and those need photographs of
-# 896x896.
+# The repository is close to the listing, not to the printed paper. Whichever version you quote, say which. The repository also has a Mask R-CNN with ResNet-50 and FPN (chapter 13): mask AP on COCO rises from 34.2 with pixels to 34.6
+# with 24 and 35.0 with 64 channels. We do not rebuild that. MobileNetV2's stem only halves the image, so it takes coefficients at 112x112, of photographs of 896x896.
 #
 # **Ours.** A study trained each input three times, with the same seeds, photographs, flips and shifts.
 
@@ -1221,9 +1217,8 @@ CONTROLS = Study(
 )
 
 # %% [markdown]
-# VOC has few test photographs, and so a difference of two points is within chance. So a second study repeats the comparison on CIFAR-10 {cite}`krizhevsky2009cifar`: 50,000 small images, blocks of 4x4
-# pixels, 48 channels of 8x8, and again the same number of values for the first two inputs. Those images are far smaller than the photographs that the paper is about, but 10,000 test images can show a small
-# difference.
+# VOC has few test photographs, so a difference of two points is within chance. A second study repeats the comparison on CIFAR-10 {cite}`krizhevsky2009cifar`: 50,000 small images, blocks of 4x4
+# pixels, 48 channels of 8x8, and again equal values for the first two inputs. Those images are far smaller than the paper's, but 10,000 test images can show a small difference.
 
 # %%
 small_images = cifar10(train=128, test=50)
@@ -1249,8 +1244,8 @@ def study_rows(name):
 Table([*study_rows("VOC"), *study_rows("CIFAR-10")])
 
 # %% [markdown]
-# "Input values" is the cost that the paper compares: what has to be sent. At one byte a value it is also the number of bytes. (45x45 pixels are 1 % fewer values than 24 channels; no square comes closer.) Multiply-adds are of the trained part alone. The network for 12
-# channels has fewer of them than the one for as many values of pixels: it has no stem, and its first block takes 12 maps instead of 16. The one for 24 channels has 3 % more than the one for 45x45 pixels, since 24 maps are more than 16.
+# "Input values" is the cost that the paper compares: what has to be sent, in bytes if each takes one. (45x45 pixels are 1 % fewer values than 24 channels; no square comes closer.) Multiply-adds are of the trained part alone; those of the two networks of a pair differ by a few per cent, since
+# channels need no stem, and 12 or 24 maps enter the first block instead of 16.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 plot.study(
@@ -1502,9 +1497,9 @@ plot.panels(
 # Now the learned choice. To save time, the gate goes in front of a copy of the same network, and both are trained together for four epochs, with a price of $\lambda$ for each open
 # channel. Another copy trains on for as long without a gate, on the same batches: what the gate costs or gains is the difference between the two.
 #
-# The authors' gates begin nearly open; the price closes them, unless the classification loss objects. It objects little to the loss of one channel of 192, so the price has to be small, and small gradients need many steps. We have few. So
-# the last layer of the gate learns a hundred times faster than the rest. We chose both after a first trial, with a larger price and without
-# this haste, in which all gates closed at the same pace and the maps showed nothing.
+# The authors' gates begin nearly open; the price closes them, unless the classification loss objects. It objects little to the loss of one channel of 192, so the price has to be small, and small gradients need many steps. We have few, so
+# the last layer of the gate learns a hundred times faster than the rest. Both were chosen after a first trial, with a larger price and without
+# this haste, in which all gates closed at the same pace.
 
 
 # %% tags=["model"]
@@ -1614,10 +1609,9 @@ Table(
 
 # %% [markdown]
 # The paper's heat maps, from long trainings on ImageNet and COCO, have two messages: low frequencies before high ones, and luma before chroma, with nearly the same picture for both tasks. Hence the static sets. Ours
-# show the first in part. In every plane DC is open far more often than the mean of the rest, and what else is bright in the 4x4 corner lies next to DC. The rest of the corner is ahead of the other 48 in the mean, but not by much in every plane, and a few cells at
-# high frequencies are bright, too. One training cannot say whether they mean anything. Ours show the second in part, too: more gates of $Y$ stay open than of
-# either chroma plane, but the DCs of the chroma planes are kept as surely as that of $Y$. The paper also reports an exception: in the chroma planes channels 6 and 9 are chosen more often than 5 and 3, which are lower. If its heat maps are numbered along the zig-zag, which the paper does not say but which fits, these are $(0, 3)$ and
-# $(3, 0)$ before $(0, 2)$ and $(2, 0)$. A training as short as ours cannot confirm a detail like that: in our chroma planes all four are nearly closed.
+# show the first in part: in every plane DC is open far more often than the rest, and the rest of the corner is ahead of the other 48 in the mean, but not by much in every plane. They show the second in part, too: more gates of $Y$ stay open than of
+# either chroma plane, but the DCs of the chroma planes are kept as surely as that of $Y$. The paper also reports an exception: in the chroma planes channels 6 and 9 are chosen more often than 5 and 3, which are lower. (Along the zig-zag, which the paper does not say but which fits, these are $(0, 3)$ and
+# $(3, 0)$ before $(0, 2)$ and $(2, 0)$.) A training as short as ours cannot confirm a detail like that.
 #
 # One weakness of the design is easy to overlook. The gate sees the *mean* of each channel, and a mean over positive and negative coefficients is close to zero for all channels but DC. So it learns which channels are
 # useful in general, and little about the photograph in front of it.
@@ -1690,8 +1684,7 @@ Explorable(
 # ## When to use it today, and what came after
 #
 # The case for coefficients is strongest where **moving and decoding** images is the bottleneck: many cameras, one accelerator. Half the input values are half the traffic, and a decoder that stops at the coefficients skips
-# the inverse DCT. It is weakest where a library decodes and resizes on the accelerator anyway. Augmentations such as rotation or colour jitter are awkward on coefficients, and pretrained
-# weights are for pixels.
+# the inverse DCT. But rotation or colour jitter are awkward on coefficients, and pretrained weights are for pixels.
 #
 # - **Before.** Gueguen et al. {cite}`gueguen2018jpeg` trained ResNet-50 on JPEG's coefficients in 2018, for speed. The paper's own step is the selection.
 # - **Gates on whole layers** with the same estimator: AIG {cite}`veit2018aig` lets each image choose its layers.
