@@ -76,22 +76,21 @@ def photographs(size=128, train=None, test=None):
 started = time.perf_counter()
 train.set_seed(0)
 data = photographs(train=pick(full=None, quick=96), test=pick(full=None, quick=48))
-SIZE = data.train.images.shape[-1]  # px
+# px
+SIZE = data.train.images.shape[-1]
 
 # %% [markdown]
 # ## The problem: a classifier that has to look a hundred times
 #
 # Where is the sheep? A network that names a picture cannot say. The systems before this paper asked it again and
-# again: cut a window out of the photograph, name it, move the window, start over with a larger one. That is what
-# deformable parts models did. R-CNN replaced the blind windows by some 2,000 proposals per photograph, and named each
-# of them; it took more than 40 seconds for one photograph (section 3).
+# again: cut out a window, name it, move it, start over with a larger one. Deformable parts models did that.
+# R-CNN named some 2,000 proposals per photograph instead; it took more than 40 seconds for one photograph (section 3).
 #
-# We have a network that names pictures: the small ResNet from which this chapter and its neighbours start. It has
-# learnt from CIFAR-10 and from animals cut out of VOC's training photographs {cite}`everingham2010voc`. Let us make it
-# a detector in the old way, and count.
+# Let us make a detector in the old way, and count. We have a network that names pictures: the small ResNet from which this chapter and its neighbours start. It has
+# learnt from CIFAR-10 and from animals cut out of VOC's training photographs {cite}`everingham2010voc`.
 
 
-# %% tags=["model"]
+# %% jupyter={"source_hidden": true} tags=["model", "hide-input"]
 def windows(size, sides=(1.0, 0.75, 0.5, 0.35)):
     """Square windows of several sides that cover an image, each moved by about a quarter of its
     side: boxes (K, 4)."""
@@ -135,8 +134,7 @@ Table(
 )
 
 # %% [markdown]
-# Neighbouring windows share most of their pixels, and the network computes the same edges in them over and over. One
-# look at the whole photograph costs as much as four windows. And cost is only half of the trouble. Here are the
+# One look at the whole photograph costs as much as four windows. And cost is only half of the trouble. Here are the
 # surest windows of some photographs:
 
 
@@ -176,9 +174,9 @@ plot.boxes(
 )
 
 # %% [markdown]
-# The boxes come from a fixed list, and the classifier was never asked whether a window *fits*: a part of an animal is
-# enough for it. It was also never shown what is *no* animal, so it names one where there is a wall or a tree. R-CNN has extra stages for
-# both: a regression that corrects the boxes, a support vector machine that knows the background, trained one after the
+# The classifier was never asked whether a window *fits*: a part of an animal is
+# enough for it. It was never shown what is *no* animal, so it names one where there is a wall or a tree. R-CNN has extra stages for
+# both, a regression that corrects the boxes and a support vector machine that knows the background, trained one after the
 # other. No stage knows what the next one needs.
 
 # %% [markdown]
@@ -248,8 +246,6 @@ ours, theirs = random_boxes(40), random_boxes(50)
 print("equal to torchvision:", torch.allclose(iou(ours, theirs), ops.box_iou(ours, theirs)))
 
 # %% [markdown]
-# (Some old VOC code counts pixels and adds 1 to every width. We measure lengths, as most code of today.)
-#
 # **Encode and decode.** What should the network say for an object? And what box does it mean by what it says? The two
 # functions must be inverse to each other. A photograph of 4x4 pixels, a grid of 2x2, one box from (1, 0) to (4, 2):
 
@@ -279,7 +275,8 @@ def encode(boxes, labels, size, grid):
     box = corners.new_zeros(n, grid, grid, 4)
     label = labels.new_full((n, grid, grid), -1)
     small_first = torch.where(labels >= 0, sides.prod(2), -1).argsort(dim=1, stable=True)
-    for column in small_first.T:  # one object of every image at a time; a later one overwrites
+    # one object of every image at a time; a later one overwrites
+    for column in small_first.T:
         image = (labels.gather(1, column[:, None])[:, 0] >= 0).nonzero()[:, 0]
         column, (x, y) = column[image], cell[image, column[image]].T
         box[image, y, x] = coded[image, column]
@@ -291,7 +288,8 @@ def decode(box, size):
     """Boxes in cells, (N, S, S, ..., 4) as x, y, w, h, to corners in pixels of the same shape."""
     grid = box.shape[1]
     steps = torch.arange(grid, device=box.device)
-    cell = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1)  # column, row
+    # column, row
+    cell = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1)
     cell = cell.view(grid, grid, *[1] * (box.ndim - 4), 2)
     centre, half = (box[..., :2] + cell) / grid, box[..., 2:] / 2
     return size * torch.cat([centre - half, centre + half], -1)
@@ -380,8 +378,7 @@ plot.show(
 )
 
 # %% [markdown]
-# A cell is often much smaller than its animal, like the one of the sheep in front. It is not that the cell is searched; the network sees the whole photograph and
-# writes its answer down in the place of that cell. The grid is a form with 49 lines to fill in.
+# The cell is not searched: the network sees the whole photograph and writes its answer down in the place of that cell. The grid is a form with 49 lines to fill in.
 
 # %% [markdown]
 # **Non-maximum suppression.** A large animal covers many cells, and several of them may claim its centre. So boxes of
@@ -411,7 +408,8 @@ print("at a threshold of 0.5:", suppress(three, scores, 0.5)[0].tolist())
 print("at a threshold of 0.7:", suppress(three, scores, 0.7)[0].tolist())
 
 many, points = random_boxes(20, 60), torch.rand(20, 60, generator=generator)
-points = (20 * points).round() / 20  # with ties
+# with ties
+points = (20 * points).round() / 20
 same = []
 for threshold in (0.3, 0.5, 0.7):
     stays = suppress(many, points, threshold)
@@ -477,14 +475,15 @@ class Yolo(nn.Module):
 
 
 # %% tags=["model"]
-PAPER_LAYERS = [  # figure 3: (kernel, channels), "pool", and a stride where it is 2
-    (7, 64, 2), "pool",
-    (3, 192), "pool",
-    (1, 128), (3, 256), (1, 256), (3, 512), "pool",
-    *[(1, 256), (3, 512)] * 4, (1, 512), (3, 1024), "pool",
-    *[(1, 512), (3, 1024)] * 2, (3, 1024), (3, 1024, 2),
-    (3, 1024), (3, 1024),
-]  # fmt: skip
+# figure 3, block by block: (kernel, channels), "pool", and a stride where it is 2
+PAPER_LAYERS = [
+    *[(7, 64, 2), "pool", (3, 192), "pool"],
+    *[(1, 128), (3, 256), (1, 256), (3, 512), "pool"],
+    *[(1, 256), (3, 512)] * 4,
+    *[(1, 512), (3, 1024), "pool"],
+    *[(1, 512), (3, 1024)] * 2,
+    *[(3, 1024), (3, 1024, 2), (3, 1024), (3, 1024)],
+]
 
 
 def paper_yolo(grid=7, boxes=2, classes=20):
@@ -502,42 +501,32 @@ def paper_yolo(grid=7, boxes=2, classes=20):
             ]
             before = channels
     outputs = 5 * boxes + classes
-    head = nn.Sequential(
-        nn.Flatten(), nn.Linear(before * grid**2, 4096), nn.LeakyReLU(0.1), nn.Dropout(0.5),
-        nn.Linear(4096, outputs * grid**2), nn.Unflatten(1, (outputs, grid, grid)),
-    )  # fmt: skip
+    hidden = [nn.Linear(before * grid**2, 4096), nn.LeakyReLU(0.1), nn.Dropout(0.5)]
+    last = [nn.Linear(4096, outputs * grid**2), nn.Unflatten(1, (outputs, grid, grid))]
+    head = nn.Sequential(nn.Flatten(), *hidden, *last)
     return Yolo(nn.Sequential(*layers), head, boxes, classes, squash=False)
 
 
 # %% tags=["nbval-check-output"]
-with torch.device("meta"):  # shapes only, no memory
+# shapes only, no memory
+with torch.device("meta"):
     paper = paper_yolo()
     shapes = inspect.trace(paper, (3, 448, 448)).rows
-rows = []
-for row in shapes:
-    if (
-        row["kind"] == "MaxPool2d"
-        or "stride 2" in row["kind"]
-        or row["layer"].startswith("head")
-    ):
-        rows.append(
-            {
-                "after": row["layer"],
-                "kind": row["kind"],
-                "output": row["output"],
-                "parameters": row["parameters"],
-            }
-        )
-Table(row for row in rows if row["kind"] not in ("LeakyReLU", "Dropout"))
+columns = ("layer", "kind", "output", "parameters")
+Table(
+    {column: row[column] for column in columns}
+    for row in shapes
+    if row["kind"] not in ("LeakyReLU", "Dropout")
+    and (row["kind"] == "MaxPool2d" or "stride 2" in row["kind"] or "head" in row["layer"])
+)
 
 # %% [markdown]
 # ### The small one
 #
-# Ours starts from the backbone that we have already used as a classifier: four stages of residual blocks. Its last map
-# at 128 px has 4x4 positions. That would be a grid of 16 cells. We enlarge it twofold, put it beside the map of the stage
+# Ours starts from the backbone that we have already used as a classifier. Its last map
+# at 128 px has 4x4 positions. We enlarge it twofold, put it beside the map of the stage
 # before, and let two convolutions and a last 1x1 convolution answer: a grid of 8x8. The receptive field of the last map is
-# wider than the photograph, so a cell still knows about the rest of it; and the numbers of a convolution do not depend on the
-# size of the photograph.
+# wider than the photograph, so a cell still knows about the rest of it.
 #
 # Its output goes through a sigmoid, so that no number leaves [0, 1].
 
@@ -549,7 +538,8 @@ class TwoStages(nn.Module):
 
     def __init__(self, backbone):
         super().__init__()
-        backbone.fc = nn.Identity()  # it named pictures; nobody needs it now
+        # it named pictures; nobody needs it now
+        backbone.fc = nn.Identity()
         self.backbone = backbone
 
     def forward(self, images):
@@ -569,9 +559,8 @@ def small_yolo(backbone, boxes=2, classes=5, width=128):
     last = nn.Conv2d(width, 5 * boxes + classes, 1)
     nn.init.normal_(last.weight, std=0.01)
     nn.init.zeros_(last.bias)
-    last.bias.data[
-        4 : 5 * boxes : 5
-    ] = -3  # nearly every cell is empty, so start with little confidence
+    # nearly every cell is empty, so start with little confidence
+    last.bias.data[4 : 5 * boxes : 5] = -3
     head = nn.Sequential(*layer(128 + 256, 1), *layer(width, 3), last)
     return Yolo(TwoStages(backbone), head, boxes, classes, squash=True)
 
@@ -599,12 +588,11 @@ NETWORKS = Variants(
 # normalisation, it follows to the last one:
 
 
-# %% tags=["nbval-check-output"]
+# %% jupyter={"source_hidden": true} tags=["nbval-check-output", "hide-input"]
 def row_of(name, model, size, boxes):
     parts = [inspect.count_parameters(part) for part in (model.features, model.head)]
-    cells = model(torch.zeros(1, 3, size, size, device=next(model.parameters()).device)).shape[
-        1
-    ]
+    device = next(model.parameters()).device
+    cells = model(torch.zeros(1, 3, size, size, device=device)).shape[1]
     return {
         "network": name,
         "parameters": sum(parts),
@@ -626,8 +614,7 @@ Table([row_of("paper, 448 px", paper, 448, 2), row_of("ours, 128 px", small, 128
 # three boxes in each cell, so 1,715 numbers. Whoever compares weights or counts should say which of the two. **Fast
 # YOLO** has 9 convolutions in place of 24, with fewer filters, and is otherwise trained the same.
 #
-# There is no reference implementation of the paper's network in a library to compare answers with. What *can* be compared are the
-# parts: `iou` and `suppress` agree with torchvision, above, and average precision is checked below.
+# No library has the paper's network to compare answers with. The parts can be compared: `iou` and `suppress` agree with torchvision, above, and average precision is checked below.
 
 # %% [markdown]
 # ## The loss, term by term
@@ -682,10 +669,13 @@ class YoloLoss:
     history: list = field(default_factory=list, repr=False)
 
     def terms(self, prediction, truth):
-        occupied = truth.label >= 0  # (N, S, S)
-        fits = fit_in_cell(prediction, truth).detach()  # a target: no gradient flows through it
+        # (N, S, S)
+        occupied = truth.label >= 0
+        # a target: no gradient flows through it
+        fits = fit_in_cell(prediction, truth).detach()
         best = F.one_hot(fits.argmax(-1), fits.shape[-1]).bool()
-        responsible = best & occupied[..., None]  # (N, S, S, B)
+        # (N, S, S, B)
+        responsible = best & occupied[..., None]
         box, true_box = prediction.box[responsible], truth.box[occupied]
         sides, true_sides = box[:, 2:], true_box[:, 2:]
         if self.root:
@@ -743,28 +733,50 @@ Table(
 
 
 # %% tags=["nbval-check-output"]
-def pull(predicted, true, root):
-    """The size of the gradient of the squared error with respect to the predicted width."""
-    width, true = torch.tensor(predicted, requires_grad=True), torch.tensor(true)
-    error = (width.sqrt() - true.sqrt()) if root else (width - true)
-    (gradient,) = torch.autograd.grad(error.square(), width)
+OUTPUTS = {
+    "the width itself": (lambda z: z, lambda w: w),
+    "its root (the paper)": (torch.square, torch.sqrt),
+    "its logit (ours)": (torch.sigmoid, torch.logit),
+}
+
+
+def pull(output, root, predicted, true):
+    """The size of the gradient of the squared error with respect to what the network puts out."""
+    to_width, to_output = OUTPUTS[output]
+    z = to_output(torch.tensor(predicted)).requires_grad_()
+    width, true = to_width(z), torch.tensor(true)
+    error = width.sqrt() - true.sqrt() if root else width - true
+    (gradient,) = torch.autograd.grad(error.square(), z)
     return abs(float(gradient))
 
 
-Table(
-    {
-        "predicted width": predicted,
-        "true width": predicted + 0.05,
-        "pull with roots": pull(predicted, predicted + 0.05, root=True),
-        "pull without": pull(predicted, predicted + 0.05, root=False),
-    }
-    for predicted in (0.1, 0.8)
-)
+rows = []
+for output, root in (
+    ("the width itself", False),
+    ("the width itself", True),
+    ("its root (the paper)", True),
+    ("its logit (ours)", False),
+    ("its logit (ours)", True),
+):
+    small_one, large_one = pull(output, root, 0.1, 0.15), pull(output, root, 0.8, 0.85)
+    rows.append(
+        {
+            "the network puts out": output,
+            "error of the": "roots" if root else "widths",
+            "pull at 0.10": small_one,
+            "pull at 0.80": large_one,
+            "ratio": small_one / large_one,
+        }
+    )
+Table(rows)
 
 # %% [markdown]
-# Without roots the pull is the same, 0.1, for both. With them it is seven times stronger where 0.05 is a third of the
-# object. On paper: the derivative of $(\sqrt{w} - \sqrt{\hat w})^2$ is $1 - \sqrt{\hat w / w}$, which depends on the
-# *ratio* of the two alone. The error itself does not: in the right half of the figure, the same relative mistake still
+# With respect to the width, the pull without roots is the same for both, and with roots seven times stronger where 0.05 is a third of the object: the derivative of
+# $(\sqrt{w} - \sqrt{\hat w})^2$ is $1 - \sqrt{\hat w / w}$, which depends on the *ratio* alone. But no gradient ends at the width. The paper's network puts out the root, and the
+# derivative by the root is $2(\sqrt{w} - \sqrt{\hat w})$: 2.6 times stronger for the small object. Ours puts out a logit. Without roots the small object would be pulled less than the
+# large one, with them four times as hard.
+#
+# The error itself does not depend on the ratio alone: in the right half of the figure, the same relative mistake still
 # costs more in a large box than in a small one. IoU depends on the ratio alone, and so would a difference of logarithms.
 # The paper says itself that the roots solve the problem only in part; its successor
 # {cite}`redmon2017yolo9000` predicts logarithms.
@@ -969,7 +981,7 @@ for name, found in (("one right detection", one), ("the same twice", again)):
 # The library torchmetrics computes COCO's rule. If it is installed, here is what it says about the toy:
 
 
-# %%
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
 def by_torchmetrics(found, truth):
     """mAP at an overlap of 0.5 by torchmetrics, or None where it is not installed."""
     if not all(importlib.util.find_spec(name) for name in ("torchmetrics", "faster_coco_eval")):
@@ -1003,6 +1015,7 @@ print("torchmetrics:", by_torchmetrics(one, toy_truth))
 # | grid, boxes | $S = 7$, $B = 2$ | $S = 8$, $B = 2$ | 128 px through a stride of 16 |
 # | output | linear; roots of width and height | sigmoid; softmax over the classes | no number outside [0, 1] |
 # | loss | equation {eq}`eq-yolo-loss` | the same | |
+# | responsible box when no box overlaps | not said; the released code takes the one with the smallest squared error | the first | rare once boxes overlap |
 # | optimiser | SGD, momentum 0.9, decay 5e-4, batch 64, about 135 epochs: rising from 1e-3, then 1e-2 for 75, 1e-3 for 30, 1e-4 for 30 | AdamW, one cycle with peak 1e-3, batch 32, 30 epochs; a moving average of the weights; the first stage stays as it is | converges in minutes |
 # | against overfitting | dropout 0.5; scale and shift by up to 20 %, exposure and saturation by up to 1.5 | windows of 0.5 to 1.4, flips, brightness, contrast, saturation; no dropout | |
 # | test | VOC 2007 and 2012, difficult objects ignored | VOC 2012's validation photographs without the difficult objects | see above |
@@ -1041,10 +1054,11 @@ class AugmentPhotograph:
             return self.colour * (2 * draw - 1).to(images.device)
 
         grey = images.mean(1, keepdim=True)
-        images = grey + (1 + change()) * (images - grey)  # saturation
+        # saturation, contrast, brightness
+        images = grey + (1 + change()) * (images - grey)
         middle = images.mean((1, 2, 3), keepdim=True)
-        images = middle + (1 + change()) * (images - middle)  # contrast
-        return images + change(), targets  # brightness
+        images = middle + (1 + change()) * (images - middle)
+        return images + change(), targets
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -1060,23 +1074,18 @@ plot.boxes(
     inches=1.35,
 )
 
-# %% tags=["nbval-check-output"]
+# %% jupyter={"source_hidden": true} tags=["nbval-check-output", "hide-input"]
 batch = data.normalize(data.train.images)
 print("images:", tuple(batch.shape[1:]))
-print(
-    "mean of each channel within 0.01 of 0:", bool((batch.mean((0, 2, 3)).abs() < 0.01).all())
-)
-print(
-    "standard deviation within 0.01 of 1:",
-    bool(((batch.std((0, 2, 3)) - 1).abs() < 0.01).all()),
-)
+mean, spread = batch.mean((0, 2, 3)), batch.std((0, 2, 3))
+print("mean of each channel within 0.01 of 0:", bool((mean.abs() < 0.01).all()))
+print("standard deviation within 0.01 of 1:", bool(((spread - 1).abs() < 0.01).all()))
 boxes, labels = data.train.targets["boxes"], data.train.targets["labels"]
 real = boxes[labels >= 0]
+inside = (real >= 0).all() and (real <= SIZE).all()
 print(
-    "every box has an area, inside the photograph:",
-    bool(
-        ((real[:, 2:] > real[:, :2]).all(1) & (real >= 0).all(1) & (real <= SIZE).all(1)).all()
-    ),
+    "every box inside the photograph, with an area:",
+    bool(inside and (real[:, 2:] > real[:, :2]).all()),
 )
 
 # %% [markdown]
@@ -1121,15 +1130,11 @@ plot.show(
     height=2.6,
 )
 
-# %% tags=["nbval-check-output"]
-print(
-    "a finer grid never loses more than one half as fine:",
-    all(
-        lost[GRIDS.index(2 * g)] <= lost[GRIDS.index(g)]
-        for g in (1, 2, 3, 4, 5, 6, 7, 8, 10, 14)
-    ),
-)
-print("S = 1 loses more than S = 7:", lost[0] > lost[GRIDS.index(7)])
+# %% jupyter={"source_hidden": true} tags=["nbval-check-output", "hide-input"]
+by_grid = dict(zip(GRIDS, lost, strict=True))
+twice_as_fine = [by_grid[2 * grid] <= by_grid[grid] for grid in GRIDS if 2 * grid in by_grid]
+print("a grid twice as fine never loses more:", all(twice_as_fine))
+print("S = 1 loses more than S = 7:", by_grid[1] > by_grid[7])
 
 # %% [markdown]
 # $B = 2$ boxes in a cell do not help here: the two share their class probabilities, and only one of them is responsible.
@@ -1141,8 +1146,8 @@ print("S = 1 loses more than S = 7:", lost[0] > lost[GRIDS.index(7)])
 #
 # ### Thirty-two photographs by heart
 #
-# First the question that saves the most time: can the network, the loss and the decoding together learn *anything*? It
-# gets 32 photographs, at 64 px so that it is quick, with a grid of 4x4, and no augmentation; only photographs where every animal has a cell to
+# Can the network, the loss and the decoding together learn *anything*? It
+# gets 32 photographs, at 64 px, with a grid of 4x4, and no augmentation; only photographs where every animal has a cell to
 # itself, because the others cannot be learnt. A single sign error anywhere
 # between `encode` and `average_precision` would show here.
 
@@ -1151,9 +1156,8 @@ print("S = 1 loses more than S = 7:", lost[0] > lost[GRIDS.index(7)])
 by_heart = photographs(size=64, train=64, test=1)
 targets = by_heart.train.targets
 centres = (encode(targets["boxes"], targets["labels"], 64, grid=4).label >= 0).sum((1, 2))
-alone = (centres == (targets["labels"] >= 0).sum(1)).nonzero()[
-    :32, 0
-]  # a cell for every animal
+# a cell for every animal
+alone = (centres == (targets["labels"] >= 0).sum(1)).nonzero()[:32, 0]
 kept = Split(
     by_heart.train.images[alone], {name: tensor[alone] for name, tensor in targets.items()}
 )
@@ -1212,8 +1216,7 @@ plot.show(
 # ### The detector
 #
 # Now all training photographs, in batches of 32, with random windows, flips and colours. The recipe is AdamW with one
-# cycle, and what is evaluated is a moving average of the weights. In the table, *best recall* is the share of the animals
-# that is found at the end of the list, when all boxes count.
+# cycle, and what is evaluated is a moving average of the weights.
 
 
 # %% tags=["model"]
@@ -1261,41 +1264,17 @@ truth, classes = data.test.targets, len(data.classes)
 pairs = curves(found, truth, classes)
 mAP = mean_average_precision(found, truth, classes)
 
-# %%
-ap = {
-    rule: [average_precision(*pair, rule) for pair in pairs] for rule in ("11 points", "area")
-}
-Table(
-    [
-        {
-            "class": name,
-            "objects": int((truth["labels"] == label).sum()),
-            "AP, 11 points": ap["11 points"][label],
-            "AP, area": ap["area"][label],
-            "best recall": float(pairs[label][1][-1]) if len(pairs[label][1]) else 0.0,
-        }
-        for label, name in enumerate(data.classes)
-    ]
-    + [
-        {
-            "class": "mean",
-            "objects": int((truth["labels"] >= 0).sum()),
-            "AP, 11 points": mAP,
-            "AP, area": sum(ap["area"]) / classes,
-            "best recall": sum(float(pair[1][-1]) if len(pair[1]) else 0.0 for pair in pairs)
-            / classes,
-        }
-    ]
-)
+with torch.inference_mode():
+    seen = detector.read(
+        torch.cat([detector(data.normalize(part)) for part in data.test.images.split(128)])
+    )
+in_cells = encode(truth["boxes"], truth["labels"], SIZE, seen.box.shape[1])
 
 # %%
 by_rule = {rule: mean_average_precision(found, truth, classes, rule) for rule in RULES}
 by_rule["torchmetrics"] = by_torchmetrics(found, truth)
 Table(
-    {
-        "rule": rule,
-        "mAP at an overlap of 0.5": "not installed" if value is None else f"{value:.4f}",
-    }
+    {"rule": rule, "mAP at 0.5": "not installed" if value is None else f"{value:.4f}"}
     for rule, value in by_rule.items()
 )
 
@@ -1388,6 +1367,92 @@ plot.boxes(
 # The worst are well placed and have the wrong name: a dog is called cat, a cow horse. Keep that in mind for the section on
 # mistakes.
 #
+# ### One photograph, all the way
+#
+# The first validation photograph with two animals of which the detector finds one. What is the truth of its cells, what does the network say there, and which box is responsible?
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+one = int((2 * (several == 2) + (hits > 0)).argmax())
+says = Prediction(*(part[[one]] for part in seen))
+true = Truth(*(part[[one]] for part in in_cells))
+fits = fit_in_cell(says, true)
+
+
+def numbers(box):
+    return {name: float(value) for name, value in zip(("x", "y", "w", "h"), box, strict=True)}
+
+
+rows = []
+for row, column in (true.label[0] >= 0).nonzero().tolist():
+    here = {"cell (row, column)": f"{row}, {column}"}
+    name = data.classes[true.label[0, row, column]]
+    truly = {"overlap": "", "confidence": "", "Pr(its class)": ""}
+    rows.append(here | {"": f"truth: {name}"} | numbers(true.box[0, row, column]) | truly)
+    best = int(fits[0, row, column].argmax())
+    for box in range(detector.boxes):
+        rows.append(
+            here
+            | {"": f"box {box + 1}" + (", responsible" if box == best else "")}
+            | numbers(says.box[0, row, column, box])
+            | {
+                "overlap": float(fits[0, row, column, box]),
+                "confidence": float(says.confidence[0, row, column, box]),
+                "Pr(its class)": float(
+                    says.classes[0, row, column, true.label[0, row, column]]
+                ),
+            }
+        )
+Table(rows, decimals=2)
+
+# %% [markdown]
+# Its five terms of the loss, and then its surest boxes before and after suppression, with what average precision makes of those that stay:
+
+# %%
+Table(
+    {"term": name, "loss": float(value)} for name, value in YoloLoss().terms(says, true).items()
+)
+
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+only = {name: tensor[[one]] for name, tensor in truth.items()}
+every = detections(boxes[[one]], scores[[one]], threshold=1.0)
+kept = detections(boxes[[one]], scores[[one]], threshold=0.4)
+is_right, _ = judge(kept, only)
+stays = {
+    (int(label), float(score)): bool(right)
+    for label, score, right in zip(kept.label, kept.score, is_right, strict=True)
+}
+Table(
+    (
+        {
+            "class": data.classes[label],
+            "score": float(score),
+            "overlap with its class": float(
+                torch.where(
+                    only["labels"][0] == label, iou(box[None], only["boxes"][0])[0], 0
+                ).max()
+            ),
+            "after suppression": {None: "gone", True: "right", False: "wrong"}[
+                stays.get((int(label), float(score)))
+            ],
+        }
+        for label, score, box in zip(
+            every.label[:8], every.score[:8], every.box[:8], strict=True
+        )
+    ),
+    decimals=2,
+)
+
+# %%
+there = only["labels"].unique()[only["labels"].unique() >= 0].tolist()
+alone = curves(kept, only, classes)
+for label in there:
+    print(
+        f"{data.classes[label]}: average precision on this photograph {average_precision(*alone[label]):.2f}"
+    )
+
+# %% [markdown]
+# ONE-TEXT
+#
 # ## Results: the paper beside ours
 #
 # The paper's Table 1, on VOC 2007, twenty classes, with the speed of a Titan X; and Table 3 for VOC 2012.
@@ -1408,7 +1473,7 @@ plot.boxes(
 #
 # Ours, and the classifier in its windows, on this machine:
 
-# %%
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
 truth_of_few = {name: tensor[:few] for name, tensor in truth.items()}
 often = detections(boxes_often, scores_often, threshold=0.3)
 mAP_often = mean_average_precision(often, truth_of_few, classes)
@@ -1418,62 +1483,73 @@ before = time.perf_counter()
 for image in data.test.images[:few].split(1):
     detections(*look(detector, data, image), threshold=0.4)
 seconds_once = (time.perf_counter() - before) / few
+looks, first = len(windows(SIZE)), f"mAP, first {few}"
 Table(
     [
         {
-            "detector": name,
+            "detector": "classifier in windows",
             "looks": looks,
-            "million multiply-adds": macs / 1e6,
-            "photographs per second": 1 / seconds,
-            f"mAP, {few} photographs": value,
-            "mAP, all": every,
-        }
-        for name, looks, macs, seconds, value, every in (
-            ("classifier in windows", len(windows(SIZE)), len(windows(SIZE)) * counted[64],
-             seconds_often, mAP_often, ""),
-            ("YOLO", 1, inspect.count_macs(detector, (3, SIZE, SIZE)), seconds_once,
-             mean_average_precision(few_boxes, truth_of_few, classes), f"{mAP:.3f}"),
-        )
+            "million multiply-adds": looks * counted[64] / 1e6,
+            "photographs per second": 1 / seconds_often,
+            first: mAP_often,
+            f"mAP, all {n}": "",
+        },
+        {
+            "detector": "YOLO",
+            "looks": 1,
+            "million multiply-adds": inspect.count_macs(detector, (3, SIZE, SIZE)) / 1e6,
+            "photographs per second": 1 / seconds_once,
+            first: mean_average_precision(few_boxes, truth_of_few, classes),
+            f"mAP, all {n}": f"{mAP:.3f}",
+        },
     ],
     decimals={"million multiply-adds": 0, "photographs per second": 1},
-)  # fmt: skip
+)
 
 # %% [markdown]
 # The first column of numbers is the paper's argument. The windows cost 24 times as many multiply-adds, and the one look is better as
 # well: it was trained on what it is judged by, from the pixels to the box. The ratio of the *times* depends on the machine;
-# that of the multiply-adds does not.
+# that of the multiply-adds does not. (The last two columns are the same detector: a hundred photographs are a small sample.)
 #
 # By class, beside the paper's YOLO on the same five classes. The two columns are **not comparable**: another test set,
 # another size of photograph, another start, another amount of training. Compare the *order*: in both, the cat is first, and
 # cow and sheep are last. The side of a box is the root of its area.
 
-# %%
-PAPER_2012 = {"cat": 81.4, "cow": 60.8, "dog": 77.2, "horse": 72.3, "sheep": 52.2}  # Table 3
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+# Table 3
+PAPER_2012 = {"cat": 81.4, "cow": 60.8, "dog": 77.2, "horse": 72.3, "sheep": 52.2}
+
+
+def median_side(label):
+    """The median of the root of the area of a class's boxes, in px."""
+    return float(fpn.area(truth["boxes"][truth["labels"] == label]).sqrt().median())
+
+
 Table(
-    [
+    (
         {
             "class": name,
-            "paper: AP in %, VOC 2012 test (Table 3)": PAPER_2012[name],
-            "ours: AP in %, 11 points": 100 * ap["11 points"][label],
-            "ours, area": 100 * ap["area"][label],
-            "median side of a box, px": float((truth["boxes"][truth["labels"] == label]
-                @ torch.tensor([[-1.0, 0.0], [0.0, -1.0], [1.0, 0.0], [0.0, 1.0]])
-                ).prod(1).sqrt().median()),
+            "paper: AP in %, VOC 2012 test": PAPER_2012[name],
+            "ours: AP in %, 11 points": 100 * average_precision(*pairs[label]),
+            "found at the end of the list, %": 100 * float(pairs[label][1][-1]),
+            "animals": int((truth["labels"] == label).sum()),
+            "median side of a box, px": median_side(label),
         }
         for label, name in enumerate(data.classes)
-    ],
+    ),
     decimals=1,
-)  # fmt: skip
+)
 
 # %% [markdown]
 # ## The paper's claims in miniature
 #
 # One training proves little. A study changes one thing at a time, with three seeds and the same batches, at
 # 64 px, with a grid of 4x4, for 4 epochs. All arms cost the same multiply-adds but for one box per cell, which has five output
-# channels fewer. From nothing, all layers are trained; otherwise the first stage keeps its pretrained weights.
+# channels fewer. From nothing, all layers are trained; otherwise the first stage keeps its pretrained weights. (When the study was
+# measured, the running statistics of that stage still moved. Today it stands still, so the study is to be measured again.)
 
 
-# %% tags=["model"]
+# %% jupyter={"source_hidden": true} tags=["model", "hide-input"]
 KINDS = ("correct", "localisation", "other animal", "background")
 
 
@@ -1505,7 +1581,7 @@ ARMS = {
 }
 
 
-# %% tags=["model"]
+# %% jupyter={"source_hidden": true} tags=["model", "hide-input"]
 @torch.inference_mode()
 def fit_of_cells(model, data):
     """Of every occupied cell of the test photographs: the best box's overlap with the truth,
@@ -1535,7 +1611,8 @@ def train_arm(data, *, seed, pretrained=True, root=True, empty=0.5, boxes=2, epo
     train.set_seed(seed)
     model = small_yolo(BACKBONE.load() if pretrained else Backbone(), boxes=boxes)
     loss = YoloLoss(root=root, empty=empty)
-    train_detector(  # a short training needs a short average of the weights
+    # a short training needs a short average of the weights
+    train_detector(
         model, data, epochs, loss, seed, pretrained, ema=0.98, evaluate=lambda *_: {}
     )
     found = detections(*look(model, data, data.test.images))
@@ -1605,16 +1682,16 @@ CLAIMS = Claims(
 FIT_CLAIMS = Claims(
     STUDY,
     "fit_small",
-    "overlap of small ones, points",
+    "overlap of the better box, small animals, points",
     scale=100,
     matters=1.0,
     main={"roots fit small animals better": ("without roots", "YOLO")},
-    also={"two boxes fit better than one": ("one box per cell", "YOLO")},
+    also={"the better of two boxes fits better than one": ("one box per cell", "YOLO")},
 )
 LARGE_CLAIMS = Claims(
     STUDY,
     "fit_large",
-    "overlap of large ones, points",
+    "overlap of the better box, large animals, points",
     scale=100,
     also={"roots cost large animals nothing": ("without roots", "YOLO")},
 )
@@ -1639,7 +1716,8 @@ LARGE_CLAIMS.table()
 CONFIDENCE_CLAIMS.table()
 
 # %% [markdown]
-# Each verdict is about *this* size: 4 epochs at 64 px, three seeds. An effect of a point of mAP cannot be seen with so little,
+# Differences seed by seed, signed so that the paper predicts a positive number. The verdict comes from the 95 % interval of the mean: *seen* above zero, *reversed* below, *too small to matter*
+# within one point. The two primary claims carry Holm's correction; all others are exploratory. Each verdict is about *this* size: 4 epochs at 64 px, three seeds. An effect of a point of mAP cannot be seen with so little,
 # whether it exists or not; "not clear" says no more than that.
 #
 # - **The start** is worth more than everything else together. From nothing, mAP is less than half, although the boxes in the cells fit
@@ -1647,9 +1725,26 @@ CONFIDENCE_CLAIMS.table()
 # - **The weight of empty cells** acts on the confidence. With a squared error, confidence settles at an average of what it is
 #   told, and with the full weight it falls by about a third. This is the collapse that the paper warns of, in small: nothing diverges here. mAP hardly
 #   notices, because it sees the *order* of the boxes only. Whoever sets a fixed threshold notices at once.
-# - **Two boxes** fit better than one, and fewer of the surest boxes are badly placed. That mAP rises is not clear from three seeds.
+# - **Two boxes**: the better of the two fits better than one. But the better one was picked by looking at the truth, and the better of two tries wins by luck alone. A detector has to pick by
+#   confidence; the table below does, for the detector trained above. The study is to measure that, too. That mAP rises is not clear from three seeds.
 # - **The roots** do not do here what they are there for. Small animals do not gain, and large ones lose some overlap: the square of a plain error pulls hard at large
 #   boxes, and most animals on these photographs are large. The paper calls the roots a partial remedy; at this length of training we cannot see the benefit.
+
+
+# %%
+occupied = in_cells.label >= 0
+fits, sure = fit_in_cell(seen, in_cells)[occupied], seen.confidence[occupied]
+Table(
+    {"of the two boxes of a cell": name, "mean overlap with its animal": float(overlap.mean())}
+    for name, overlap in {
+        "the better one, by the truth": fits.amax(1),
+        "the surer one, by confidence": fits.gather(1, sure.argmax(1, keepdim=True)),
+        "one at random": fits,
+    }.items()
+)
+
+# %% [markdown]
+# SUREST-TEXT
 
 
 # %% tags=["model"]
@@ -1696,9 +1791,10 @@ TRAINED = Weights(
 #   animals are all similar);
 # - **background**: overlaps nothing by 0.1.
 #
+# A second box on the same animal is *correct* by this definition, which asks only for class and overlap; for average precision it is a mistake. The print below says how many there are.
 # The windows are those of the classifier from the beginning, on its 100 photographs.
 
-# %%
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
 shares = kinds_of_mistakes(found, truth, classes)
 of_windows = kinds_of_mistakes(often, truth_of_few, classes)
 PAPER_KINDS = {  # figure 4 of the paper, in %; "similar" and "other" added up
@@ -1715,7 +1811,15 @@ Table(
     decimals=1,
 )
 
-# %%
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
+is_right, _ = judge(found, truth)
+among = [
+    is_right[found.label == label][: int((truth["labels"] == label).sum())].float().mean()
+    for label in range(classes)
+]
+correct = 100 * float(shares[:, 0].mean())
+again = correct - 100 * float(torch.stack(among).mean())
+print(f"correct: {correct:.1f} %, of which second boxes on one animal: {again:.1f} points")
 nameless_truth = {**truth, "labels": torch.where(truth["labels"] >= 0, 0, -1)}
 nameless = detections(boxes, scores.sum(2, keepdim=True), threshold=0.4)
 mAP_nameless = mean_average_precision(nameless, nameless_truth, 1)
@@ -1821,8 +1925,8 @@ plot.boxes(
 # $$ s = \max_{i,\,j,\,c} \; C_{ij} \cdot p_i(c), $$ (eq-yolo-cam)
 #
 # the product of the confidence of box $j$ in cell $i$ and the probability of class $c$ there, at the cell, box and class
-# where it is largest. The layer is the last map of the stage `layer3`, 8x8 positions. The last row asks the same of a detector
-# that started from nothing and was trained for two epochs.
+# where it is largest. The layer is the last map of the stage `layer3`, 8x8 positions. The last row asks the same of the network
+# before its training: a backbone that can name, and a head of random weights.
 
 
 # %%
@@ -1837,30 +1941,14 @@ def surest(model):
 
 
 train.set_seed(0)
-beginner = small_yolo(Backbone())
-train_detector(
-    beginner,
-    data,
-    epochs=pick(full=2, quick=1),
-    loss=YoloLoss(),
-    frozen=False,
-    ema=0.98,
-    label="from nothing",
-)
-mAP_beginner = score(beginner, data)["mAP"]
-print(
-    f"mAP: {mAP:.3f} from the pretrained start, {mAP_beginner:.3f} from nothing after fewer "
-    "epochs"
-)
+firsts, layer = torch.arange(8), "features.backbone.layer3"
+pictures = data.normalize(data.test.images[firsts])
+rows_of_maps = {
+    name: cam.grad_cam(model, layer, pictures, surest(model), size=(SIZE, SIZE))
+    for name, model in (("trained", detector), ("at step 0", small_yolo(BACKBONE.load())))
+}
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
-firsts = torch.arange(10)
-rows_of_maps, LAYER = {}, "features.backbone.layer3"
-for name, model in (("pretrained", detector), ("from\nnothing", beginner)):
-    pictures = data.normalize(data.test.images[firsts]).to(next(model.parameters()).device)
-    rows_of_maps[name] = cam.grad_cam(
-        model, LAYER, pictures, surest(model), size=(SIZE, SIZE)
-    ).cpu()
 best_of = [found.where(found.image == i) for i in firsts]
 plot.cams(
     data.test.images[firsts],
@@ -1870,15 +1958,14 @@ plot.cams(
         for some in best_of
     ],
     rows_of_maps=rows_of_maps,
-    alt="Ten validation photographs, and below each two heat maps: where the evidence for the surest box lies, for the pretrained detector and for one from nothing.",
-    caption="Grad-CAM at layer3 for the score of the surest box. In the titles: its class and score, for the pretrained detector. "
+    alt="Eight validation photographs, and below each two heat maps: where the evidence for the surest box lies, for the trained detector and for the network before its training.",
+    caption="Grad-CAM at layer3 for the score of the surest box. In the titles: its class and score, for the trained detector. "
     f"Data: {data.provenance}.",
     inches=0.9,
 )
 
 # %% [markdown]
-# The pretrained detector has its evidence in a few small places, often on the animal and sometimes beside it. That of the other
-# one is spread over the photograph. Most of the scores are low: these are the first ten photographs, not the best ones.
+# CAM-TEXT Most of the scores are low: these are the first eight photographs, not the best ones.
 #
 # ### Do the two boxes of a cell specialise?
 #
@@ -1895,16 +1982,7 @@ def responsible_box(prediction, truth):
 
 
 # %%
-with torch.inference_mode():
-    device = next(detector.parameters()).device
-    outputs = [
-        detector.eval()(data.normalize(part.to(device))).cpu()
-        for part in data.test.images.split(128)
-    ]
-seen = detector.read(torch.cat(outputs))
-in_cells = encode(truth["boxes"], truth["labels"], SIZE, seen.box.shape[1])
 which, objects = responsible_box(seen, in_cells)
-owners = in_cells.label[in_cells.label >= 0]
 Table(
     {
         "box": number + 1,
@@ -2012,33 +2090,6 @@ Table(
 # Here it adds 7.6 points, more than in the paper. All other numbers of this detector are at 0.4 (the windows are at 0.3, the study and
 # the detector from nothing at 0.5). That was chosen by looking at these photographs, so it flatters us a little: the
 # thresholds next to it give about a point less.
-#
-# ## Look twice
-#
-# One habit of competitions breaks the paper's title: show the network the mirrored photograph as well, mirror its answer back, and take the
-# mean of both, box by box and score by score. Nothing is trained for it.
-
-
-# %% tags=["model"]
-def look_twice(model, data, images):
-    """As `look`, the mean of the answers to each photograph and to its mirror image."""
-    boxes, scores = look(model, data, images)
-    again, scores_again = look(model, data, images.flip(-1))
-    left, top, right, bottom = again.unbind(-1)
-    size = images.shape[-1]
-    again = torch.stack([size - right, top, size - left, bottom], -1)
-    grid = round((boxes.shape[1] / model.boxes) ** 0.5)
-
-    def columns_back(answer):
-        return answer.unflatten(1, (grid, grid, model.boxes)).flip(2).flatten(1, 3)
-
-    return (boxes + columns_back(again)) / 2, (scores + columns_back(scores_again)) / 2
-
-
-# %%
-twice = detections(*look_twice(detector, data, data.test.images), threshold=0.4)
-mAP_twice = mean_average_precision(twice, truth, classes)
-print(f"one look: mAP {mAP:.3f}; two looks, at twice the cost: {mAP_twice:.3f}")
 
 # %% [markdown]
 # ## When to use it today, and what came after
@@ -2057,8 +2108,8 @@ print(f"one look: mAP {mAP:.3f}; two looks, at twice the cost: {mAP_twice:.3f}")
 # **Two errors are better than one.** YOLO and Fast R-CNN fail differently. When a box of Fast R-CNN gets a bonus if YOLO sees a similar
 # one, mAP on VOC 2007 rises from 71.8 to 75.0; ensembles of Fast R-CNN's own versions gain 0.3 to 0.6 (Table 2 of the paper).
 #
-# **Art.** Trained on photographs, tested on paintings by Picasso, R-CNN's average precision for people falls from 54.2 to 10.4,
-# YOLO's from 59.2 to 53.3 (Figure 5). The authors' reason: their network learns the size and shape of things and where they usually are,
+# **Art.** On people in VOC 2007, models trained on its photographs have an average precision of 54.2 (R-CNN) and 59.2 (YOLO). On people in paintings by Picasso, models trained on VOC
+# 2012 have 10.4 and 53.3 (Figure 5). The authors' reason: their network learns the size and shape of things and where they usually are,
 # while R-CNN's proposals are tuned to photographs. Connected to a webcam, it follows objects as they move, and looks like a tracker,
 # though it treats every picture alone (section 5).
 #
@@ -2127,8 +2178,10 @@ def check_collisions(lost):
     targets = data.train.targets
     for grid in (3, 7):
         ours = lost_to_collisions(targets["boxes"], targets["labels"], SIZE, grid)
-        assert abs(lost(targets["boxes"], targets["labels"], SIZE, grid) - ours) < 1e-6, (
-            f"at S = {grid} on the data."
+        yours = lost(targets["boxes"], targets["labels"], SIZE, grid)
+        # a centre on the border of two cells may round to either
+        assert abs(yours - ours) < 0.002, (
+            f"on the data, at S = {grid}, {ours:.4f} are lost, not {yours:.4f}."
         )
 
 
@@ -2175,6 +2228,16 @@ def check_responsible(function):
         "the second box fits the first object, the first one the second. You say "
         f"{which.tolist()}."
     )
+    generator = torch.Generator().manual_seed(0)
+    box, true = (0.1 + 0.8 * torch.rand(1, 6, 6, 3, 4, generator=generator)).split((2, 1), 3)
+    prediction = Prediction(box, torch.zeros(1, 6, 6, 2), torch.zeros(1, 6, 6, 5))
+    truth = Truth(true[..., 0, :], torch.zeros(1, 6, 6, dtype=torch.long))
+    which = torch.as_tensor(function(prediction, truth)[0])
+    wrong = int((which != responsible_box(prediction, truth)[0]).sum())
+    assert wrong == 0, (
+        f"{wrong} of 36 boxes are not those that overlap the object most. Neither alike sides nor a "
+        "near centre will do, and x, y count in cells while w, h count in photographs."
+    )
 
 
 def responsible(prediction, truth):
@@ -2210,7 +2273,7 @@ verify(check_responsible, responsible_solution)
 # ## Recap
 #
 # - Detection as one regression: $S \times S \times (5B + C)$ numbers, the cell of the centre in charge, confidence = probability times overlap.
-# - Five squared errors. Roots make the pull depend on ratios; responsibility lets boxes specialise; empty cells are many and count half.
+# - Five squared errors. Roots make small boxes pull harder, 2.6 times in our example; responsibility lets boxes specialise; empty cells are many and count half.
 # - 271,703,550 parameters, three quarters of them in two fully connected layers; 7x7x30.
 # - Average precision has three rules, which differ by 1.3 points for our detector. Say which you use.
 # - What limits it can be read from its mistakes, and part of it from the boxes alone.
