@@ -81,8 +81,7 @@ EPOCHS = pick(full=6, quick=1)
 # %% [markdown]
 # ## The problem: one number hides two others
 #
-# So far this book has judged networks by their accuracy on test images, which are as clean as the training images.
-# Let us train a network in the usual way, and then ask two more questions.
+# So far this book has judged networks by their accuracy on clean test images. Let us train a network in the usual way, and then ask two more questions.
 
 # %%
 train.set_seed(0)
@@ -124,9 +123,8 @@ def flips(model, data, images=500):
 
 
 # %% [markdown]
-# **Does it still work when the image is not perfect?** Cameras add noise, lenses blur, fog takes the contrast away, and
-# files are compressed. ImageNet-C {cite}`hendrycks2019robustness` is the test set for this: 15 kinds of corruption
-# at five severities each. Ours has four kinds at three severities.
+# **Does it still work when the image is not perfect?** ImageNet-C {cite}`hendrycks2019robustness` is the test set for this: 15 kinds of corruption at five
+# severities each. Ours has four kinds at three severities.
 
 
 # %% jupyter={"source_hidden": true} tags=["model", "hide-input"]
@@ -432,9 +430,8 @@ print("weights to train:", inspect.count_parameters(BlurPool(64)))
 print("same as by hand:", torch.allclose(BlurPool(1)(x[None, None])[0, 0], by_hand))
 
 # %% [markdown]
-# Zhang puts it behind every max-pooling and every convolution with a stride. The authors' configuration, `sconv`, does so for the strided convolutions only:
-# convolution with stride 1, batch normalisation, ReLU, and then the blur with stride 2. The convolution now runs on the large map, so it costs four times as
-# much.
+# Zhang puts it behind every max-pooling and every convolution with a stride. The authors' `sconv` does so for the strided convolutions only: convolution with
+# stride 1, batch normalisation, ReLU, and then the blur with stride 2. The convolution now runs on the large map, so it costs four times as much.
 #
 # Does it help before any training? Take noise that looks like photographs: its amplitude falls with the frequency. Apply a random convolution and a
 # subsampling, move the image by one pixel, and measure how far the result is from what it was: $\lVert f(\text{moved } \mathbf{x}) - f(\mathbf{x}) \rVert /
@@ -760,9 +757,8 @@ class BigLittle(nn.Module):
 
 
 # %% [markdown]
-# Two details are easy to miss. The big branch ends without a ReLU, so that the ReLU comes after the addition, as in any
-# residual block. And the stride that used to be at the *start* of a stage is in the merging block at its *end*; so the third
-# stage has stride 1 and leaves the halving to stage 4, which is an ordinary one.
+# Two details are easy to miss. The big branch ends without a ReLU, so that the ReLU comes after the addition. And the stride that used to be at the *start* of a
+# stage is in the merging block at its *end*; so the third stage has stride 1 and leaves the halving to stage 4, which is an ordinary one.
 
 
 # %% tags=["model"]
@@ -1231,10 +1227,9 @@ print("same gradient as cross-entropy with soft targets:", torch.allclose(a, b, 
 # %% [markdown]
 # ## Checks: are these the paper's networks?
 #
-# The paper prints no parameter counts. The authors' code does: a comment in their training script gives 41,848,489 trainable
-# parameters for the final network, with 1001 classes (ImageNet's thousand and one for background). Ours must have exactly
-# as many. For ResNet-50-D the reference is the implementation in timm, with 25,576,264; the tests of this
-# chapter also compare its answers with ours, weight for weight, and those of its blur layer.
+# The paper prints no parameter counts. A comment in the authors' training script gives 41,848,489 for the final network, with 1001 classes (ImageNet's thousand
+# and one for background). For ResNet-50-D the reference is the implementation in timm, with 25,576,264; the tests of this chapter also compare its answers with
+# ours, weight for weight, and those of its blur layer.
 
 # %% tags=["model"]
 TWEAKS = {
@@ -1276,11 +1271,8 @@ print(
 )
 
 # %% [markdown]
-# The counter sees the blur as what it is, a convolution, so it counts the blur as well.
-#
-# **Equality.** Without any technique, our classes must give chapter 2's answers, which are torchvision's. And after the
-# same seed all small networks must start with the same weights, wherever they have the same layers. The experiments
-# below rest on that.
+# **Equality.** Without any technique, our classes must give chapter 2's answers, which are torchvision's. And after the same seed all small networks must start
+# with the same weights, wherever they have the same layers.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input", "nbval-check-output"]
 ours = resnet.shake_batch_norms(AssembledResNet(50, classes=10))
@@ -1370,8 +1362,8 @@ plot.show(
 # %% [markdown]
 # ### Throughput, measured here
 #
-# What do the tweaks cost *you*? The full-size networks, untrained, on this machine's processor, one image at a
-# time, beside the paper's (on a GPU, in batches). To compare the two, each time is given as a multiple of ResNet-50's.
+# What do the tweaks cost *you*? The full-size networks, untrained, on this machine's processor, one image at a time, beside the paper's (on a GPU, in batches),
+# each as a multiple of ResNet-50's time.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -1423,7 +1415,6 @@ Table(rows, decimals=2)
 # | mixup | kind 1 | kind 2 | the same number of images per step in all arms |
 # | distillation | an AmoebaNet's logits | chapter 8's teacher | ours saw all 50,000 training images; the student sees 2,000 |
 # | mCE | ImageNet-C, over AlexNet; the authors' script averages 19 kinds | four kinds, three severities, over ResNet-8 | |
-# | zero initialisation of the last scale in a block | yes | no | chapter 2 explains it |
 
 # %% [markdown]
 # ## The data
@@ -1447,8 +1438,8 @@ print(
 # %% [markdown]
 # ## Training
 #
-# The network of all arms, and a training with any of the regularisers. What they draw at random comes from generators of their
-# own. So every arm sees the same images in the same order, and differs in what is done to them.
+# The network of all arms, and a training with any of the regularisers. What they draw at random comes from generators of their own, so every arm sees the same
+# images in the same order.
 
 
 # %% tags=["model"]
@@ -1681,8 +1672,7 @@ def mces(study, arm):
 
 
 # %% [markdown]
-# Beside accuracy (top-1), mini-mCE and flips stand three costs. Parameters and multiply-adds are counted. Images per
-# second are measured here and now, in batches of 128; a difference of a few per cent between them means nothing.
+# Parameters and multiply-adds are counted. Images per second are measured here and now, in batches of 128; a few per cent between them mean nothing.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -1816,19 +1806,17 @@ ROBUST.table()
 
 # %% [markdown]
 # **Top-1.** The primary claim is reversed: with all techniques but distillation the network is clearly *less* accurate than the plain ResNet-8. Of the nine single
-# steps two are seen, D and distillation, by intervals that end just above zero, which among so many may be luck. From label smoothing to AutoAugment nothing is
-# clear. In the paper every step goes up.
+# steps two are seen, D and distillation, by intervals that end just above zero; among so many that may be luck. In the paper every step goes up.
 #
-# **mini-mCE.** All steps together change nothing that could be seen. Mixup alone lowers it at every seed, as the paper says of it, although it does not raise top-1
-# here: a step may help the one number and not the other.
+# **mini-mCE.** All steps together change nothing that could be seen. Mixup alone lowers it at every seed, although it does not raise top-1: a step may help the one
+# number and not the other.
 #
-# Why so different? The regularisers make the training images harder. A network that has not even learned its training images has no use for that, and ours,
-# with 20,000 to 32,000 parameters and 8 epochs, has not.
+# Why so different? The regularisers make the training images harder. A network that has not even learned its training images has no use for that.
 #
 # ### Leave one out
 #
-# A ladder credits each technique with what it adds to those before it. The opposite question is at least as useful: take *one* technique out of the complete
-# set; what is lost? If gains were additive, both would give the same number. The verdicts stand in the last rows of the two tables above.
+# A ladder credits each technique with what it adds to those before it. The opposite question is at least as useful: take *one* technique out of the complete set;
+# what is lost? If gains were additive, both would give the same number. The verdicts stand in the last rows of the two tables above.
 
 # %%
 NAMES = {  # technique -> the step that adds it, the step before, and the arm without it
@@ -1855,13 +1843,11 @@ Table(
 )
 
 # %% [markdown]
-# One technique is missed less than not at all: leave mixup out of the complete set, and the network gains more than three points. All other intervals include
-# zero. Where the two columns differ by more than their spread, the order may have decided: D was worth two points on the plain network, and in the crowd nothing
-# that we could see.
+# Leave mixup out of the complete set, and the network gains more than three points. All other intervals include zero. Where the two columns differ by more than
+# their spread, the order may have decided: D was worth two points on the plain network, and in the crowd nothing that we could see.
 #
-# If all gains were additive, the two numbers of the first line would be equal (SE has no part in it, since SK has taken its place). They are far from equal. The
-# harm may compound. But there is a plainer suspect. Every one of these differences contains the same three trainings of the complete network; if those were
-# unlucky, the sum shows it seven times. Exercise 4 comes back to this.
+# If all gains were additive, the two numbers of the first line would be equal (SE has no part in it). They are far from equal. The harm may compound. But there is
+# a plainer suspect: every one of these differences contains the same three trainings of the complete network. If those were unlucky, the sum shows it seven times.
 #
 # ### Does more training change the verdict?
 #
@@ -1926,8 +1912,8 @@ Table(rows, decimals=1)
 # ### Where there is something to regularise
 #
 # So the ladder belongs to networks that overfit. The study for it is designed, and its code runs: the same arms, the mini-network three times as wide, 5,000
-# images, 60 epochs, all test images, three seeds. Its two primary claims are those of the paper: all steps together raise top-1, and they lower mini-mCE.
-# It is not measured yet; `./course study 09_assembled_cnn_overfit --plan` says how long it takes. What follows fills itself when it is.
+# images, 60 epochs, three seeds. Its two primary claims are those of the paper. It is not measured yet (`./course study 09_assembled_cnn_overfit --plan` says how
+# long it takes); what follows fills itself when it is.
 
 
 # %% tags=["model"]
@@ -2027,8 +2013,8 @@ FLIPS.table()
 # The demonstration on untrained layers predicts fewer flips in the first three rows. On the ladder that is seen. Alone, and left out of the complete set, the
 # mean has the predicted sign, but three seeds do not settle it.
 #
-# The last row was meant as a control, because ResNet-D averages on the shortcut only. It is seen, too. One way to understand it: the plain shortcut takes every
-# second pixel, so it is as sensitive to a shift as anything can be, and D is what repairs it.
+# The last row was meant as a control, because ResNet-D averages on the shortcut only. It is seen, too: the plain shortcut takes every second pixel, and D may be what
+# repairs that.
 #
 # ### Label smoothing and confidence
 #
@@ -2256,7 +2242,6 @@ Explorable(
 # - **Mixup and strong augmentation** belong to long trainings of networks that can memorise their images. Later recipes add CutMix, which pastes a rectangle of
 #   one image into another, and draw augmentations at random instead of searching for a policy.
 # - **Label smoothing** changes what the probabilities mean. It also makes a network a worse *teacher* {cite}`muller2019smoothing`.
-# - Before you assemble, measure: throughput on *your* machine, corruption on *your* images, and leave-one-out on *your* task.
 
 # %% [markdown]
 # ## Exercises
