@@ -1896,7 +1896,6 @@ for length, (study, none, everything) in BOTH.items():
             "top-1, none": study.text(none, "accuracy", 100, 1),
             "top-1, all": study.text(everything, "accuracy", 100, 1),
             "all minus none": f"{effect.mean:+.1f} ± {effect.sd:.1f}",
-            "verdict for all": effect.verdict,
             "training minus test, none": gap(study, none),
             "training minus test, all": gap(study, everything),
         }
