@@ -374,7 +374,7 @@ def test_the_patch_moves_by_keyboard_and_goes(opened):
 @pytest.mark.browser
 def test_a_nudge_takes_the_answer_down_and_random_signs_do_less(opened):
     before = settle(opened)
-    opened.get_by_label("against").select_option("ResNet")
+    opened.get_by_label("against", exact=True).select_option("ResNet")
     by = opened.get_by_label("by", exact=True)
     nudged = settle(opened, lambda: by.fill("4"))
     random = settle(opened, lambda: opened.get_by_label("random signs").check())

@@ -111,7 +111,7 @@ def test_a_network_that_is_not_trained_gets_one_sentence(live_page, page, live_f
 @pytest.mark.browser
 def test_receptive_field(live_page, page, picture):
     live_page("receptive-field")
-    shown = found(page, lambda: page.get_by_label("convolution").fill("3"))
+    shown = found(page, lambda: page.get_by_label("convolution", exact=True).fill("3"))
     model, x = BY_NAME["VGG"].load(), seen(picture).requires_grad_()
     convolutions = [
         name for name, m in model.named_modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size[0] > 1
