@@ -343,7 +343,6 @@ class VGG(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, images):
-        # (N, 512, 7, 7) for 224x224 images
         maps = self.features(images)
         return self.classifier(maps.flatten(1))
 

@@ -809,13 +809,11 @@ TABLE_1 = {18: "1.8 G", 34: "3.6 G", 50: "3.8 G", 101: "7.6 G", 152: "11.3 G"}
 TABLE_6 = {20: "0.27 M", 32: "0.46 M", 44: "0.66 M", 56: "0.85 M", 110: "1.7 M", 1202: "19.4 M"}
 REMARKS = {
     34: "3.6 G is the count without projections, that of the plain network and of option A.",
-    50: "3.8 G is the count cut off and not rounded, unlike those of the deeper networks. Its figures are those of v1, "
-    "with the stride in the first 1x1 convolution; most networks that one can download are v1.5.",
+    50: "3.8 G is the count cut off and not rounded, unlike those of the deeper networks. Its figures are those of v1, with the stride in the first 1x1 convolution; most networks that one can download are v1.5.",
 }
 
 
 def imagenet(depth, **settings):
-    """A function that builds the ResNet of that depth."""
     return partial(ResNet, *RESNETS[depth], **settings)
 
 
