@@ -1465,7 +1465,7 @@ def as_matrix(values, block):
 def draw(fig):
     axes = fig.subplots(2, 3)
     rows = (
-        (kept, "|w| over start", "viridis", 0.5, 2),
+        (kept, "|w| over start", "viridis", min(kept.values()), max(kept.values())),
         (cost, "loss when cut", "inferno", 1e-3, 1),
     )
     for row, (values, title, colours, low, high) in enumerate(rows):

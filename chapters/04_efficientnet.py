@@ -134,7 +134,8 @@ for side, dilation in ((8, 1), (16, 1), (28, 1), (28, 3)):
 Table(rows, decimals=1)
 
 # %% [markdown]
-# OPENING_TEXT
+# Larger images alone bring little for all the work. (One training each: a point more or less is chance.) The same images and the same multiply-adds bring more
+# once the units see all of them, as the last row shows. Turning one knob had left another one behind.
 #
 # The paper's Figure 3 turns each of the three knobs of EfficientNet-B0 on ImageNet. Each of them helps, and
 # each curve flattens when accuracy reaches about 80 %. The paper calls it **Observation 1**: scaling up any
@@ -250,17 +251,16 @@ print("twice the resolution:", inspect.count_macs(stack(), (8, 8, 8)) / once)
 #
 # ### Why a balance
 #
-# The argument is one of common sense. On a larger image, a thing covers more pixels. To see all of it, a unit needs a
-# larger receptive field: more layers. And there are more details to tell apart: more channels. Below, once we have the
-# network, we check the first half of this with numbers.
+# On a larger image a thing covers more pixels. To see all of it, a unit needs a larger receptive field: more layers. And there
+# are more details to tell apart: more channels. Below, the first half of this is checked with numbers.
 #
 # ### Where it comes from
 #
 # - **Bigger networks.** GoogLeNet (2014) had 6.8 million parameters, SENet (2017) 145 million, GPipe (2018) 557
-#   million. The last one has to be cut into pieces and spread over several processors: it does not fit into the memory of one.
+#   million: cut into pieces and spread over several processors, since the memory of one cannot hold it.
 # - **Efficient networks.** SqueezeNet, MobileNets and ShuffleNets are designed by hand for telephones. MnasNet
-#   {cite}`tan2019mnasnet` and others are found by a **neural architecture search**: a program tries
-#   many networks, trains each for a moment and keeps what works. For very large networks that is too dear. Scaling a small one is the way around.
+#   {cite}`tan2019mnasnet` and others are found by a **neural architecture search**: a program tries many networks, trains each
+#   for a moment and keeps what works. For very large networks that is too dear. Scaling a small one is the way around.
 # - **Depth and width.** That both matter had been shown, in theory and in experiments. Resolution had not been part of it.
 
 # %% [markdown]
@@ -817,9 +817,9 @@ plot.show(
 )
 
 # %% [markdown]
-# One formula, eight networks, and every parameter is where it should be. Four of the costs are not quite the paper's
-# (B4, B5 and B7 come out a few percent higher, B1 a little lower), and B2 has 9.1 million parameters where the paper prints 9.2. The counts
-# agree with torchvision's to the last digit; we do not know how the paper's were made.
+# One formula, eight networks. B2 has 9.1 million parameters where the paper prints 9.2, and four costs are not quite the paper's
+# (B4, B5 and B7 a few percent higher, B1 a little lower). Our counts agree with torchvision's to the last digit; we do not know how the
+# paper's were made.
 #
 # All accuracies in this chapter are those of the paper's first version. In the later version those of B0 to B5 are higher, and B7's is
 # 84.3 % instead of 84.4 %.
@@ -991,14 +991,11 @@ Table(rows, decimals=1)
 
 # %% [markdown]
 # Width and resolution are explained: below 2 because of the depthwise layers and the stem, and just below 2 because of
-# gates and classifier. (Fitted further out, width comes closer to 2: the quadratic part takes over. Rounding to
-# multiples of 8 adds a bump here and there.)
+# gates and classifier. (Fitted further out, width comes closer to 2: the quadratic part takes over.)
 #
 # Depth is not. The weighted mean says 0.92, the count says more than 1. The extra blocks are not copies of an *average*
 # block: the first block of each stage starts from the fewer channels of the stage before, the added ones have the
-# full number at both ends. In the last stage a block from 320 to 320 channels costs more than the one from 192 to 320
-# that was there. So the first added layer is dearer than the law says, and the stem and head, which are not repeated,
-# make up for it.
+# full number at both ends. So the first added layer is dearer than the law says; stem and head, which are not repeated, make up for it.
 #
 # ## Multiply-adds are not seconds
 #
@@ -1092,14 +1089,12 @@ plot.show(
 )
 
 # %% [markdown]
-# Per second, the EfficientNets get through about half as many multiply-adds as the ResNets, or fewer, and VGG-16 through the most of all. So
-# EfficientNet-B3 has less than half the multiply-adds of ResNet-50 and takes most of its time. Against ResNet-152, B1 is still several times as
-# fast, but by far not as many times as the count promises.
+# Per second, the EfficientNets get through fewer multiply-adds than the ResNets, and VGG-16 through the most of all. Against
+# ResNet-152, B1 is several times as fast, but by far not as many times as the count promises.
 #
 # The paper's own measurement says the same, if one reads it twice. On one core of a Xeon E5-2690, EfficientNet-B1 takes
 # 0.098 seconds and ResNet-152 0.554: 5.7 times as long (Table 4). But ResNet-152 has *sixteen* times as many multiply-adds
-# (Table 2). Nearly two thirds of the saving get lost between the count and the clock. For B7 and GPipe the paper reports
-# 3.1 and 19.0 seconds, a factor of 6.1.
+# (Table 2). Nearly two thirds of the saving get lost between the count and the clock.
 #
 # Why? A full convolution is one large matrix product, and processors are built for those: each number that is loaded from
 # memory is used many times. A depthwise convolution uses each number $k^2$ times and then is done with it. It waits for
@@ -1430,8 +1425,8 @@ plot.show(
 )
 
 # %% [markdown]
-# The curves are smoothed, and the table's training loss is the mean over the whole pass, not its end. Three of the four learn alike. The deep one does not: it starts slowly and never catches up with them; in the end it is
-# about where the base network is, for three times the work. And equal multiply-adds are not equal seconds, here either: compare the
+# The curves are smoothed, and the table's training loss is the mean over the whole pass. Three of the four learn alike. The deep one starts slowly and
+# never catches up: it ends about where the base network is, for three times the work. And equal multiply-adds are not equal seconds: compare the
 # last columns.
 #
 # ## Results: the paper beside ours
@@ -1482,9 +1477,9 @@ Table(rows, decimals=2)
 # the rows.
 #
 # The column "the same, counted" is a surprise. Counted from the table's own $d$, $w$ and $r$, the four networks do not cost the same: the
-# compound one costs most, and the widened one about a fifth less. The paper prints 1.8 or 1.9 for all. We do not know how it
+# compound one costs most, and the widened one about a fifth less. The paper prints 1.8 or 1.9 for all; we do not know how it
 # counted. A fifth less is a third of a doubling. From B2 to B3 the paper pays 0.85 doublings for 1.3 points, so that third may be
-# worth half a point of the two by which compound scaling leads. The lead remains, but the comparison is less even than it looks.
+# worth half a point of the two by which compound scaling leads.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 plot.study(
@@ -1506,13 +1501,12 @@ plot.study(
 # | MobileNetV2 | 72.0 (0.3 B) | 76.8 (1.2 B) | 76.4 (1.1 B) | 74.8 (1.2 B) | 77.4 (1.3 B) |
 # | ResNet-50 | 76.0 (4.1 B) | 78.1 (16.2 B) | 77.7 (14.7 B) | 77.5 (16.4 B) | 78.8 (16.7 B) |
 #
-# In brackets: billion multiply-adds. Each time the compound network is the best of its row, by 0.6 to 1.4 points, and each
-# time it is also the most expensive of its row, by a little.
+# In brackets: billion multiply-adds. Each time the compound network is the best of its row, by 0.6 to 1.4 points, and the most expensive, by a little.
 #
-# Against other networks (Table 2, first version): B4 has 82.6 % where ResNet-50 has 76.0 % at about the same cost; B7 has 84.4 %
-# with 66 million parameters where GPipe has 84.3 % with 557 million, 8.4 times as many. Trained further on eight other data sets,
-# EfficientNets were the best published network on five of them, with 9.6 times fewer parameters on average (Table 5), for
-# example 91.7 % on CIFAR-100 (GPipe: 91.3 %); on CIFAR-10 it is 98.9 % (GPipe: 99.0 %).
+# Against other networks (Table 2): B4 has 82.6 % where ResNet-50 has 76.0 % at about the same cost; B7 has 84.4 %
+# with 66 million parameters where GPipe has 84.3 % with 557 million. Trained further on eight other data sets,
+# EfficientNets were the best published network on five, with 9.6 times fewer parameters on average (Table 5): for
+# example 91.7 % on CIFAR-100 (GPipe: 91.3 %), but 98.9 % on CIFAR-10 (GPipe: 99.0 %).
 
 # %% [markdown]
 # ## The paper's claim in miniature
@@ -1640,10 +1634,9 @@ plot.show(
 )
 
 # %% [markdown]
-# For depth and width the second step is smaller than the first, at every seed; only for width is that clear. Twice the width below the
-# base is worth more than twice the width above it, and both help. More depth than the base has brings nothing here: the mean even
-# falls. That is not the paper's kind of saturation. A deep network needs more steps to learn (chapter 2), and it has only some
-# three hundred. For **resolution** neither step is clear by itself, and there is no sign of an end yet. That contradicts the beginning of this chapter. But there the
+# For depth and width the second step is smaller than the first; only for width is that clear. More depth than the base has brings
+# nothing here: the mean even falls. That is not the paper's kind of saturation. A deep network needs more steps to learn (chapter 2), and it has only some
+# three hundred. For **resolution** neither step is clear by itself, and there is no sign of an end yet. In the opening there was one: there the
 # units saw 13 pixels. Those of the tiny network see 23, as `receptive_field(1, TINY, 1)` says, and its gates see everything:
 # how far one knob can be turned depends on where the others are.
 #
@@ -1730,7 +1723,7 @@ plot.evidence(
 )
 
 # %% [markdown]
-# EVIDENCE_TEXT
+# The untrained maps follow edges and bright areas; the trained ones prefer the thing, or a part of it. Whether compound scaling makes better maps than the others cannot be told here.
 #
 # ### How much of its image does a unit use?
 #
@@ -1776,20 +1769,19 @@ plot.show(
 )
 
 # %% [markdown]
-# This is what the paper's intuition is about, and here it shows. A unit of the network scaled by resolution uses about half the share
+# This is what the paper's intuition is about. A unit of the network scaled by resolution uses about half the share
 # of its image that the base network's units use: the window stayed, the image grew. Depth widens the share a little, width hardly
-# changes it, and with compound scaling it is only a little smaller than in the base. In accuracy the network with the small window
-# pays no price yet. In images this small, with one object each, a window on the middle seems to be enough.
+# changes it, and with compound scaling it is a little smaller than in the base. In accuracy the network with the small window
+# pays no price here.
 
 # %% [markdown]
 # ## Play: turn the knobs
 #
-# B0, scaled up by $\phi$, along five routes. Each bar is a block of the network, as high as its output has channels. On the right, three
-# numbers that should agree: the promise $2^\phi$; what $\alpha\,\beta^2\gamma^2$ makes of it; and what the network really costs after
-# rounding. Watch the constraint break: at "all by 1.2" the knobs are turned together, but much too far.
+# B0, scaled up by $\phi$, along five routes. Each bar is a block, as high as its output has channels. On the right, three
+# numbers that should agree: the promise $2^\phi$; what $\alpha\,\beta^2\gamma^2$ makes of it; and what the network really costs.
 #
-# Which route reaches the largest images? Which one ends with the most channels? Where does the count leave the promise,
-# and is it rounding or the law?
+# Which route reaches the largest images? Which ends with the most channels? Where does the count leave the promise,
+# and is it rounding or the law? And what does "all by 1.2" do to the constraint?
 
 
 # %%
@@ -1871,22 +1863,18 @@ Explorable(
 # %% [markdown]
 # ## When to use it today, and what came after
 #
-# Where multiply-adds, parameters or battery are what counts, B0 to B3 are still good networks, and trained weights for them are easy to
-# get. Where seconds on a GPU or a CPU count, measure first: a ResNet or one of the following may be both faster and more
-# accurate. The question outlived the network: in which proportions should a model grow? Some of the papers below give other answers.
+# Where multiply-adds, parameters or battery are what counts, B0 to B3 are still good networks, and trained weights are easy to
+# get. Where seconds count, measure first: a ResNet or one of the following may be both faster and more accurate.
 #
-# - **Better recipes.** Others kept the networks and improved the training, for example Noisy Student
-#   {cite}`xie2020noisystudent`, which trains on 300 million further images without labels.
-# - **FixRes** {cite}`touvron2019fixres` found that networks should be tested at a higher resolution than they are trained at:
-#   random crops make things look larger in training than in a test.
+# - **Better recipes.** Noisy Student {cite}`xie2020noisystudent` kept the networks and trained on 300 million further images without labels.
+# - **FixRes** {cite}`touvron2019fixres`: test at a higher resolution than in training, where random crops make things look larger.
 # - **EfficientDet** {cite}`tan2020efficientdet` scales detectors by the same idea.
 # - **RegNet** {cite}`radosavovic2020regnet` asks what good networks of any size have in common, and finds simple ones that are faster
 #   on GPUs than EfficientNets of equal accuracy.
-# - **ResNet-RS** {cite}`bello2021resnetrs` scales ResNets anew, with slower growth of the resolution, and is faster than EfficientNets
-#   at equal accuracy.
+# - **ResNet-RS** {cite}`bello2021resnetrs` scales ResNets anew, with slower growth of the resolution, and is faster at equal accuracy, too.
 # - **EfficientNetV2** {cite}`tan2021efficientnetv2` draws the consequence: its search looks at training speed, it has full convolutions
-#   in the early stages (Fused-MBConv, exercise 4), and it grows the images during training. It still scales by a compound rule,
-#   but no longer uniformly: later stages get more of the added layers, and the resolution is capped.
+#   in the early stages (Fused-MBConv, exercise 4), and it grows the images during training. Its compound rule is
+#   no longer uniform: later stages get more of the added layers, and the resolution is capped.
 
 # %% [markdown]
 # ## Exercises
