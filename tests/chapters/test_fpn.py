@@ -1,4 +1,4 @@
-"""Chapter 13: torchvision's pyramid, anchors, levels, NMS and RoIAlign; then mutants of the chapter's code."""
+"""Chapter 13: torchvision's pyramid, anchors, levels, NMS and RoIAlign; the making of scenes; the exercises."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
-from toys import chapter_tests, generator, noise, on_meta
+from toys import dataset_of, from_cells, generator, holds, noise, on_meta
 
 from helpers import inspect, train
 from helpers.chapters import chapter
@@ -33,16 +33,26 @@ def maps_of(channels, sizes=(13, 7, 4, 2)):
     return [random(2, c, size, size + 1, seed=c).double() for c, size in zip(channels, sizes, strict=True)]
 
 
-# ------------------------------------------------------------------ checks of the code, each a function of a module
-
-
-def check_counts(code):
+@holds(FPN)
+def test_counts(code):
     assert inspect.count_parameters(on_meta(code.FeaturePyramid, RESNET50)) == 3_344_384
     assert inspect.count_parameters(on_meta(code.ProposalHead)) == 593_935
     assert inspect.count_parameters(on_meta(code.BoxHead)) == 14_362_055
 
 
-def check_pyramid(code):
+@holds(
+    FPN,
+    {
+        "no addition": ("above if merged[k] is None else merged[k] + above", "above"),
+        "enlarged by interpolation": (
+            'mode="nearest")\n                merged',
+            'mode="bilinear")\n                merged',
+        ),
+        "smoothing without padding": ("nn.Conv2d(d, d, 3, padding=1) for", "nn.Conv2d(d, d, 3) for"),
+        "P6 by a larger window": ("F.max_pool2d(levels[-1], 1, stride=2)", "F.max_pool2d(levels[-1], 2, stride=2)"),
+    },
+)
+def test_pyramid(code):
     """torchvision's answers on maps of odd sizes, P6 included."""
     channels = (4, 6, 8, 10)
     torch.manual_seed(0)
@@ -57,7 +67,14 @@ def check_pyramid(code):
         assert x.shape == y.shape and (x - y).abs().max() < 1e-12 * y.abs().max() and y.std() > 1e-3
 
 
-def check_ablations(code):
+@holds(
+    FPN,
+    {
+        "the finest map taken": ("channels[-1:]", "channels[:1]"),
+        "top-down always": ("        if self.top_down:", "        if True:"),
+    },
+)
+def test_ablations(code):
     """Bottom-up levels depend on their own map alone; without lateral connections all depend on the last alone."""
     channels = (4, 6, 8, 10)
     maps = [x.requires_grad_() for x in maps_of(channels)]
@@ -72,7 +89,8 @@ def check_ablations(code):
             assert [int(g is not None and bool(g.abs().sum() > 0)) for g in gradients] == row
 
 
-def check_first_weights(code):
+@holds(FPN, {"large first weights": ("std=0.01", "std=0.1")})
+def test_first_weights(code):
     """Biases start at zero, and the last layers of the head are small."""
     torch.manual_seed(0)
     neck, head = code.FeaturePyramid((8, 8), 16), code.ProposalHead(64)
@@ -80,7 +98,14 @@ def check_first_weights(code):
     assert abs(float(head.conv.weight.detach().std()) / 0.01 - 1) < 0.05
 
 
-def check_head(code):
+@holds(
+    FPN,
+    {
+        "a head of other size": ("self.offsets = nn.Conv2d(d, 4 * anchors, 1)", "self.offsets = nn.Conv2d(d, 4, 1)"),
+        "channels before positions": ("self.objectness(x).permute(0, 2, 3, 1)", "self.objectness(x)"),
+    },
+)
+def test_head(code):
     """The numbers of an anchor are those of its position and shape, level by level."""
     torch.manual_seed(0)
     head = code.ProposalHead(4, anchors=3)
@@ -97,7 +122,14 @@ def check_head(code):
                 assert torch.allclose(got[:, 1:], offsets[:, 4 * shape : 4 * shape + 4, y, x], atol=1e-6)
 
 
-def check_anchors(code):
+@holds(
+    FPN,
+    {
+        "anchors at the corner": ("+ 0.5) * stride", ") * stride"),
+        "ratios upside down": ("side / ratio**0.5, side * ratio**0.5", "side * ratio**0.5, side / ratio**0.5"),
+    },
+)
+def test_anchors(code):
     """torchvision's anchors but for half a stride and the rounding; the order is position by position."""
     generate = torchvision.models.detection.anchor_utils.AnchorGenerator(((32,),), ((0.5, 1.0, 2.0),))
     images = torchvision.models.detection.image_list.ImageList(torch.zeros(1, 3, 64, 96), [(64, 96)])
@@ -110,7 +142,14 @@ def check_anchors(code):
     assert len(code.pyramid_anchors((800, 1000), (16,), ((1, 2, 3, 4, 5),))) == 47_250
 
 
-def check_overlap(code):
+@holds(
+    FPN,
+    {
+        "IoU over the first box": ("shared.div_(both.clamp_min_(1e-12))", "shared.div_(area(first)[..., :, None])"),
+        "negative overlap": ("torch.maximum(left, left2)).clamp_min_(0)", "torch.maximum(left, left2))"),
+    },
+)
+def test_overlap(code):
     a, b = random_boxes(3, 7), random_boxes(3, 5, seed=1)
     for i in range(3):
         expected = torchvision.ops.box_iou(a[i], b[i])
@@ -118,7 +157,15 @@ def check_overlap(code):
         assert torch.allclose(code.iou(a[i], b)[i], expected, atol=1e-6)  # one set of boxes for all images
 
 
-def check_matching(code):
+@holds(
+    FPN,
+    {
+        "forced without overlap": (" & (overlap > 0)", ""),
+        "boxes that are not there": ("iou(anchors, boxes) * there[:, None]", "iou(anchors, boxes)"),
+        "everything counts": ("torch.where(best < negative, 0, -1)", "0"),
+    },
+)
+def test_matching(code):
     """Against loops over images and anchors."""
     anchors, boxes = random_boxes(60, size=60), random_boxes(4, 5, size=60, seed=1)
     boxes[0, 0] = torch.tensor([3.0, 3, 5, 4])  # so small that nothing fits it
@@ -139,14 +186,23 @@ def check_matching(code):
                 assert int(box[i, a]) in (forced or [j for j in here if here[j] == best])
 
 
-def check_forced_best(code):
+@holds(FPN, {"no forced best": ("torch.where(forced.any(2), 1, labels)", "labels")})
+def test_forced_best(code):
     anchors = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]])
     boxes, there = torch.tensor([[[26.0, 20, 36, 30], [0, 0, 0, 0]]]), torch.tensor([[True, False]])
     labels, box = code.match(anchors, boxes, there)
     assert labels.tolist() == [[0, 1]] and int(box[0, 1]) == 0
 
 
-def check_offsets(code):
+@holds(
+    FPN,
+    {
+        "shift not over size": ("shift / size", "shift"),
+        "no logarithm": ("(wanted / size).log()", "(wanted / size)"),
+        "boxes of any size": (".clamp_max(math.log(1000 / 16))", ""),
+    },
+)
+def test_offsets(code):
     boxes, anchors = random_boxes(200), random_boxes(200, seed=1)
     offsets = code.encode(boxes, anchors)
     assert torch.allclose(code.decode(offsets, anchors), boxes, atol=1e-2)
@@ -157,7 +213,14 @@ def check_offsets(code):
     assert float(wide[0, 2] - wide[0, 0]) == pytest.approx(125, rel=1e-4)
 
 
-def check_lots(code):
+@holds(
+    FPN,
+    {
+        "objects without limit": ("(1, count // 2)", "(1, count)"),
+        "always the first": ("torch.rand(labels.shape, device=labels.device)", "torch.ones(labels.shape)"),
+    },
+)
+def test_lots(code):
     labels = torch.full((3, 500), -1)
     labels[0, :100], labels[0, 100:300] = 1, 0  # plenty of both
     labels[1, :5], labels[1, 5:400] = 1, 0  # few objects
@@ -169,7 +232,14 @@ def check_lots(code):
     assert not torch.equal(chosen, code.draw_lots(labels, 64))
 
 
-def check_loss(code):
+@holds(
+    FPN,
+    {
+        "regression of all drawn": ("objects = chosen & (labels == 1)", "objects = chosen"),
+        "offsets over objects": ("offsets / chosen.sum()", "offsets / objects.sum()"),
+    },
+)
+def test_loss(code):
     """Zero offsets and logits give log 2 and the distance of the boxes from their anchors."""
 
     class Nothing(nn.Module):
@@ -187,7 +257,8 @@ def check_loss(code):
     assert float(value) == pytest.approx(math.log(2) + distance / 2, rel=1e-4)
 
 
-def check_existing(code):
+@holds(FPN, {"rows as they come": ("descending=True, stable=True)", "stable=True)")})
+def test_existing(code):
     boxes = random_boxes(2, 4)
     labels = torch.tensor([[-1, 3, -1, 1], [-1, -1, -1, 0]])
     kept, there = code.existing({"boxes": boxes, "labels": labels})
@@ -195,7 +266,10 @@ def check_existing(code):
     assert torch.equal(kept[0], boxes[0, [1, 3]]) and torch.equal(kept[1, 0], boxes[1, 3])
 
 
-def check_network(code):
+@holds(
+    FPN, {"sizes on the wrong level": ("tuple((SIDES[k],) for k in levels)", "tuple((SIDES[7 - k],) for k in levels)")}
+)
+def test_network(code):
     torch.manual_seed(0)
     for arm, config in code.ARMS.items():
         settings = {k: v for k, v in config.items() if k != "pretrained"}
@@ -208,7 +282,8 @@ def check_network(code):
     assert torch.allclose(code.area(first).sqrt(), torch.tensor(12.0))
 
 
-def check_suppression(code):
+@holds(FPN, {"suppressed ones suppress": ("close[:, i, i + 1 :] & stays[:, i, None]", "close[:, i, i + 1 :]")})
+def test_suppression(code):
     boxes = random_boxes(6, 80, size=40)
     scores = random(6, 80, seed=3).sort(1, descending=True).values
     for threshold in (0.3, 0.7):
@@ -219,7 +294,14 @@ def check_suppression(code):
             assert 0 < len(kept) < 80
 
 
-def check_proposals(code):
+@holds(
+    FPN,
+    {
+        "proposals beyond the image": ("torch.minimum(boxes.clamp_min(0), torch", "torch.minimum(boxes, torch"),
+        "suppressed ones come back": ("logits.masked_fill(gone, -math.inf)", "logits"),
+    },
+)
+def test_proposals(code):
     """Best first, inside the image, as torchvision's parts give them, and zeros where there are not enough."""
     anchors = random_boxes(300, size=64)
     answers = noise(3, 300, 5, seed=0)
@@ -234,7 +316,10 @@ def check_proposals(code):
         assert not boxes[i, len(kept) :].any() and (logits[i, len(kept) :] == -math.inf).all()
 
 
-def check_level(code):
+@holds(
+    FPN, {"levels rounded": (".floor().long()", ".round().long()"), "levels unclamped": (".clamp(lowest, highest)", "")}
+)
+def test_level(code):
     squares = torch.tensor([[0.0, 0, side, side] for side in (1, 56, 111, 112, 223, 224, 447, 448, 900)])
     assert code.level(squares).tolist() == [2, 2, 2, 3, 3, 4, 4, 5, 5]
     mapper = torchvision.ops.poolers.LevelMapper(2, 5)
@@ -247,7 +332,14 @@ def check_level(code):
         assert ratio[k] == max(ratio.values())
 
 
-def check_recall(code):
+@holds(
+    FPN,
+    {
+        "a box found twice": ("left.gather(2, box) & (best < wanted)", "left.gather(2, box) & (best < wanted) | True"),
+        "boxes are never used up": ("(overlap[:, k, None] * left)", "(overlap[:, k, None] * there[:, None])"),
+    },
+)
+def test_recall(code):
     """COCO's rule: best proposals choose first, each box is found once, each proposal finds one."""
     boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 11]]])
     there = torch.ones(1, 2, dtype=torch.bool)
@@ -260,7 +352,8 @@ def check_recall(code):
     assert by_size["all"] == by_size["P2"] == 1 and math.isnan(by_size["P5"])
 
 
-def check_recall_as_coco(code):
+@holds(FPN)
+def test_recall_as_coco(code):
     """The average recall of torchmetrics, all sizes together and small, medium and large ones."""
     detection = pytest.importorskip("torchmetrics.detection")
     pytest.importorskip("faster_coco_eval")
@@ -292,7 +385,8 @@ def check_recall_as_coco(code):
         )
 
 
-def check_align(code):
+@holds(FPN, {"RoIAlign off by half": ("(torch.arange(bins * samples) + 0.5)", "torch.arange(bins * samples)")})
+def test_align(code):
     ramp = torch.arange(16.0).expand(1, 16, 16) + 0.5
     box = torch.tensor([3.3, 2.0, 10.3, 12.0])
     middles = 3.3 + torch.arange(7.0) + 0.5
@@ -302,7 +396,8 @@ def check_align(code):
     assert torch.allclose(code.align(feature, box, 5), theirs, atol=1e-4)
 
 
-def check_box_head(code):
+@holds(FPN, {"no ReLU in the box head": ("self.fc6(features.flatten(1)).relu()", "self.fc6(features.flatten(1))")})
+def test_box_head(code):
     head = code.BoxHead(4, classes=3, hidden=8, side=2)
     x = random(5, 4, 2, 2)
     scores, offsets = head(x)
@@ -325,7 +420,17 @@ def toy_split():
     return Split(images, targets)
 
 
-def check_lone_animals(code):
+@holds(
+    FPN,
+    {
+        "animals in company": ("large & ((labels >= 0).sum(1) == 1)", "large"),
+        "void belongs to the animal": (
+            "animal = (masks > 0) & (masks < 255)\n    rows",
+            "animal = masks > 0\n    rows",
+        ),
+    },
+)
+def test_lone_animals(code):
     index, box = code.lone_animals(toy_split())
     assert index.tolist() == [0, 1] and box.tolist() == [[20, 32, 90, 100]] * 2
     animals, backdrops = code.cut_out(toy_split(), index, box)
@@ -334,7 +439,8 @@ def check_lone_animals(code):
     assert (backdrops[:, :, 1:-1, 1:-1] - 100).abs().max() < 1e-3
 
 
-def check_paste(code):
+@holds(FPN, {"width for height": ("shapes[..., None] - 1", "shapes.flip(1)[..., None] - 1")})
+def test_paste(code):
     images = torch.zeros(1, 3, 168, 168, dtype=torch.uint8)
     piece = torch.cat([torch.full((1, 3, 40, 40), 200.0), torch.ones(1, 1, 40, 40)], 1)
     code.paste(images, piece, torch.tensor([[50, 60]]), torch.tensor([[20.0, 10.0]]))
@@ -344,7 +450,16 @@ def check_paste(code):
     assert (images[0, :, 62:68, 52:68] == 200).all()
 
 
-def check_scenes(code):
+@holds(
+    FPN,
+    {
+        "decoys on top": (
+            "decoy = torch.tensor([turn % 2, turn // 2 % 2]), turn < 4",
+            "decoy = torch.tensor([turn % 2, turn // 2 % 2]), turn > 3",
+        )
+    },
+)
+def test_scenes(code):
     split = toy_split()
     made = code.add_small_animals(split, seed=0)
     boxes, labels = made.targets["boxes"], made.targets["labels"]
@@ -366,7 +481,8 @@ def check_scenes(code):
     assert (changed & ~covered).any()  # decoys change pixels, and have no box
 
 
-def check_decoys(code):
+@holds(FPN, {"decoys are animals": ("pieces = torch.cat([backdrops[other[some]], pieces[:, 3:]], 1)", "pass")})
+def test_decoys(code):
     """With backdrops like the photograph, a decoy leaves no bright pixel outside the boxes."""
     split = toy_split()
     split.targets["boxes"][:, 0] = torch.tensor([20.0, 30, 90, 100])
@@ -376,91 +492,6 @@ def check_decoys(code):
         for left, top, right, bottom in made.targets["boxes"][i][made.targets["labels"][i] >= 0].long().tolist():
             bright[i, max(0, top - 1) : bottom + 2, max(0, left - 1) : right + 2] = False
     assert not bright.any()
-
-
-# ------------------------------------------------------------------------------------------------------ mutants
-
-MUTANTS = {
-    "no addition": ("above if merged[k] is None else merged[k] + above", "above", "pyramid"),
-    "enlarged by interpolation": (
-        'mode="nearest")\n                merged',
-        'mode="bilinear")\n                merged',
-        "pyramid",
-    ),
-    "smoothing without padding": ("nn.Conv2d(d, d, 3, padding=1) for", "nn.Conv2d(d, d, 3) for", "pyramid"),
-    "P6 by a larger window": (
-        "F.max_pool2d(levels[-1], 1, stride=2)",
-        "F.max_pool2d(levels[-1], 2, stride=2)",
-        "pyramid",
-    ),
-    "the finest map taken": ("channels[-1:]", "channels[:1]", "ablations"),
-    "top-down always": ("        if self.top_down:", "        if True:", "ablations"),
-    "a head of other size": (
-        "self.offsets = nn.Conv2d(d, 4 * anchors, 1)",
-        "self.offsets = nn.Conv2d(d, 4, 1)",
-        "head",
-    ),
-    "channels before positions": ("self.objectness(x).permute(0, 2, 3, 1)", "self.objectness(x)", "head"),
-    "large first weights": ("std=0.01", "std=0.1", "first_weights"),
-    "anchors at the corner": ("+ 0.5) * stride  # height", ") * stride  # height", "anchors"),
-    "ratios upside down": ("side / ratio**0.5, side * ratio**0.5", "side * ratio**0.5, side / ratio**0.5", "anchors"),
-    "IoU over the first box": (
-        "shared.div_(both.clamp_min_(1e-12))",
-        "shared.div_(area(first)[..., :, None])",
-        "overlap",
-    ),
-    "negative overlap": ("torch.maximum(left, left2)).clamp_min_(0)", "torch.maximum(left, left2))", "overlap"),
-    "no forced best": ("torch.where(forced.any(2), 1, labels)", "labels", "forced_best"),
-    "forced without overlap": (" & (overlap > 0)", "", "matching"),
-    "boxes that are not there": ("iou(anchors, boxes) * there[:, None]\x20", "iou(anchors, boxes)\x20", "matching"),
-    "everything counts": ("torch.where(best < negative, 0, -1)", "0", "matching"),
-    "shift not over size": ("shift / size", "shift", "offsets"),
-    "no logarithm": ("(wanted / size).log()", "(wanted / size)", "offsets"),
-    "boxes of any size": (".clamp_max(math.log(1000 / 16))", "", "offsets"),
-    "objects without limit": ("(1, count // 2)", "(1, count)", "lots"),
-    "always the first": ("torch.rand(labels.shape, device=labels.device)", "torch.ones(labels.shape)", "lots"),
-    "regression of all drawn": ("objects = chosen & (labels == 1)", "objects = chosen", "loss"),
-    "offsets over objects": ("offsets / chosen.sum()", "offsets / objects.sum()", "loss"),
-    "rows as they come": ("descending=True, stable=True)", "stable=True)", "existing"),
-    "sizes on the wrong level": (
-        "tuple((SIDES[k],) for k in levels)",
-        "tuple((SIDES[7 - k],) for k in levels)",
-        "network",
-    ),
-    "suppressed ones suppress": ("close[:, i, i + 1 :] & stays[:, i, None]", "close[:, i, i + 1 :]", "suppression"),
-    "proposals beyond the image": (
-        "torch.minimum(boxes.clamp_min(0), torch",
-        "torch.minimum(boxes, torch",
-        "proposals",
-    ),
-    "suppressed ones come back": ("logits.masked_fill(gone, -math.inf)", "logits", "proposals"),
-    "levels rounded": (".floor().long()", ".round().long()", "level"),
-    "levels unclamped": (".clamp(lowest, highest)", "", "level"),
-    "a box found twice": (
-        "left.gather(2, box) & (best < wanted)",
-        "left.gather(2, box) & (best < wanted) | True",
-        "recall",
-    ),
-    "boxes are never used up": ("(overlap[:, k, None] * left)", "(overlap[:, k, None] * there[:, None])", "recall"),
-    "RoIAlign off by half": ("(torch.arange(bins * samples) + 0.5)", "torch.arange(bins * samples)", "align"),
-    "no ReLU in the box head": ("self.fc6(features.flatten(1)).relu()", "self.fc6(features.flatten(1))", "box_head"),
-    "animals in company": ("large & ((labels >= 0).sum(1) == 1)", "large", "lone_animals"),
-    "void belongs to the animal": (
-        "animal = (masks > 0) & (masks < 255)\n    rows",
-        "animal = masks > 0\n    rows",
-        "lone_animals",
-    ),
-    "width for height": ("shapes[..., None] - 1", "shapes.flip(1)[..., None] - 1", "paste"),
-    "decoys on top": (
-        "decoy = torch.tensor([turn % 2, turn // 2 % 2]), turn < 4",
-        "decoy = torch.tensor([turn % 2, turn // 2 % 2]), turn > 3",
-        "scenes",
-    ),
-    "decoys are animals": ("pieces = torch.cat([backdrops[other[some]], pieces[:, 3:]], 1)", "pass", "decoys"),
-}  # fmt: skip
-
-
-test_chapter, test_mutant_is_noticed = chapter_tests(FPN, globals(), MUTANTS)
 
 
 # ------------------------------------------------------------------------------------------------------ the study
@@ -484,3 +515,230 @@ def test_arms_with_equal_layers_start_equal():
     second = FPN.build(pretrained=False)
     a, b = first.state_dict(), second.state_dict()
     assert list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# ------------------------------------------------------------------------------------- networks of other shapes
+
+
+@holds(
+    FPN,
+    {
+        "the coarsest level is read": ("features(images))[:1])", "features(images))[-1:])"),
+        "one size": ("(tuple(SIDES.values()),)\n        self.head", "((SIDES[2],),) * 4\n        self.head"),
+        "no lateral connections": ("super().__init__(backbone, d=d)", "super().__init__(backbone, d=d, lateral=False)"),
+    },
+)
+def test_all_anchors_on_p2(code):
+    """Twelve anchors at each position of P2, which depends on all four stages."""
+    torch.manual_seed(0)
+    network = code.FinestOnly(RESNET.Backbone()).eval()
+    anchors = network.anchors((128, 96))
+    answers = network(noise(2, 3, 128, 96))
+    assert answers.shape == (2, len(anchors), 5) and len(anchors) == 32 * 24 * 12
+    assert code.area(anchors).sqrt().round().unique().tolist() == [12, 24, 48, 96]
+    assert [lateral.in_channels for lateral in network.pyramid.lateral] == list(RESNET.CHANNELS)
+    answers[..., 0].sum().backward()
+    for stage in (network.backbone.layer1, network.backbone.layer4, network.pyramid.lateral[0]):
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in stage.parameters())
+
+
+def test_the_paper_s_size():
+    """Five levels of a ResNet-50, and three anchors at each of their positions."""
+    with torch.device("meta"):
+        levels = FPN.OnResNet50(head=False)(torch.zeros(1, 3, 224, 160))
+        answers = FPN.OnResNet50(head=True)(torch.zeros(1, 3, 224, 160))
+    shapes = [tuple(x.shape) for x in levels]
+    assert shapes == [(1, 256, 56, 40), (1, 256, 28, 20), (1, 256, 14, 10), (1, 256, 7, 5), (1, 256, 4, 3)]
+    assert answers.shape == (1, 3 * sum(h * w for _, _, h, w in shapes), 5)
+
+
+# ------------------------------------------------------------------------------------- what is measured
+
+
+class Oracle(nn.Module):
+    """Proposes the boxes that it was given, one list for every image, and whatever else with less confidence."""
+
+    def __init__(self, boxes):
+        super().__init__()
+        self.boxes, self.somewhere = boxes, nn.Parameter(torch.zeros(()))
+
+    def anchors(self, size):
+        return self.boxes
+
+    def forward(self, images):
+        answers = torch.zeros(len(images), len(self.boxes), 5)
+        answers[..., 0] = torch.linspace(5, -5, len(self.boxes))
+        return answers
+
+
+@holds(
+    FPN,
+    {
+        "the training images": (
+            "return evaluate_on(model, data, data.test)",
+            "return evaluate_on(model, data, data.train)",
+        ),
+        "all proposals for AR10": ("average_recall(found[:, :10], boxes", "average_recall(found, boxes"),
+    },
+)
+def test_recall_of_the_test_images(code):
+    small, large = torch.tensor([[[8.0, 8, 20, 20]]]), torch.tensor([[[20.0, 10, 110, 120]]])
+    images = torch.zeros(1, 3, 128, 128, dtype=torch.uint8)
+    one = torch.zeros(1, 1, dtype=torch.long)
+    data = dataset_of(images, {"boxes": small, "labels": one}, test=Split(images, {"boxes": large, "labels": one}))
+    fillers = torch.tensor([[40.0 + k, 0, 41 + k, 1] for k in range(0, 80, 2)] * 3)
+    model = Oracle(torch.cat([fillers[:20], large[0], fillers[20:]]))
+    scores = code.evaluate_proposals(model, data)
+    assert scores["AR100 all"] == scores["AR100 P5"] == 1 and scores["AR10 all"] == 0
+    assert code.evaluate_on(model, data, data.train)["AR100 all"] == 0
+
+
+def test_the_gallery_s_score_is_the_largest_objectness():
+    outputs = torch.tensor([[[0.5, 9, 9, 9, 9], [2.0, 0, 0, 0, 0]], [[-1.0, 5, 5, 5, 5], [-3.0, 0, 0, 0, 0]]])
+    assert FPN.best_objectness(outputs, None).tolist() == [2.0, -1.0]
+
+
+def test_one_training_of_the_study():
+    """On few images: recall of the scenes by size, and of the photographs without small animals."""
+    data = FPN.scenes(train=16, test=16)
+    assert data.train.targets["boxes"].shape[1] > 4 and "small animals" in str(data.provenance)
+    measured = FPN.train_arm(data, seed=0, epochs=1, levels=(4,))
+    assert {"train_loss", "AR100 all", "AR100 P2", "AR10 all", "photographs AR100 all"} <= set(measured)
+    assert FPN.study_scenes.__doc__ and FPN.build(pretrained=False, top_down=False).pyramid.top_down is False
+
+
+# ------------------------------------------------------------------------------------- the exercises' checks
+
+CONCATENATION, OWN_HEADS = from_cells(FPN, "check_concatenation", "check_own_heads")
+
+
+class Concatenation(nn.Module):
+    """Right: the lateral map first. What the museum below changes is in `merge`."""
+
+    def __init__(self, channels, d):
+        super().__init__()
+        self.lateral = nn.ModuleList([nn.Conv2d(c, d, 1) for c in channels])
+        self.reduce = nn.ModuleList([nn.Conv2d(2 * d, d, 1) for _ in channels[1:]])
+        self.smooth = nn.ModuleList([nn.Conv2d(d, d, 3, padding=1) for _ in channels])
+
+    def merge(self, reduce, lateral, above):
+        return reduce(torch.cat([lateral, above], 1))
+
+    def forward(self, maps):
+        x = [convolution(c) for convolution, c in zip(self.lateral, maps, strict=True)]
+        for k in reversed(range(len(x) - 1)):
+            x[k] = self.merge(self.reduce[k], x[k], F.interpolate(x[k + 1], x[k].shape[2:]))
+        return [convolution(y) for convolution, y in zip(self.smooth, x, strict=True)]
+
+
+class AboveFirst(Concatenation):
+    def merge(self, reduce, lateral, above):
+        return reduce(torch.cat([above, lateral], 1))
+
+
+class AddsAnyway(Concatenation):
+    def merge(self, reduce, lateral, above):
+        return lateral + above
+
+
+class AddsToo(Concatenation):
+    def merge(self, reduce, lateral, above):
+        return reduce(torch.cat([lateral + above, torch.zeros_like(above)], 1))
+
+
+class OneForAll(Concatenation):
+    def __init__(self, channels, d):
+        super().__init__(channels, d)
+        self.reduce = nn.ModuleList([self.reduce[0]] * len(channels[1:]))
+
+
+class OfTheCoarsest(Concatenation):
+    def forward(self, maps):
+        x = super().forward(maps)
+        return [F.interpolate(y, x[-1].shape[2:]) for y in x]
+
+
+@pytest.mark.parametrize("right", [Concatenation, AboveFirst])
+def test_both_orders_of_concatenation_are_right(right):
+    CONCATENATION(right)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        (AddsAnyway, "side by side"),
+        (AddsToo, "side by side"),
+        (OneForAll, "parameters more"),
+        (OfTheCoarsest, "size of its map"),
+    ],
+)
+def test_wrong_concatenations_get_a_hint(wrong, hint):
+    with pytest.raises(AssertionError, match=hint):
+        CONCATENATION(wrong)
+
+
+class OwnHeads(FPN.ProposalNetwork):
+    """Right: the shared head stays, unused."""
+
+    def __init__(self, backbone):
+        super().__init__(backbone)
+        self.heads = nn.ModuleList([FPN.ProposalHead(32) for _ in range(4)])
+
+    def forward(self, images):
+        return self.answer(self.pyramid(self.backbone.features(images)))
+
+    def answer(self, levels):
+        return torch.cat([head([x]) for head, x in zip(self.heads, levels, strict=True)], 1)
+
+
+class WithoutTheShared(OwnHeads):
+    def __init__(self, backbone):
+        super().__init__(backbone)
+        self.heads = nn.ModuleList([FPN.ProposalHead(32, anchors=3) for _ in self.levels])
+        del self.head
+
+    def answer(self, levels):
+        answers = []
+        for k in range(4):
+            answers.append(self.heads[k](levels[k : k + 1]))
+        return torch.cat(answers, dim=1)
+
+
+class StillShared(OwnHeads):
+    def answer(self, levels):
+        return self.head(levels)
+
+
+class FourTimesTheSame(OwnHeads):
+    def __init__(self, backbone):
+        super().__init__(backbone)
+        self.heads = nn.ModuleList([self.head] * 4)
+
+
+class CoarsestFirst(OwnHeads):
+    def answer(self, levels):
+        return torch.cat([head([x]) for head, x in zip(reversed(self.heads), levels, strict=True)], 1)
+
+
+class AllLevelsEach(OwnHeads):
+    def answer(self, levels):
+        return torch.cat([head(levels) for head in self.heads], 1)
+
+
+@pytest.mark.parametrize("right", [OwnHeads, WithoutTheShared])
+def test_own_heads_are_right(right):
+    OWN_HEADS(right)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        (StillShared, "head number 0 on P2"),
+        (FourTimesTheSame, "weights of their own"),
+        (CoarsestFirst, "head number 0 on P2"),
+        (AllLevelsEach, "one answer for each"),
+    ],
+)
+def test_wrong_heads_get_a_hint(wrong, hint):
+    with pytest.raises(AssertionError, match=hint):
+        OWN_HEADS(wrong)
