@@ -1543,8 +1543,8 @@ plot.show(
 )
 
 # %% [markdown]
-# On scenes both pyramids are far ahead of the single map, whose recall for the smallest animals is less than half of theirs. For the largest the single map is the best of the three, and on the photographs as they
-# are the three are close. The pyramid from nothing comes near the pretrained one. Before we believe any of this, let us see more than one training.
+# One training each. The single map falls behind where its anchors cannot match, and *all on P2*, which has the anchors, shows how much of the gap was theirs. Before we believe any of this,
+# let us see more than one training.
 
 # %% [markdown]
 # ## Results: the paper beside ours
@@ -1893,7 +1893,7 @@ Table(
 )
 
 # %% [markdown]
-# P5 LIKENESS-TEXT
+# The nearer to 1, the more a level says the same of every scene, whatever is in it. That is a prior for places, no sight. For P5 the place is the middle, where the subject of a photograph usually stands.
 #
 # ### What is missing without lateral connections?
 #
@@ -2043,7 +2043,8 @@ plot.panels(
 )
 
 # %% [markdown]
-# PROBE-TEXT
+# Read it in three steps. The untouched backbone against the same backbone after training: what proposing did to the meaning that was there. P of FPN against P of bottom-up, on one level: what
+# comes down from above, for only this difference is the work of the top-down pathway. And *seeds apart*: how large a difference has to be to mean anything.
 #
 # ### P2 beside C2
 #
@@ -2073,7 +2074,7 @@ plot.images(
 )
 
 # %% [markdown]
-# PCA-TEXT
+# Look for the animals. Do they stand out from the backdrop in C2, or only in P2?
 #
 # ### Where does a decision come from?
 #
@@ -2126,7 +2127,7 @@ plot.cams(
 )
 
 # %% [markdown]
-# CAM-TEXT Grad-CAM takes *one* weight for each channel, the mean of the gradient over the whole map, and then shows wherever these channels respond. A proposal depends on
+# Grad-CAM takes *one* weight for each channel, the mean of the gradient over the whole map, and then shows wherever these channels respond. A proposal depends on
 # one place. For one anchor among thousands, the objectness maps above say more.
 
 # %% [markdown]

@@ -1451,7 +1451,7 @@ for label in there:
     )
 
 # %% [markdown]
-# ONE-TEXT
+# The responsible box is the one that overlaps more at this moment, sure or not. Suppression works class by class: a second name for the same animal stays, and counts as wrong.
 #
 # ## Results: the paper beside ours
 #
@@ -1744,7 +1744,7 @@ Table(
 )
 
 # %% [markdown]
-# SUREST-TEXT
+# Only the second row is what a detector would show.
 
 
 # %% tags=["model"]
@@ -1965,7 +1965,7 @@ plot.cams(
 )
 
 # %% [markdown]
-# CAM-TEXT Most of the scores are low: these are the first eight photographs, not the best ones.
+# Most of the scores are low: these are the first eight photographs, not the best ones.
 #
 # ### Do the two boxes of a cell specialise?
 #
