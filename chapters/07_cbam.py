@@ -1025,9 +1025,10 @@ Table(rows, decimals={"mean": 2, "below 0.1, %": 0, "above 0.9, %": 0})
 
 # %% [markdown]
 # Two things happen at step 0. The spatial gates are one half and the channel gates one half on average, so that a block
-# adds about a quarter of what it would. And where the gate is told a maximum and has He's weights, a third of the gates
-# are nearly open or nearly shut before anything was learned: the maximum of a normalised channel is about 3 and goes
-# through the same layers as the average, which is near zero. The authors' weights do not do that. The choice was ours.
+# adds about a quarter of what it would. And where the gate is told a maximum and has He's weights, more than a third of
+# the gates are nearly open or nearly shut before anything was learned: the maximum of a normalised channel is a large
+# number and goes through the same layers as the average, which is near zero. The authors' weights do not do that. The
+# choice was ours.
 #
 # Our training has 234 steps to make up for its start; 100 epochs of ImageNet in batches of 256 have 500,000. If the
 # strength of the branch is the reason, then branches that are multiplied by a *fixed* 1/4, without any attention, must
@@ -1134,6 +1135,7 @@ def all_of_cifar10():
     return resnet.at_16_pixels(cifar10())
 
 
+# %% tags=["model"]
 STARTS = Study(
     "07_cbam", train_start, STARTS_ARMS, all_of_cifar10, seeds=(0, 1, 2, 3, 4), name="starts"
 )
@@ -1364,10 +1366,10 @@ plot.show(
 )
 
 # %% [markdown]
-# Read the table from left to right; the ± is the standard error over the images. The gates' energy on animals is
-# within a few points of the area, above it or below. The next column takes back what is left: the map of *another*
-# photograph fits just as well. These gates have not found the animal in this image. And in blocks 2 and 3 the
-# **untrained** network has at least as much energy on the animals as the trained one.
+# Read the table from left to right; the ± is the standard error over the images. The gates' energy on animals is up to
+# three points above the area. The next column takes that back: the map of *another* photograph fits just as well. These
+# gates have not found the animal in this image. And in blocks 2 and 3 the **untrained** network has more energy on the
+# animals than the trained one.
 #
 # So for your guess at the beginning, the answer of this small network is: neither. It is also a weak classifier, not far
 # above the share of the most frequent class. A network of 100 epochs on a million images may do better. The measure is
@@ -1425,10 +1427,10 @@ plot.show(
 )
 
 # %% [markdown]
-# The energy of all three is within a few points of the area. In our run the shares are larger with gates than
-# without, as the paper would have it. But this is one training of each network, the ± is the standard error over images
-# and not over trainings, and SE, which cannot weigh positions at all, gains about as much as CBAM. Not clear.
-# (A Grad-CAM that is zero everywhere has no share and is left out.)
+# The energy of all three is within a few points of the area. The shares are larger with gates than without, as the paper
+# would have it. But the **untrained** networks are two to three points above the area, too; SE, which cannot weigh
+# positions at all, gains about as much as CBAM; and this is one training of each network, while the ± is over images. So
+# this is no evidence that attention looks at the object. (A Grad-CAM that is zero everywhere has no share and is left out.)
 
 # %% [markdown]
 # ### Detection
@@ -1507,10 +1509,10 @@ plot.panels(
 )
 
 # %% [markdown]
-# Left: within an image the gates of different channels differ a lot. But in most blocks one and the same gate changes
-# much less from image to image: most of what a channel's gate does is a constant, and attention in the proper sense
-# is the smaller part. Right: the gates of the positions have stayed close to one half, the start, and hardly differ
-# from each other. After one epoch, the second half of CBAM does little but shrink.
+# Channels (blue, before training green): within an image the trained gates differ as much as they can, but in six of nine
+# blocks one and the same gate does not change from image to image at all. They are open or shut, a constant; the untrained
+# gates, which random weights drive, react more to the image. So a spread between channels is no sign of attention.
+# Positions (orange, before training pink): the gates have left one half, and vary most in the first block.
 
 # %% [markdown]
 # ### Are the two descriptors different in a trained network?
@@ -1549,8 +1551,8 @@ plot.show(
 )
 
 # %% [markdown]
-# In the first block, where a map has 16x16 positions, the two say different things. In the last, on 4x4 positions,
-# they say much the same: the largest of 16 numbers is seldom far from their average. A needle needs a haystack.
+# In the first block, where a map has 16x16 positions, the two say different things. In the last, on 4x4 positions, they say
+# much the same. Small maps alone do not explain that: before training the correlation is about 0.4 in both blocks.
 
 # %% [markdown]
 # ## Play: what the gates see, and what they do
@@ -1634,6 +1636,7 @@ def draw_attention(fig, name, block):
     draw_channel_gates(below.subplots(), found["channels"])
 
 
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
 def describe_attention(name, block):
     found = explained[name][block]
     inside = share_inside(
@@ -1681,8 +1684,12 @@ sizes = {
 Table({"network with CBAM": name} | pull for name, pull in sizes.items())
 
 # %% [markdown]
-# The maximum does, before training and after it. A normalised channel has an average near zero and a maximum of about
-# three, and both go through the same weights. So what training makes of the average is the smaller part of a gate.
+# The maximum does, before training and after it: a normalised channel has an average near zero and a maximum of one to
+# six (the figure above), and both go through the same weights.
+#
+# In the network for CIFAR-10 both have grown until a gate can only be open or shut. Its recipe for few epochs moves the
+# small layers of a gate as fast as large ones; the network for animals has another recipe, and its gates have not grown.
+# Whether the recipe is the cause, we have not tested.
 
 # %% [markdown]
 # ## When to use it today, and what came after
