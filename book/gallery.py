@@ -227,7 +227,7 @@ Grad-CAM for these four. Ten of: {provenance}.
 
 These maps show where the evidence comes from, not what the network marks as the animal: a segmentation network may
 need the head to be sure of the tail. [Chapter 15](../chapters/15_grad_cam) has the method, its traps, and how to tell
-a good explanation from a nice picture.
+a good explanation from a nice picture. To ask the ten classifiers about a photograph of yours, see {{ref}}`live`.
 """
 
 READING_NAMED = """\
