@@ -1153,8 +1153,8 @@ Table(
 
 # %% [markdown]
 # Only if the last row ends near 1.00 is the arm's name true here. Above 1 the ResNet got more time than it was due, below 1 less.
-# The ratio changes from machine to machine and with what else runs: from run to run of this page we have seen the small ResNet between two and
-# three and a half times as fast as the DenseNet. So read the third comparison as "three times the epochs", and as "equal seconds" only where the table says so.
+# The ratio changes from machine to machine and with what else runs. So read the third comparison as "three times the epochs", and as "equal seconds"
+# only where the table says so.
 #
 # And look at the row of equal multiply-adds: the same number of multiply-adds, and yet the DenseNet is slower. Its convolutions are small and many, and between
 # them it copies, normalises and rectifies all the maps so far, again in every layer. None of that counts as a multiply-add.
@@ -1374,7 +1374,7 @@ plot.evidence(
 )
 
 # %% [markdown]
-# The untrained network answers the same to nearly everything, and its maps follow edges and bright areas of the picture.
+# What the lower row marks needs no learning; only what the upper row has beyond it was learned.
 #
 # ### Who reads whom?
 #
@@ -1492,8 +1492,9 @@ plot.show(
 )
 
 # %% [markdown]
-# A cut of $\mathbf{x}_0$, which brings all that the earlier blocks have found, and cuts in the last column, which carries everything on to the next block
-# or to the classes, are on the whole the dearest. Many other connections could be missing and nobody would notice. Do the weights at the top tell which?
+# One row and one column stand out by what they do: the row of $\mathbf{x}_0$ brings all that the earlier blocks have found, and the last column of each block
+# carries everything on to the next one or to the classes. Are their cuts the dearest? And do the weights at the top tell which connections could be
+# missing without anybody noticing?
 #
 # The paper reads four things from its map: weights are spread over many sources; transitions, too, read from everything;
 # dense layers of blocks 2 and 3 use $\mathbf{x}_0$ least; the classifier prefers late maps. Do they hold here?
@@ -1633,7 +1634,8 @@ plot.show(
 )
 
 # %% [markdown]
-# Without $\mathbf{x}_0$ a block has nothing to work on, and the network guesses.
+# Without $\mathbf{x}_0$ a block has nothing to work on. Of the others, $\mathbf{x}_1$ has the most readers and $\mathbf{x}_6$ one. Is that the order
+# of the bars? Look for late sources that are missed as much as early ones, in every block. A ResNet without one of its blocks loses little (chapter 2); a plain network is lost.
 
 
 # %% [markdown]

@@ -1244,9 +1244,8 @@ Table(rows, decimals=2)
 
 # %% [markdown]
 # In B0 the theoretical field is almost four times the image, because the last stages move in steps of 32 pixels. Twice the
-# resolution halves that; four times the layers makes it more than four times as large. Width does not touch it. Compound scaling raises
-# it by little more than a quarter, though nobody wrote a rule for it. Whether it is what matters is another question: this is the paper's
-# intuition, not its proof.
+# resolution halves that share; four times the layers makes it more than four times as large. Width does not touch it. Compound scaling raises
+# it by little more than a quarter. This is the paper's intuition, not its proof.
 
 # %% [markdown]
 # ## Where we differ from the paper
@@ -1661,16 +1660,14 @@ logits = train.predict(models["compound"], seen, seen.test.images)
 plot.mistakes(models["compound"], seen, logits, "stages.1")
 
 # %% [markdown]
-# The maps are those of the second stage, with 10x10 positions; the last stage has only 5x5. Most of the eight are vehicles
-# in front of large even areas, taken for ships. A bird before the sky is taken for an airplane. That is what 20x20 pixels and one pass through the
-# images teach: a little about the scene, less about the thing.
+# The maps are those of the second stage, with 10x10 positions; the last stage has only 5x5. 20x20 pixels and one pass through the
+# images teach a little about the scene, and less about the thing.
 #
 # ### Where does it look, and did it learn to?
 #
-# The paper shows class activation maps {cite}`zhou2016cam` of the four scalings (its Figure 7), for a few images from the
-# validation set. It reads them so: the compound network looks at more relevant regions with more detail of the object, the
-# others lack detail or miss some objects. Our four are right less than half of the time, so their maps would tell little. Instead, one
-# network that was trained for longer and is kept in `weights/`: the tiny network, twice as wide, on images of 32x32. Most chapters have such a one, all
+# The paper compares class activation maps {cite}`zhou2016cam` of the four scalings (its Figure 7): the compound network looks at more relevant regions with
+# more detail, it says. Our four are right less than half of the time, so their maps would tell little. Instead, one
+# network that was trained for longer and is kept in `weights/`: the tiny one, twice as wide, on images of 32x32. Most chapters have such a one, all
 # trained alike to name twelve things, CIFAR-10's ten among them. The control is the same network before its training.
 
 
@@ -1723,7 +1720,7 @@ plot.evidence(
 )
 
 # %% [markdown]
-# The untrained maps follow edges and bright areas; the trained ones prefer the thing, or a part of it. Whether compound scaling makes better maps than the others cannot be told here.
+# What the lower row marks needs no learning; only what the upper row has beyond it was learned. Whether compound scaling makes better maps than the others cannot be told here.
 #
 # ### How much of its image does a unit use?
 #
