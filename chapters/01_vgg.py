@@ -110,7 +110,7 @@ plot.panels(
 )
 
 # %% [markdown]
-# Seeing more helps, and it is expensive: the cost of a layer grows with $k^2$. The networks that led in 2012 and 2013
+# Seeing more helps, here up to 5x5 pixels, and it is expensive: the cost of a layer grows with $k^2$. The networks that led in 2012 and 2013
 # paid that price with first layers of 11x11 {cite}`krizhevsky2012alexnet` and 7x7 filters
 # {cite}`zeiler2014visualizing`. Is there a cheaper way to see far?
 
@@ -303,10 +303,7 @@ for name, alpha in (("alpha x n", 5e-4), ("alpha as printed", 1e-4)):
 
 # %% tags=["model"]
 class VGG(nn.Module):
-    """A configuration as a network: images (N, 3, size, size) to logits (N, classes).
-
-    config: a list as in CONFIGS. hidden: width of the first two fully connected layers.
-    """
+    """A configuration as in CONFIGS as a network: images (N, 3, size, size) to logits (N, classes)."""
 
     def __init__(
         self, config, classes=1000, hidden=4096, size=224, dropout=0.5, batch_norm=False
@@ -336,7 +333,6 @@ class VGG(nn.Module):
             nn.Dropout(dropout),
             nn.Linear(hidden, classes),
         )
-        # the paper's choice is the subject of a section below
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 nn.init.kaiming_normal_(module.weight)
@@ -1018,8 +1014,8 @@ Table(
 )
 
 # %% [markdown]
-# Which matters more, the order of softmax and average, or the mirrored image? The table says it for this network. A mirrored
-# image is a second look and costs a second pass; the order costs nothing.
+# At the size of the training there is one position, so the order is all the same. At 40 pixels softmax first is half a point
+# ahead. The mirrored image is worth more, a point at either size: it is a second look, and costs a second pass.
 #
 # The alternative is to cut many crops and average their verdicts. They differ at the borders: a crop is padded with zeros,
 # while inside a dense map the neighbours are real pixels. Dense evaluation computes shared positions once, so it is also
@@ -1308,8 +1304,8 @@ plot.show(
 )
 
 # %% [markdown]
-# The bump is there before any training: many paths lead through the middle of the field, few to its edge. What training adds is
-# the difference between the two columns of the table.
+# The bump is there before any training: many paths lead through the middle of the field, few to its edge. Training makes it
+# somewhat narrower in each stage.
 
 # %% [markdown]
 # ## Play: build a stack

@@ -1247,8 +1247,8 @@ plot.show(
 )
 
 # %% [markdown]
-# With shortcuts both networks learn more, and the deeper one falls less far behind: it has 4 points more training
-# error than the shallow one, where the plain network has 18 more. Is the rest of the gap chance? The study below takes all
+# With shortcuts both networks learn more, and the deeper one falls less far behind: it has 2.5 points more training
+# error than the shallow one, where the plain network has 23 more. Is the rest of the gap chance? The study below takes all
 # training images and three seeds.
 #
 # ### ResNet-20, as in the paper
@@ -1618,8 +1618,9 @@ Table(
 )
 
 # %% [markdown]
-# All means are near 1, deep or shallow, plain or residual, and they were 1 before: that is where batch normalisation
-# starts. The paper's picture, smaller responses in deeper residual networks, does not show after so short a training.
+# Before training every mean is 1: that is where batch normalisation starts. After it the residual networks stand at 0.99, the
+# plain ones at 1.04 and 1.32. Smaller responses with shortcuts are the paper's picture; that they shrink with depth does not
+# show after so short a training.
 #
 # What matters in a block is how large the correction is *beside what it corrects*. For every block that keeps the shape: how
 # far is what it hands on from what it got, $\lVert \sigma(\mathbf{y}) - \mathbf{x} \rVert / \lVert \mathbf{x} \rVert$? A
@@ -1690,7 +1691,8 @@ Table(
 # %% [markdown]
 # After training the picture looks like the paper's point: a block of a plain network replaces its input, a residual block
 # adjusts it, and the blocks of the deeper network adjust it least. But the left panel shows the same *before* training. So this is not
-# what residual networks learn; it is what the architecture does together with batch normalisation. Each branch starts with a
+# what residual networks learn; it is what the architecture does together with batch normalisation. Training even adds to it: the last
+# block of ResNet-56 changes its input by 0.40 of its length, and by 0.26 before. Each branch starts with a
 # deviation of about 1, and the sum that it is added to grows from block to block. De and Smith {cite}`de2020identity` find in this,
 # a start near the identity, the reason why very deep residual networks train.
 #
