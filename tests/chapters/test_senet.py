@@ -454,6 +454,16 @@ def test_wrong_designs_get_a_hint(answer, hint):
         CHECK_DESIGNS(answer)
 
 
+def test_an_unfinished_answer_is_no_wrong_one():
+    """NotImplementedError is a RuntimeError, which the check turns into a hint; this one it must let through."""
+
+    def unfinished(block, unit, x, design):
+        raise NotImplementedError
+
+    with pytest.raises(NotImplementedError):
+        CHECK_DESIGNS(unfinished)
+
+
 def another_norm(block, gates):
     """Another right answer: a new batch normalisation in place of the old one."""
     block.se, norm = nn.Identity(), copy.deepcopy(block.bn2)
