@@ -1,11 +1,11 @@
-"""Chapter 12: counts, grids and crops, deconvolution, dense and patch-wise answers, scores; then mutants."""
+"""Chapter 12: counts, grids and crops, deconvolution, dense and patch-wise answers, scores."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 import torchmetrics
 from torch import nn
-from toys import chapter_tests, dataset_of, generator, noise, random_images
+from toys import dataset_of, from_cells, generator, holds, noise, random_images
 
 from helpers import inspect, metrics, train
 from helpers.chapters import chapter
@@ -41,10 +41,17 @@ def awakened(model):
     return model.eval()
 
 
-# ------------------------------------------------------------------ checks of the code, each a function of a module
+# --- the code
 
 
-def check_counts(code):
+@holds(
+    FCN,
+    {
+        "a bias in the enlargement": ("padding, bias=False)", "padding)"),
+        "the 1000 names stay": ("(copy.deepcopy(vgg16)))[:-1]", "(copy.deepcopy(vgg16)))"),
+    },
+)
+def test_counts(code):
     with torch.device("meta"):
         for stride, (bare, whole) in COUNTS.items():
             model = code.FCN(code.VGG(CONFIG), stride=stride)
@@ -52,12 +59,21 @@ def check_counts(code):
             assert inspect.count_parameters(model) == whole and whole - enlarging == bare
 
 
-def check_crops(code):
+@holds(
+    FCN,
+    {
+        "the grid forgets the padding": ("((kernel - 1) / 2 - padding)", "(kernel - 1) / 2"),
+        "the grid moves by its new step": ("self.start + self.step *", "self.start + self.step * stride *"),
+        "an enlargement by half a pixel less": ("(factor - 0.5))\n\n\ndef vgg_grids", "factor)\n\n\ndef vgg_grids"),
+    },
+)
+def test_crops(code):
     for stride, offsets in CROPS.items():
         assert code.crop_offsets(stride) == offsets
 
 
-def check_grid(code):
+@holds(FCN)
+def test_grid(code):
     """A unit of conv7 sees 404 pixels around the pixel that its grid says."""
     model = code.FCN(thin_vgg(code), stride=32)
     layers = [*model.to_pool3, *model.to_pool4, *model.to_conv7]
@@ -79,7 +95,8 @@ def check_grid(code):
     assert rows[-1] - rows[0] + 1 == 404
 
 
-def check_sizes(code):
+@holds(FCN, {"pools round down": ("ceil_mode = True", "ceil_mode = False")})
+def test_sizes(code):
     """As many scores as pixels at any size, and for photographs with the smallest padding of exercise 2, too."""
     large = ((224, 224), (375, 500))
     every = ((1, 1), (97, 33), *large)
@@ -94,7 +111,8 @@ def check_sizes(code):
             code.FCN(code.VGG(THIN, hidden=8), stride=32, padding=96)(torch.empty(1, 3, 1, 1))
 
 
-def check_skips(code):
+@holds(FCN, {"pool4 is cropped as pool3": ('self.offsets["pool4"]', 'self.offsets.get("pool3", 5)')})
+def test_skips(code):
     """The finer networks add the scores of pool4 and pool3 where they lie on top of each other."""
     model = awakened(code.FCN(thin_vgg(code), classes=3, stride=8)).double()
     image = noise(1, 3, 64, 96).double()
@@ -112,7 +130,8 @@ def check_skips(code):
         assert expected.std() > 1e-3
 
 
-def check_convolutions(code):
+@holds(FCN, {"the vgg itself is changed": ("fully_convolutional(copy.deepcopy(vgg16))", "fully_convolutional(vgg16)")})
+def test_convolutions(code):
     """conv6 and conv7 at their one position are the classifier's hidden layers."""
     classifier = thin_vgg(code)
     hidden = nn.Sequential(classifier.features, nn.Flatten(), *classifier.classifier[:-1])
@@ -124,14 +143,22 @@ def check_convolutions(code):
     assert classifier.features[0].padding == (1, 1) and not classifier.features[4].ceil_mode  # its own layers stay
 
 
-def check_zero_start(code):
+@holds(FCN, {"random new scores": ("    nn.init.zeros_(layer.weight)\n", "")})
+def test_zero_start(code):
     for model in (code.FCN(thin_vgg(code), stride=8), code.SmallFCN(Backbone(), 8)):
         scores = [layer for name, layer in model.named_modules() if name.startswith("score")]
         assert len(scores) == 3
         assert all(not layer.weight.any() and not layer.bias.any() for layer in scores)
 
 
-def check_kernel(code):
+@holds(
+    FCN,
+    {
+        "a kernel that is too narrow": ("position.abs() / factor", "position.abs() / (factor - 0.5)"),
+        "every class from every other": ("self.weight[range(classes), range(classes)] =", "self.weight[:] ="),
+    },
+)
+def test_kernel(code):
     """Interpolation inside, not at the rim; weights of 1 in all per output, and no class from another one."""
     x = noise(1, 3, 5, 6)
     for factor in (2, 8, 16, 32):
@@ -146,7 +173,14 @@ def check_kernel(code):
         assert code.Deconvolution(3, factor)(x).shape[2:] == (factor * 6, factor * 7)
 
 
-def check_upsample(code):
+@holds(
+    FCN,
+    {
+        "half-pixel enlargement": ('mode="bilinear", align_corners=True', 'mode="bilinear", align_corners=False'),
+        "zeros beyond the last unit": ('(0, 1, 0, 1), mode="replicate"', "(0, 1, 0, 1)"),
+    },
+)
+def test_upsample(code):
     x = noise(2, 3, 4, 5)
     for factor in (2, 8, 32):
         large = code.upsample(x, factor)
@@ -158,7 +192,17 @@ def check_upsample(code):
     assert torch.allclose(code.upsample(code.upsample(x, 2), 16), code.upsample(x, 32), atol=1e-5)
 
 
-def check_small(code):
+@holds(
+    FCN,
+    {
+        "the streams are averaged": (
+            "scores = upsample(scores, 2) + self.score3(c3)",
+            "scores = (upsample(scores, 2) + self.score3(c3)) / 2",
+        ),
+        "16s scores C3, too": ("if stride == 8 else None", "if stride <= 16 else None"),
+    },
+)
+def test_small(code):
     """The sum of its streams; finer networks start as the coarser ones."""
     torch.manual_seed(0)
     eight = awakened(code.SmallFCN(Backbone(), 8))
@@ -177,7 +221,14 @@ def check_small(code):
     assert not code.SmallFCN(Backbone(), 16).score3 and not code.SmallFCN(Backbone(), 32).score4
 
 
-def check_dense(code):
+@holds(
+    FCN,
+    {
+        "patches are padded": ("layer.padding = (0, 0)", "layer.padding = (1, 1)"),
+        "poolings without holes": ("layer.stride, 1, spread", "layer.stride, 1, 1"),
+    },
+)
+def test_dense(code):
     """Dense answers are those of every window; rarefied, of the windows at every pixel, and so is shift-and-stitch."""
     torch.manual_seed(0)
     patchwise = code.patch_classifier().double()
@@ -199,7 +250,16 @@ def check_dense(code):
     assert all(m.padding == (0, 0) and m.stride == (1, 1) for m in dense if isinstance(m, nn.Conv2d))
 
 
-def check_rarefied(code):
+@holds(
+    FCN,
+    {
+        "holes only after poolings": (
+            "layer.stride[0], (1, 1), (spread, spread)\n            spread *= stride",
+            "layer.stride[0], (1, 1), (spread, spread)",
+        )
+    },
+)
+def test_rarefied(code):
     """Strided convolutions spread what comes after them, too; the network given stays as it is."""
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Conv2d(2, 3, 3, stride=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 2, 2))
@@ -209,7 +269,14 @@ def check_rarefied(code):
     assert layers[0].stride == (2, 2) and layers[3].dilation == (1, 1)
 
 
-def check_scores(code):
+@holds(
+    FCN,
+    {
+        "accuracy of all classes alike": ("hits.sum() / known.sum()", "(hits / known).mean()"),
+        "weights from the guesses": ("known / known.sum() * union", "counts.sum(0) / known.sum() * union"),
+    },
+)
+def test_scores(code):
     """The paper's four measures, pixel by pixel, and torchmetrics'."""
     truth, guess = random_masks(seed=0), random_masks(seed=1, void=False)
     n = [[0] * 6 for _ in range(6)]
@@ -231,7 +298,8 @@ def check_scores(code):
         assert float(theirs(guess.long(), truth.long())) == pytest.approx(found[name], abs=1e-6)
 
 
-def check_absent(code):
+@holds(FCN, {"an absent class counts as 0": ("float(union.nanmean())", "float(union.nan_to_num().mean())")})
+def test_absent(code):
     """A class that neither is nor is said is left out; one that is only said counts as 0."""
     truth, guess = random_masks(classes=3, seed=0), random_masks(classes=3, seed=1, void=False)
     counts = metrics.pixel_confusion(guess, truth, 6)
@@ -248,7 +316,20 @@ def check_absent(code):
     assert float(theirs(guess.long(), truth.long())) == pytest.approx(found["mean_iou"], abs=1e-6)
 
 
-def check_band(code):
+@holds(
+    FCN,
+    {
+        "a band to one side only": (
+            "larger.narrow(axis, 0, others).logical_or_(regions.narrow(axis, 1, others))",
+            "pass",
+        ),
+        "void is a class": (
+            "for label in range(classes)], 1)\n        bands",
+            "for label in (*range(classes), 255)], 1)\n        bands",
+        ),
+    },
+)
+def test_band(code):
     """Against a loop: another class within the square of side 2 w + 1; void is no class."""
     masks = torch.zeros(1, 12, 12, dtype=torch.uint8)
     masks[0, 4:8, 3:6] = 2
@@ -262,7 +343,10 @@ def check_band(code):
                 assert bool(found[0, y, x]) == (len(set(part.flatten().tolist()) - {255}) > 1)
 
 
-def check_band_scores(code):
+@holds(
+    FCN, {"band and outside swapped": ('(("band", band), ("outside", ~band))', '(("band", ~band), ("outside", band))')}
+)
+def test_band_scores(code):
     truth = torch.zeros(2, 16, 16, dtype=torch.uint8)
     truth[:, 4:12, 4:12] = 1
     guess = truth.clone()
@@ -278,7 +362,8 @@ def dataset(n=6, side=32):
     return dataset_of(random_images(n, side), random_masks(n, side), ("a",))
 
 
-def check_arm(code):
+@holds(FCN, {"the backbone trains in every arm": ("backbone.requires_grad_(not scores_only)", "pass")})
+def test_arm(code):
     """The arm that trains the scores alone leaves the backbone's weights; the others do not. Same seed, same result."""
     data = dataset(12)
     given, kept = [], code.SmallFCN
@@ -300,71 +385,6 @@ def check_arm(code):
             assert results[0]["mean_iou"] == results[1]["mean_iou"] and "epoch" not in results[0]
     finally:
         code.SmallFCN = kept
-
-
-# ------------------------------------------------------------------------------------------------------ mutants
-
-MUTANTS = {
-    "a kernel that is too narrow": ("position.abs() / factor", "position.abs() / (factor - 0.5)", "kernel"),
-    "every class from every other": ("self.weight[range(classes), range(classes)] =", "self.weight[:] =", "kernel"),
-    "a bias in the enlargement": ("padding, bias=False)", "padding)", "counts"),
-    "the grid forgets the padding": ("((kernel - 1) / 2 - padding)", "(kernel - 1) / 2", "crops"),
-    "the grid moves by its new step": ("self.start + self.step *", "self.start + self.step * stride *", "crops"),
-    "an enlargement by half a pixel less": (
-        "(factor - 0.5))\n\n\ndef vgg_grids",
-        "factor)\n\n\ndef vgg_grids",
-        "crops",
-    ),
-    "pools round down": ("ceil_mode = True", "ceil_mode = False", "sizes"),
-    "the vgg itself is changed": (
-        "fully_convolutional(copy.deepcopy(vgg16))",
-        "fully_convolutional(vgg16)",
-        "convolutions",
-    ),
-    "the 1000 names stay": ("(copy.deepcopy(vgg16)))[:-1]", "(copy.deepcopy(vgg16)))", "counts"),
-    "pool4 is cropped as pool3": ('self.offsets["pool4"]', 'self.offsets.get("pool3", 5)', "skips"),
-    "random new scores": ("    nn.init.zeros_(layer.weight)\n", "", "zero_start"),
-    "half-pixel enlargement": (
-        'mode="bilinear", align_corners=True',
-        'mode="bilinear", align_corners=False',
-        "upsample",
-    ),
-    "zeros beyond the last unit": ('(0, 1, 0, 1), mode="replicate"', "(0, 1, 0, 1)", "upsample"),
-    "the streams are averaged": (
-        "scores = upsample(scores, 2) + self.score3(c3)",
-        "scores = (upsample(scores, 2) + self.score3(c3)) / 2",
-        "small",
-    ),
-    "16s scores C3, too": ("if stride == 8 else None", "if stride <= 16 else None", "small"),
-    "patches are padded": ("layer.padding = (0, 0)", "layer.padding = (1, 1)", "dense"),
-    "holes only after poolings": (
-        "layer.stride[0], (1, 1), (spread, spread)\n            spread *= stride",
-        "layer.stride[0], (1, 1), (spread, spread)",
-        "rarefied",
-    ),
-    "poolings without holes": ("layer.stride, 1, spread", "layer.stride, 1, 1", "dense"),
-    "an absent class counts as 0": ("float(union.nanmean())", "float(union.nan_to_num().mean())", "absent"),
-    "accuracy of all classes alike": ("hits.sum() / known.sum()", "(hits / known).mean()", "scores"),
-    "weights from the guesses": ("known / known.sum() * union", "counts.sum(0) / known.sum() * union", "scores"),
-    "a band to one side only": (
-        "larger.narrow(axis, 0, others).logical_or_(regions.narrow(axis, 1, others))",
-        "pass",
-        "band",
-    ),
-    "void is a class": (
-        "for label in range(classes)], 1)\n        bands",
-        "for label in (*range(classes), 255)], 1)\n        bands",
-        "band",
-    ),
-    "band and outside swapped": (
-        '(("band", band), ("outside", ~band))',
-        '(("band", ~band), ("outside", band))',
-        "band_scores",
-    ),
-    "the backbone trains in every arm": ("backbone.requires_grad_(not scores_only)", "pass", "arm"),
-}
-
-test_chapter, test_mutant_is_noticed = chapter_tests(FCN, globals(), MUTANTS)
 
 
 # ------------------------------------------------------------------------------------------------------ errors

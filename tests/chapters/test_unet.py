@@ -1,4 +1,4 @@
-"""Chapter 11: the paper's sizes and counts, SciPy's distances and deformations, brute force; then mutants."""
+"""Chapter 11: the paper's sizes and counts, SciPy's distances and deformations, brute force."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from scipy.ndimage import distance_transform_edt, label, map_coordinates
 from torch import nn
 from torchmetrics.functional.classification import multiclass_jaccard_index
-from toys import chapter_tests, generator, noise, on_meta
+from toys import from_cells, generator, holds, noise, on_meta
 
 from helpers import inspect
 from helpers.chapters import chapter
@@ -27,15 +27,17 @@ def small_net(code, depth=2, **settings):
     return code.UNet(width=3, depth=depth, dropout=0.0, **settings).double().eval()
 
 
-# ------------------------------------------------------------------ checks of the code, each a function of a module
+# --- the code
 
 
-def check_parameters(code):
+@holds(UNET)
+def test_parameters(code):
     assert inspect.count_parameters(on_meta(code.UNet)) == 31_030_658
     assert inspect.count_parameters(on_meta(code.UNet, 3, 6)) == 31_032_070
 
 
-def check_layers(code):
+@holds(UNET)
+def test_layers(code):
     model = on_meta(code.UNet)
     assert sum(isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)) for m in model.modules()) == 23
     rows = {row["layer"]: row for row in inspect.trace(model, (1, 572, 572)).rows}
@@ -47,7 +49,14 @@ def check_layers(code):
     assert round(sum(row["multiply-adds"] for name, row in rows.items() if name.startswith("up.")) / 1e9, 2) == 5.63
 
 
-def check_sizes(code):
+@holds(
+    UNET,
+    {
+        "a border of eight less": ("return 6 * 2**depth - 4", "return 6 * 2**depth - 8"),
+        "any size goes": ("or (side - smallest) % step", ""),
+    },
+)
+def test_sizes(code):
     """Every size is accepted that has whole maps, and no other."""
     for depth in (2, 3, 4):
         for side in range(10, 400):
@@ -69,7 +78,15 @@ def check_sizes(code):
                 assert not fits, (side, depth)
 
 
-def check_forward(code):
+@holds(
+    UNET,
+    {
+        "the crop takes the corner": ("x[..., top : top + height, left : left + width]", "x[..., :height, :width]"),
+        "the skip comes second": ("torch.cat([crop(skip, x), x], 1)", "torch.cat([x, crop(skip, x)], 1)"),
+        "one ReLU less": ("channels, 3),\n        nn.ReLU(inplace=True),\n    )", "channels, 3),\n    )"),
+    },
+)
+def test_forward(code):
     """Level by level with functions."""
     model, x = small_net(code, depth=1), noise(2, 1, 24, 28).double()
 
@@ -83,7 +100,8 @@ def check_forward(code):
     assert torch.allclose(model(x), model.head(two(model.merge[0], joined)))
 
 
-def check_no_skips(code):
+@holds(UNET, {"the up-convolution keeps its channels": ("made = after if skips else 2 * after", "made = after")})
+def test_no_skips(code):
     """As many inputs to every merge, and nothing comes across."""
     a, b = (on_meta(code.UNet, width=8, depth=3, skips=skips) for skips in (True, False))
     for x, y in zip(a.merge, b.merge, strict=True):
@@ -95,19 +113,30 @@ def check_no_skips(code):
     assert torch.allclose(model(x)[..., :1, :1].expand(-1, -1, 8, 8), model(x)[..., :8, :8])
 
 
-def check_initialisation(code):
+@holds(UNET)
+def test_initialisation(code):
     torch.manual_seed(0)
     weight = code.UNet(width=16, depth=2).down[2][2].weight
     assert abs(float(weight.detach().std()) / (2 / (9 * 64)) ** 0.5 - 1) < 0.05
 
 
-def check_dropout(code):
+@holds(UNET, {"no dropout": ("x = self.dropout(x)", "pass")})
+def test_dropout(code):
     model = code.UNet(width=2, depth=1, dropout=0.5).train()
     x = noise(1, 1, 24, 24)
     assert not torch.equal(model(x), model(x)) and torch.equal(model.eval()(x), model.eval()(x))
 
 
-def check_tiles(code):
+@holds(
+    UNET,
+    {
+        "the offset is forgotten": (
+            "logits[..., offset : offset + sides[0], offset : offset + sides[1]]",
+            "logits[..., : sides[0], : sides[1]]",
+        )
+    },
+)
+def test_tiles(code):
     """Exact where tiles begin at multiples of 2^depth, and only there; whatever the shape."""
     model, image = small_net(code), noise(1, 1, 60, 75).double()
     whole = code.segment(model, image)
@@ -120,7 +149,8 @@ def check_tiles(code):
         assert ((tiles - whole).abs().max() < 1e-10) == exact, (tile, stride, offset)
 
 
-def check_stride(code):
+@holds(UNET, {"steps of a whole tile": ("stride = tile - 4 if stride is None", "stride = tile if stride is None")})
+def test_stride(code):
     """Left alone, tiles go in the largest exact steps: 4 less than a tile, at three levels and more."""
     model, image = small_net(code, depth=3), noise(1, 1, 100, 90).double()
     whole = code.segment(model, image)
@@ -128,7 +158,8 @@ def check_stride(code):
     assert not torch.allclose(code.segment(model, image, tile=20, stride=20), whole)
 
 
-def check_mirror(code):
+@holds(UNET, {"zeros instead of a mirror": ('offset=0, mode="reflect"', 'offset=0, mode="constant"')})
+def test_mirror(code):
     model, image = small_net(code), noise(1, 1, 60, 60).double()
     padded = torch.from_numpy(np.pad(image[0, 0].numpy(), (20, 24), mode="reflect"))[None, None]
     assert torch.allclose(code.segment(model, image), model(padded)[..., :60, :60])
@@ -136,7 +167,8 @@ def check_mirror(code):
     assert torch.allclose(code.segment(model, image, mode="constant"), model(zeros)[..., :60, :60])
 
 
-def check_whole_slice(code):
+@holds(UNET)
+def test_whole_slice(code):
     model = small_net(code)
     for side in (40, 42, 47):
         image = noise(2, 1, side, side).double()
@@ -146,7 +178,14 @@ def check_whole_slice(code):
     assert image.grad.abs().sum() > 0
 
 
-def check_components(code):
+@holds(
+    UNET,
+    {
+        "cells meet at corners": ("for axis in (1, 2):\n        size", "for axis in (1,):\n        size"),
+        "one round of joining": ("a, b = a[differ], b[differ]", "a, b = a[:0], b[:0]"),
+    },
+)
+def test_components(code):
     for seed, shape in enumerate([(3, 40, 50), (1, 64, 64), (2, 1, 9)]):
         masks = cells(*shape, seed=seed) == 1
         ours = code.components(masks)
@@ -160,7 +199,15 @@ def check_components(code):
     assert not code.components(torch.zeros(1, 4, 4, dtype=torch.bool)).any()
 
 
-def check_distances(code):
+@holds(
+    UNET,
+    {
+        "the second nearest may be the nearest": (" & (met != known)", ""),
+        "a walk in rows": ("in sorted((j * j", "in list((j * j"),
+        "distances are squared": ("second[todo[other]] = squared**0.5", "second[todo[other]] = squared"),
+    },
+)
+def test_distances(code):
     masks = cells(2, 48, 56, seed=3)
     labels = code.components(masks == 1)
     d1, d2 = code.two_nearest(labels, 9)
@@ -174,7 +221,14 @@ def check_distances(code):
         assert not first[image > 0].any() and second[image > 0].isinf().all()
 
 
-def check_weight_map(code):
+@holds(
+    UNET,
+    {
+        "the difference of the distances": ("-((d1 + d2) ** 2)", "-((d1 - d2) ** 2)"),
+        "half the exponent": ("/ (2 * sigma**2)", "/ (sigma**2)"),
+    },
+)
+def test_weight_map(code):
     mask = cells(1, 40, 40, seed=5)
     labels = code.components(mask == 1)[0].numpy()
     maps = np.stack([distance_transform_edt(labels != cell) for cell in np.unique(labels)[1:]])
@@ -185,7 +239,16 @@ def check_weight_map(code):
         np.testing.assert_allclose(code.weight_map(mask, w0, sigma)[0].numpy(), wanted, atol=w0 * np.exp(-8), rtol=1e-5)
 
 
-def check_class_weights(code):
+@holds(
+    UNET,
+    {
+        "class weights swapped": (
+            "torch.where(masks == 1, 0.5 / share, 0.5 / (1 - share))",
+            "torch.where(masks == 0, 0.5 / share, 0.5 / (1 - share))",
+        )
+    },
+)
+def test_class_weights(code):
     mask = cells(1, 32, 32)
     weights = code.class_weights(mask)
     assert float(weights.mean()) == pytest.approx(1, rel=1e-5)
@@ -193,7 +256,16 @@ def check_class_weights(code):
     assert len(weights.unique()) == 2
 
 
-def check_weighted_loss(code):
+@holds(
+    UNET,
+    {
+        "the loss is not divided by the weights": (
+            "(weights * losses).sum() / weights.sum()",
+            "(weights * losses).mean()",
+        )
+    },
+)
+def test_weighted_loss(code):
     logits, masks, weights = noise(2, 3, 4, 5), torch.arange(40).view(2, 4, 5) % 3, noise(2, 4, 5, seed=2).exp()
     total = 0.0
     for n in range(2):
@@ -204,7 +276,14 @@ def check_weighted_loss(code):
     assert torch.allclose(found, total / weights.sum(), rtol=1e-5)
 
 
-def check_deform(code):
+@holds(
+    UNET,
+    {
+        "x and y swapped": ("where = torch.stack([x, y])", "where = torch.stack([y, x])"),
+        "zeros outside of the field": ('padding_mode="reflection"', 'padding_mode="zeros"'),
+    },
+)
+def test_deform(code):
     field = code.displacements(2, (30, 40), 4.0, generator(0))
     images = noise(2, 1, 30, 40)
     y, x = np.mgrid[:30, :40]
@@ -217,7 +296,14 @@ def check_deform(code):
     assert torch.allclose(code.deform(images, still), images, atol=1e-4)
 
 
-def check_displacements(code):
+@holds(
+    UNET,
+    {
+        "straight between the nodes": ('size=size, mode="bicubic"', 'size=size, mode="bilinear"'),
+        "a grid of four": ("generator, nodes=3)", "generator, nodes=4)"),
+    },
+)
+def test_displacements(code):
     drawn = 10 * noise(4, 2, 3, 3, seed=7)
     field = code.displacements(4, (33, 33), 10.0, generator(7))
     assert torch.allclose(field[..., ::16, ::16], drawn, atol=1e-4)
@@ -228,7 +314,15 @@ def check_displacements(code):
     assert abs(float(spread) - 10) < 0.5
 
 
-def check_same_field(code):
+@holds(
+    UNET,
+    {
+        "the mask is blended": ('deform(masks, field, "nearest")', "deform(masks, field)"),
+        "the mask stays": ('deform(smooth, field), deform(masks, field, "nearest")', "deform(smooth, field), masks"),
+        "no flip": ("maps.flip(-1) if flip % 2 else maps", "maps"),
+    },
+)
+def test_same_field(code):
     """Image, weights and mask move alike, through flips, turns and deformation."""
     masks = cells(2, 64, 64, seed=2)
     images = masks[:, None].float()
@@ -245,7 +339,14 @@ def check_same_field(code):
     assert len(seen) == 8
 
 
-def check_rand(code):
+@holds(
+    UNET,
+    {
+        "found membrane is one cell": ("lonely = n[:, 0].sum()", "lonely = n[:, 0].square().sum()"),
+        "membrane counts": ("inside = true > 0\n    _, rows", "inside = true >= 0\n    _, rows"),
+    },
+)
+def test_rand(code):
     """Every pair of pixels, one by one; each pixel of found membrane is a cell of its own."""
     true = code.components(cells(1, 9, 9, seed=8) == 1)[0]
     found = code.components(cells(1, 9, 9, seed=9) == 1)[0]
@@ -259,7 +360,15 @@ def check_rand(code):
     assert code.rand_error(code.overlaps(true, true)) == 0
 
 
-def check_cells(code):
+@holds(
+    UNET,
+    {
+        "half is enough": ("torch.where(2 * most > counts.sum(1), holder, -1)", "holder"),
+        "small cells count": ("counts = counts[counts.sum(1) >= SMALLEST]", "pass"),
+        "guests do not matter": ("(guests == 1).sum()", "(guests >= 1).sum()"),
+    },
+)
+def test_cells(code):
     true = torch.zeros(1, 30, 40, dtype=torch.bool)
     true[0, 1:9, 1:9] = true[0, 1:9, 10:18] = true[0, 11:19, 1:9] = true[0, 21:29, 1:9] = true[0, 28, 30:33] = True
     numbered = code.components(true)[0]
@@ -279,7 +388,8 @@ def check_cells(code):
     assert facts(torch.zeros_like(true)) == (0, 0)
 
 
-def check_few_slices(code):
+@holds(UNET, {"the first slices": ("torch.arange(count) * len(masks) // count", "torch.arange(count)")})
+def test_few_slices(code):
     data = toy_slices(10)
     few = code.with_weights(data, "plain", count=5)
     kinds = few.train.images.flatten(1).unique(dim=0)
@@ -289,7 +399,8 @@ def check_few_slices(code):
     assert (few.train.targets["weights"] == 1).all()
 
 
-def check_evaluation(code):
+@holds(UNET)
+def test_evaluation(code):
     """A network that sees the truth is perfect at any threshold."""
     data = toy_slices(2)
     data = code.with_weights(data, "plain")
@@ -299,7 +410,16 @@ def check_evaluation(code):
     assert code.cell_scores(truth * 0.8 + 0.05, truth, 0.9)["apart"] == 0
 
 
-def check_animal_network(code):
+@holds(
+    UNET,
+    {
+        "the skips are forgotten": (
+            "merge(torch.cat([skip, x], 1) if self.skips else x)",
+            "merge(torch.cat([0 * skip, x], 1) if self.skips else x)",
+        )
+    },
+)
+def test_animal_network(code):
     torch.manual_seed(0)
     backbone = code.Backbone().eval()
     model, bare = (code.AnimalUNet(backbone, skips=skips).eval() for skips in (True, False))
@@ -318,7 +438,17 @@ def check_animal_network(code):
     assert inspect.count_parameters(bare) > inspect.count_parameters(model)
 
 
-def check_band(code):
+@holds(
+    UNET,
+    {
+        "unknown is a class in the band": ("torch.where(known, masks.int(), -1)", "masks.int()"),
+        "half the band": (
+            "known, side = masks != 255, 2 * radius + 1",
+            "known, side, radius = masks != 255, 2 * (radius // 2) + 1, radius // 2",
+        ),
+    },
+)
+def test_band(code):
     """Every pixel against all of its neighbourhood."""
     masks = cells(2, 20, 22, seed=4) * 3
     masks[0, 5:8, 5:9] = 255
@@ -331,7 +461,11 @@ def check_band(code):
     assert not code.near_boundary(torch.full((1, 9, 9), 255, dtype=torch.uint8)).any()
 
 
-def check_iou(code):
+@holds(
+    UNET,
+    {"the band is the rest": ("masked_fill(~near_boundary(masks), 255)", "masked_fill(near_boundary(masks), 255)")},
+)
+def test_iou(code):
     draws = generator(0)
     truth, said = (torch.randint(6, (2, 40, 40), generator=draws).to(torch.uint8) for _ in range(2))
     said = torch.where(torch.rand(truth.shape, generator=draws) < 0.6, truth, said)
@@ -355,86 +489,6 @@ def toy_slices(count):
         Split(images[:count], masks[:count]), Split(images[count:], masks[count:]), ("membrane", "cell"),
         Provenance("toy", False, "seed 0"),
     )  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------------------------ mutants
-
-MUTANTS = {
-    "the crop takes the corner": (
-        "x[..., top : top + height, left : left + width]",
-        "x[..., :height, :width]",
-        "forward",
-    ),
-    "the skip comes second": ("torch.cat([crop(skip, x), x], 1)", "torch.cat([x, crop(skip, x)], 1)", "forward"),
-    "one ReLU less": ("channels, 3),\n        nn.ReLU(inplace=True),\n    )", "channels, 3),\n    )", "forward"),
-    "a border of eight less": ("return 6 * 2**depth - 4", "return 6 * 2**depth - 8", "sizes"),
-    "any size goes": ("or (side - smallest) % step", "", "sizes"),
-    "the up-convolution keeps its channels": ("made = after if skips else 2 * after", "made = after", "no_skips"),
-    "no dropout": ("x = self.dropout(x)", "pass", "dropout"),
-    "steps of a whole tile": ("stride = tile - 4 if stride is None", "stride = tile if stride is None", "stride"),
-    "the offset is forgotten": (
-        "logits[..., offset : offset + sides[0], offset : offset + sides[1]]",
-        "logits[..., : sides[0], : sides[1]]",
-        "tiles",
-    ),
-    "zeros instead of a mirror": ('offset=0, mode="reflect"', 'offset=0, mode="constant"', "mirror"),
-    "cells meet at corners": ("for axis in (1, 2):\n        size", "for axis in (1,):\n        size", "components"),
-    "one round of joining": ("a, b = a[differ], b[differ]", "a, b = a[:0], b[:0]", "components"),
-    "the second nearest may be the nearest": (" & (met != known)", "", "distances"),
-    "a walk in rows": ("in sorted((j * j", "in list((j * j", "distances"),
-    "distances are squared": ("second[todo[other]] = squared**0.5", "second[todo[other]] = squared", "distances"),
-    "the difference of the distances": ("-((d1 + d2) ** 2)", "-((d1 - d2) ** 2)", "weight_map"),
-    "half the exponent": ("/ (2 * sigma**2)", "/ (sigma**2)", "weight_map"),
-    "class weights swapped": (
-        "torch.where(masks == 1, 0.5 / share, 0.5 / (1 - share))",
-        "torch.where(masks == 0, 0.5 / share, 0.5 / (1 - share))",
-        "class_weights",
-    ),
-    "the loss is not divided by the weights": (
-        "(weights * losses).sum() / weights.sum()",
-        "(weights * losses).mean()",
-        "weighted_loss",
-    ),
-    "x and y swapped": ("where = torch.stack([x, y])", "where = torch.stack([y, x])", "deform"),
-    "zeros outside of the field": ('padding_mode="reflection"', 'padding_mode="zeros"', "deform"),
-    "straight between the nodes": ('size=size, mode="bicubic"', 'size=size, mode="bilinear"', "displacements"),
-    "a grid of four": ("generator, nodes=3)", "generator, nodes=4)", "displacements"),
-    "the mask is blended": ('deform(masks, field, "nearest")', "deform(masks, field)", "same_field"),
-    "the mask stays": (
-        'deform(smooth, field), deform(masks, field, "nearest")',
-        "deform(smooth, field), masks",
-        "same_field",
-    ),
-    "no flip": ("maps.flip(-1) if flip % 2 else maps", "maps", "same_field"),
-    "found membrane is one cell": ("lonely = n[:, 0].sum()", "lonely = n[:, 0].square().sum()", "rand"),
-    "membrane counts": ("inside = true > 0\n    _, rows", "inside = true >= 0\n    _, rows", "rand"),
-    "half is enough": ("torch.where(2 * most > counts.sum(1), holder, -1)", "holder", "cells"),
-    "small cells count": ("counts = counts[counts.sum(1) >= SMALLEST]", "pass", "cells"),
-    "guests do not matter": ("(guests == 1).sum()", "(guests >= 1).sum()", "cells"),
-    "the first slices": ("torch.arange(count) * len(masks) // count", "torch.arange(count)", "few_slices"),
-    "the skips are forgotten": (
-        "merge(torch.cat([skip, x], 1) if self.skips else x)",
-        "merge(torch.cat([0 * skip, x], 1) if self.skips else x)",
-        "animal_network",
-    ),
-    "unknown is a class in the band": (
-        "torch.where(known, masks.int(), -1)",
-        "masks.int()",
-        "band",
-    ),
-    "half the band": (
-        "known, side = masks != 255, 2 * radius + 1",
-        "known, side, radius = masks != 255, 2 * (radius // 2) + 1, radius // 2",
-        "band",
-    ),
-    "the band is the rest": (
-        "masked_fill(~near_boundary(masks), 255)",
-        "masked_fill(near_boundary(masks), 255)",
-        "iou",
-    ),
-}
-
-test_chapter, test_mutant_is_noticed = chapter_tests(UNET, globals(), MUTANTS)
 
 
 # ------------------------------------------------------------------------------------------------------ errors
