@@ -2129,8 +2129,8 @@ Table(
 )
 
 # %% [markdown]
-# At 0 % in the last column each unit would be a fixed mixture, and the layers that compute its weights could be thrown away after the training. Judge what was
-# learned by the rows of the untrained network, not by the numbers alone.
+# Untrained shares reach 0 and 1, too, so that shows nothing. But training takes the part between images from about a tenth to more than half in the last two
+# units, and leaves it where it was in the first. At 0 % a unit would be a fixed mixture, and the layers that compute its weights could be thrown away.
 
 # %% [markdown]
 # ## Play: move the image
