@@ -676,6 +676,35 @@ def test_long_training(code):
     assert set(first) == {"accuracy", "train_accuracy", "confidence", "calibration_error", "flips", *code.CORRUPTIONS}
 
 
+@holds(
+    CNN,
+    {
+        "another start": (
+            "    train.set_seed(seed)\n    model = small_network(**tweaks)\n",
+            "    model = small_network(**tweaks)\n",
+        ),
+        "eight epochs whatever the arm says": (
+            "epochs=epochs, seed=seed, teacher=teacher, **recipe)\n    return scores(model, data)\n\n\n# %% tags",
+            "epochs=8, seed=seed, teacher=teacher, **recipe)\n    return scores(model, data)\n\n\n# %% tags",
+        ),
+    },
+)
+def test_short_training(code):
+    """A run of the ladder: the narrow network, from its seed, with its arm's regularisers."""
+    calls, plain = [], code.train_assembled
+    code.train_assembled = lambda model, data, **settings: calls.append((model, settings))
+    arm = {"tweaks": {"blur": True}, "recipe": {"mixing": True}, "epochs": 24}
+    try:
+        first = code.train_arm(small_data(60), seed=1, **arm)
+        torch.manual_seed(99)
+        assert first == code.train_arm(small_data(60), seed=1, **arm)
+    finally:
+        code.train_assembled = plain
+    model, settings = calls[0]
+    assert model.conv1.out_channels == 8 and isinstance(model.layer2[0].blur, code.BlurPool)
+    assert settings == {"epochs": 24, "seed": 1, "teacher": None, "mixing": True}
+
+
 def test_networks_of_studies_and_weights():
     assert CNN.small_network().conv1.out_channels == 8
     network = CNN.named_network()
