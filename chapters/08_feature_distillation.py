@@ -1440,8 +1440,10 @@ plot.study(
 # %% [markdown]
 # ## The paper's claim in miniature
 #
-# Each row is a difference between two arms, seed by seed, signed so that the claim predicts a positive number. "Seen"
-# means that the 95 % interval of the mean lies above zero; three seeds make wide intervals.
+# Each row is a difference between two arms, seed by seed, signed so that the claim predicts a positive number. The first
+# three claims are **primary**: they stand closest to the paper, and their verdicts carry Holm's correction for their
+# number. The others are **exploratory**. *Seen* means that a t-test at 5 % finds the difference on the claim's side of
+# zero; *too small to matter*, that its whole 95 % interval lies within one point of zero. Three seeds make wide intervals.
 
 # %% tags=["model"]
 CLAIMS = Claims(
