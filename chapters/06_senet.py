@@ -1669,6 +1669,14 @@ Explorable(
 )
 
 # %% [markdown]
+# Now with a picture of your own. The small network has one gate unit in each of three stages.
+#
+# *Predict first.* What changes the answer most: the gates of another picture, the mean gates of several pictures, all gates open, or its own
+# gates in reverse order? If the mean gates change nothing, what do gates do here?
+#
+# <div class="live" data-figure="gates" data-network="SENet">In the book, the network itself runs here, in your browser.</div>
+
+# %% [markdown]
 # ## When to use it today, and what came after
 #
 # MobileNetV3 {cite}`howard2019mobilenetv3` and EfficientNet {cite}`tan2019efficientnet` ([chapter 4](04_efficientnet))

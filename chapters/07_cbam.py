@@ -1692,6 +1692,14 @@ Table({"network with CBAM": name} | pull for name, pull in sizes.items())
 # Whether the recipe is the cause, we have not tested.
 
 # %% [markdown]
+# Swap the gates yourself, those of the channels and those of the places apart.
+#
+# *Predict first.* Give the picture the *places* of another one, where the animal stands elsewhere. Then the *channels* of another one. Which
+# does the network mind more?
+#
+# <div class="live" data-figure="gates" data-network="CBAM">In the book, the network itself runs here, in your browser.</div>
+
+# %% [markdown]
 # ## When to use it today, and what came after
 #
 # CBAM is a few lines and fits behind any convolution. Four cautions before you add it:

@@ -1688,6 +1688,14 @@ Explorable(
 )
 
 # %% [markdown]
+# Take frequencies out of every block of 4 by 4 pixels, and ask four networks: one that reads coefficients, and three that read pixels.
+#
+# *Predict first.* How many of the 16 frequencies can go, from the highest down, before the first network changes its mind? And if the
+# highest stay and the lowest go?
+#
+# <div class="live" data-figure="bands">In the book, the network itself runs here, in your browser.</div>
+
+# %% [markdown]
 # ## When to use it today, and what came after
 #
 # The case for coefficients is strongest where **moving and decoding** images is the bottleneck: many cameras, one accelerator. Half the input values are half the traffic, and a decoder that stops at the coefficients skips
