@@ -133,8 +133,8 @@ Table(rows, decimals=2)
 
 # %% [markdown]
 # Block by block the first maps get lost, in the plain network more than in the ResNet, whose shortcuts carry something of them on. Look at
-# the rows of the untrained networks: nearly all of it is there before the first step. It is the architecture that loses, and training
-# changes less. And this is within one stage, at one size of map: what comes later has to work with what is left.
+# the rows of the untrained networks: nearly all of it is there before the first step. It is the architecture that loses; training
+# makes the plain network lose a little more, and the ResNet keep more after three blocks. And this is within one stage, at one size of map: what comes later has to work with what is left.
 #
 # The paper asks a simple question. If layers may need what earlier layers found, why not just **keep it**, and let
 # everyone read it?
@@ -939,7 +939,7 @@ for name, first_over_last in ratio.items():
 
 # %% [markdown]
 # In the plain network the gradient explodes on its way to the first layer, as in chapter 2. In the DenseNets and in the ResNet it grows by
-# about ten. So dense connections do what shortcuts do, and no more than that: this measurement does not tell a DenseNet
+# nine to seventeen. So dense connections do what shortcuts do, and no more than that: this measurement does not tell a DenseNet
 # from a ResNet.
 
 # %% [markdown]
@@ -1523,8 +1523,9 @@ for name, chosen in CONNECTIONS.items():
 Table(rows, decimals={"|w| relative, mean": 2, "least": 2, "loss when cut, mean": 3})
 
 # %% [markdown]
-# The first two hold, and mean little by themselves: before the training all sources are alike. The third is a question to both columns. If $\mathbf{x}_0$ has no more than
-# its share of the weights and its cut is the dearest, size and use are different things. (The paper's network is of the basic form, without
+# The first two hold, and mean little by themselves: before the training all sources are alike. The third is not seen: $\mathbf{x}_0$ has no less than
+# its share of the weights, and its cuts cost about twelve times as much as others. The fourth holds for the weights and not for the cuts, which cost the
+# classifier as much for the first maps as for the last. (The paper's network is of the basic form, without
 # compression. It takes the small weights as a sign that transitions hand on much that is redundant, which compression removes.)
 
 
@@ -1590,7 +1591,7 @@ for measure, values in MEASURES.items():
 Table(rows, decimals=2)
 
 # %% [markdown]
-# The last column is what a map of reuse is about: the sources of *one* reader, ordered. The lesson is for all such maps: **a weight is a cause for suspicion; the cut is
+# Over all connections both say little. The last column is what a map of reuse is about: the sources of *one* reader, ordered. The lesson is for all such maps: **a weight is a cause for suspicion; the cut is
 # the evidence.**
 
 
