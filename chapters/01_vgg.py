@@ -1375,6 +1375,14 @@ Explorable(
 )
 
 # %% [markdown]
+# The same in the trained network. Point at a place of the picture, or move it with the arrow keys: the figure shows which pixels move the unit
+# that answers there, and the square that the unit could see.
+#
+# *Predict first.* At the fifth convolution, how much of the square holds nine tenths of the effect? Does that share rise or fall with depth?
+#
+# <div class="live" data-figure="receptive-field">In the book, the network itself runs here, in your browser.</div>
+
+# %% [markdown]
 # ## When to use it today, and what came after
 #
 # VGG-16 was a standard feature extractor for years: perceptual losses and style transfer still use its layers, because they are simple

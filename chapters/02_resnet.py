@@ -1753,6 +1753,14 @@ plot.show(
 # still they can use it.
 
 # %% [markdown]
+# Take blocks out yourself. On the left a small ResNet, where a block that is taken out hands on its input. On the right a VGG, where a layer
+# that is taken out does the same. Nothing is trained again.
+#
+# *Predict first.* Which network still knows the animal with one block or layer less? With two? Does it matter which?
+#
+# <div class="live" data-figure="remove-block">In the book, the network itself runs here, in your browser.</div>
+
+# %% [markdown]
 # ## Play: what depth does to a gradient
 #
 # Untrained networks again, at a depth and of a kind that you choose. Left: how large the gradient is that arrives at each

@@ -2121,6 +2121,17 @@ Explorable(
 )
 
 # %% [markdown]
+# Ask any of the ten classifiers for any class, at any layer, on a picture of your own.
+#
+# *Predict first.* Ask for a class that is not on the picture. Does the map go dark, or does it find something? Then go down to the first layer
+# and change the class: does the map still listen?
+#
+# <div class="live" data-figure="grad-cam">In the book, the network itself runs here, in your browser.</div>
+#
+# All ten at once, with a patch to move, a nudge against one of them, and occlusion maps, are on the page
+# [Look through the networks](../pages/live).
+
+# %% [markdown]
 # ## When to use it today, and what came after
 #
 # Grad-CAM is the first thing to try on a convolutional network: one line, one backward pass, no tuning. Use it to look for
