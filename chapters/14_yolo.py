@@ -1009,14 +1009,14 @@ print("torchmetrics:", by_torchmetrics(one, toy_truth))
 #
 # | | paper | here | why, and what it costs |
 # |:--|:--|:--|:--|
-# | photographs | VOC 2007 and 2012, 20 classes, 448 px | VOC 2012's animals, 5 classes, 128 px | minutes on a laptop; small animals are a few pixels large |
+# | photographs | VOC 2007 and 2012, 20 classes, 448 px | VOC 2012's animals, 5 classes, 128 px | far less to compute; small animals are a few pixels large |
 # | start | 20 convolutions, trained on ImageNet at 224 px for about a week | a backbone trained on CIFAR-10 and on animals cut out of VOC's training photographs | it has seen less; the study measures what the start is worth |
 # | network | 24 convolutions, 2 fully connected layers, no normalisation | residual blocks with batch normalisation, a head of 3 convolutions | 1.4 M parameters in place of 272 M |
 # | grid, boxes | $S = 7$, $B = 2$ | $S = 8$, $B = 2$ | 128 px through a stride of 16 |
 # | output | linear; roots of width and height | sigmoid; softmax over the classes | no number outside [0, 1] |
 # | loss | equation {eq}`eq-yolo-loss` | the same | |
 # | responsible box when no box overlaps | not said; the released code takes the one with the smallest squared error | the first | rare once boxes overlap |
-# | optimiser | SGD, momentum 0.9, decay 5e-4, batch 64, about 135 epochs: rising from 1e-3, then 1e-2 for 75, 1e-3 for 30, 1e-4 for 30 | AdamW, one cycle with peak 1e-3, batch 32, 30 epochs; a moving average of the weights; the first stage stays as it is | converges in minutes |
+# | optimiser | SGD, momentum 0.9, decay 5e-4, batch 64, about 135 epochs: rising from 1e-3, then 1e-2 for 75, 1e-3 for 30, 1e-4 for 30 | AdamW, one cycle with peak 1e-3, batch 32, 30 epochs; a moving average of the weights; the first stage stays as it is | a much shorter training |
 # | against overfitting | dropout 0.5; scale and shift by up to 20 %, exposure and saturation by up to 1.5 | windows of 0.5 to 1.4, flips, brightness, contrast, saturation; no dropout | |
 # | test | VOC 2007 and 2012, difficult objects ignored | VOC 2012's validation photographs without the difficult objects | see above |
 #
@@ -1279,7 +1279,7 @@ Table(
 )
 
 # %% [markdown]
-# torchmetrics should be close to our 101 points and not to the other two. It need not be equal: by COCO's rule a detection
+# torchmetrics takes 101 points, too, and here the two agree to four decimals. They need not be equal: by COCO's rule a detection
 # that overlaps two objects may still take the second one if the first is gone, and no photograph may have more than 100
 # detections.
 
@@ -1364,8 +1364,8 @@ plot.boxes(
 )
 
 # %% [markdown]
-# The worst are well placed and have the wrong name: a dog is called cat, a cow horse. Keep that in mind for the section on
-# mistakes.
+# The boxes on the worst lie about where the animal is and have the wrong name: two dogs are called cat, a horse and a cow are called dog. Keep that
+# in mind for the section on mistakes.
 #
 # ### One photograph, all the way
 #
@@ -1451,7 +1451,8 @@ for label in there:
     )
 
 # %% [markdown]
-# The responsible box is the one that overlaps more at this moment, sure or not. Suppression works class by class: a second name for the same animal stays, and counts as wrong.
+# The responsible box is the one that overlaps more at this moment, sure or not. Here both fit well, at 0.81 and 0.87, and are hardly sure, so
+# confidence is the largest term of the loss. What stays is the surest box, with an overlap of 0.54; the one with 0.87 is gone. Suppression works class by class: a second name for the same animal stays, and counts as wrong.
 #
 # ## Results: the paper beside ours
 #
@@ -1508,12 +1509,12 @@ Table(
 
 # %% [markdown]
 # The first column of numbers is the paper's argument. The windows cost 24 times as many multiply-adds, and the one look is better as
-# well: it was trained on what it is judged by, from the pixels to the box. The ratio of the *times* depends on the machine;
-# that of the multiply-adds does not. (The last two columns are the same detector: a hundred photographs are a small sample.)
+# well: it was trained on what it is judged by, from the pixels to the box. The *times* depend on the machine and on what else
+# it does, so we conclude nothing from them. (In the row of YOLO the last two columns are the same detector: a hundred photographs are a small sample.)
 #
 # By class, beside the paper's YOLO on the same five classes. The two columns are **not comparable**: another test set,
 # another size of photograph, another start, another amount of training. Compare the *order*: in both, the cat is first, and
-# cow and sheep are last. The side of a box is the root of its area.
+# cow and sheep are the last two. Within the pairs the order differs: ours has the horse before the dog and the sheep before the cow. The side of a box is the root of its area.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 # Table 3
@@ -1720,14 +1721,14 @@ CONFIDENCE_CLAIMS.table()
 # within one point. The two primary claims carry Holm's correction; all others are exploratory. Each verdict is about *this* size: 4 epochs at 64 px, three seeds. An effect of a point of mAP cannot be seen with so little,
 # whether it exists or not; "not clear" says no more than that.
 #
-# - **The start** is worth more than everything else together. From nothing, mAP is less than half, although the boxes in the cells fit
+# - **The start** is worth more, by the means, than everything else together. From nothing, mAP is less than half, although the boxes in the cells fit
 #   nearly as well: what is missing are mostly the names. The paper spent a week on its start.
 # - **The weight of empty cells** acts on the confidence. With a squared error, confidence settles at an average of what it is
-#   told, and with the full weight it falls by about a third. This is the collapse that the paper warns of, in small: nothing diverges here. mAP hardly
-#   notices, because it sees the *order* of the boxes only. Whoever sets a fixed threshold notices at once.
+#   told, and with the full weight it falls by about a third. This is the collapse that the paper warns of, in small: nothing diverges here. What it
+#   does to mAP is not clear; mAP sees the *order* of the boxes only. Whoever sets a fixed threshold notices at once.
 # - **Two boxes**: the better of the two fits better than one. But the better one was picked by looking at the truth, and the better of two tries wins by luck alone. A detector has to pick by
 #   confidence; the table below does, for the detector trained above. The study is to measure that, too. That mAP rises is not clear from three seeds.
-# - **The roots** do not do here what they are there for. Small animals do not gain, and large ones lose some overlap: the square of a plain error pulls hard at large
+# - **The roots**: whether small animals gain overlap is not clear, and large ones lose some. A likely reason: the square of a plain error pulls hard at large
 #   boxes, and most animals on these photographs are large. The paper calls the roots a partial remedy; at this length of training we cannot see the benefit.
 
 
@@ -1744,7 +1745,8 @@ Table(
 )
 
 # %% [markdown]
-# Only the second row is what a detector would show.
+# Only the second row is what a detector would show. It is much nearer to the first than to the third. How one box per cell would compare,
+# this table does not say.
 
 
 # %% tags=["model"]
@@ -1861,7 +1863,7 @@ plot.show(
 
 # %% [markdown]
 # Two things agree with the paper and one does not. **Agree:** of the wrong boxes of YOLO, those on the background are the
-# fewest; a network that sees the whole photograph rarely finds an animal where none is. And localisation is a large share. **Does
+# fewest; a network that sees the whole photograph rarely finds an animal where none is. And many are badly placed: 14.8 % of all, in the paper 19.0. **Does
 # not:** in the paper localisation outweighs everything else together; ours more often has the wrong *name*. Two reasons are likely. Our
 # five classes are five furry animals with four legs, while most of VOC's twenty are as unlike as a bottle and a bus. And our backbone has seen far fewer
 # pictures than one that was trained on ImageNet. The line above the figure makes the same point with another number: if the name did not matter, the
@@ -1872,7 +1874,9 @@ plot.show(
 # %% [markdown]
 # ### Failures first
 #
-# The most confident mistakes of each kind that is not *correct*: a duplicate counts as a mistake, too.
+# The most confident mistakes of each kind that is not *correct*: a duplicate counts as a mistake, too. The wrong names are the surest. On the
+# background, one box holds the person beside the dog. Another holds what looks like a sheep that has no white box: perhaps one of the difficult
+# objects that our data leave out.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 right, _ = judge(found, truth)
@@ -1965,7 +1969,9 @@ plot.cams(
 )
 
 # %% [markdown]
-# Most of the scores are low: these are the first eight photographs, not the best ones.
+# All of the scores are low, 0.25 at most: these are the first eight photographs, not the best ones. The trained network's evidence lies on the animal
+# in some of them, and partly or mostly beside it in others. Before the training, too, some maps lie on the animal. What the training changes is
+# not clear from eight maps.
 #
 # ### Do the two boxes of a cell specialise?
 #
@@ -1998,15 +2004,15 @@ Table(
 )
 
 # %% [markdown]
-# They do, by size: the second box is responsible for few objects, and these are less than half as wide and as high.
+# They do, by size: the second box is responsible for 166 of 992 objects, and by their medians these are less than half as wide and as high.
 #
 # ## Play: two thresholds
 #
 # A detector has two knobs that no training sets. The **confidence threshold**: boxes with a lower score are dropped. The **suppression
-# threshold**: a box that overlaps a surer one of its class by more than this is removed. Turn the first up, and you walk down the
-# curve on the right: fewer boxes, a larger share of them right. Then leave it low, and turn the second one from 0.3 to 0.9: the
+# threshold**: a box that overlaps a surer one of its class by more than this is removed. Turn the first up, and you walk up the
+# curve on the right, to the left: fewer boxes, a larger share of them right. Then leave it low, and turn the second one from 0.3 to 0.9: the
 # duplicates come back, and precision falls to less than half. Recall rises much less: few of the boxes that come back are on an
-# animal that was not found yet. The curve itself sinks.
+# animal that was not found yet. Over most of its length the curve itself sinks.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 CONFIDENCES = (0.02, 0.05, 0.1, 0.2, 0.4)
@@ -2087,9 +2093,9 @@ Table(
 )
 
 # %% [markdown]
-# Here it adds 7.6 points, more than in the paper. All other numbers of this detector are at 0.4 (the windows are at 0.3, the study and
-# the detector from nothing at 0.5). That was chosen by looking at these photographs, so it flatters us a little: the
-# thresholds next to it give about a point less.
+# Here it adds 7.0 points, more than in the paper. But for the sliders, all other numbers of this detector are at 0.4 (the windows are at 0.3, the
+# study at 0.5). That was chosen by looking at these photographs, so it flatters us a little: 0.3 gives 0.5 points less, and 0.6 gives
+# 0.7 less.
 
 # %% [markdown]
 # ## When to use it today, and what came after
@@ -2275,7 +2281,7 @@ verify(check_responsible, responsible_solution)
 # - Detection as one regression: $S \times S \times (5B + C)$ numbers, the cell of the centre in charge, confidence = probability times overlap.
 # - Five squared errors. Roots make small boxes pull harder, 2.6 times in our example; responsibility lets boxes specialise; empty cells are many and count half.
 # - 271,703,550 parameters, three quarters of them in two fully connected layers; 7x7x30.
-# - Average precision has three rules, which differ by 1.3 points for our detector. Say which you use.
+# - Average precision has three rules, which differ by up to 1.2 points for our detector. Say which you use.
 # - What limits it can be read from its mistakes, and part of it from the boxes alone.
 #
 # **Three questions.** Why must no gradient flow through the target of the confidence? Why do two boxes in a cell not help a flock of birds?
