@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 import torchmetrics
 from torch import nn
-from toys import dataset_of, from_cells, generator, holds, noise, random_images
+from toys import dataset_of, generator, holds, noise, random_images
 
 from helpers import inspect, metrics, train
 from helpers.chapters import chapter

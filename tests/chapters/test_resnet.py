@@ -459,7 +459,7 @@ def test_trained_networks_are_declared():
 
 def test_figures_of_the_paper_are_the_counts_or_have_a_remark():
     assert list(RESNET.NETWORKS.problems()) == []
-    remarked = {RESNET.NETWORKS.label(variant) for variant in RESNET.NETWORKS if variant.differs}
+    remarked = {RESNET.NETWORKS.label(variant) for variant in RESNET.NETWORKS if variant.differs()}
     assert remarked == {"ResNet-34, 224 px", "ResNet-50, 224 px"}
 
 

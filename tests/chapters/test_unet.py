@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from scipy.ndimage import distance_transform_edt, label, map_coordinates
 from torch import nn
 from torchmetrics.functional.classification import multiclass_jaccard_index
-from toys import from_cells, generator, holds, noise, on_meta
+from toys import generator, holds, noise, on_meta
 
 from helpers import inspect
 from helpers.chapters import chapter
@@ -410,12 +410,19 @@ def test_evaluation(code):
     assert code.cell_scores(truth * 0.8 + 0.05, truth, 0.9)["apart"] == 0
 
 
+ENCODED = """\
+        *kept, x = self.encode(images)
+        for up, merge, skip in zip(self.up, self.merge, kept[::-1], strict=True):
+            x = up(x)
+"""
+
+
 @holds(
     UNET,
     {
         "the skips are forgotten": (
-            "merge(torch.cat([skip, x], 1) if self.skips else x)",
-            "merge(torch.cat([0 * skip, x], 1) if self.skips else x)",
+            ENCODED + "            x = merge(torch.cat([skip, x], 1) if self.skips else x)",
+            ENCODED + "            x = merge(torch.cat([0 * skip, x], 1) if self.skips else x)",
         )
     },
 )

@@ -135,7 +135,7 @@ def test_mistakes_are_the_confident_ones_with_evidence_for_both_classes(drawn, v
     assert [ax.get_title() for ax in axes[0]] == [said[int(data.test.targets[i])] for i in (8, 3)]
     right = int(data.test.targets[8])
     for row, target in ((1, 1 - right), (2, right)):
-        expected = cam.grad_cam(model, "0", data.normalize(data.test.images[8:9]), target, size=(8, 8))
+        expected = cam.grad_cam(model, "0", data.normalize(data.test.images[8:9]), target, size=(8, 10))
         assert np.allclose(axes[row, 0].images[1].get_array(), cam.unit_range(expected)[0], atol=1e-5)
     assert "2 misclassified" in shown.alt and str(data.provenance) in shown.caption
 
@@ -151,7 +151,7 @@ def test_evidence_shows_the_first_image_of_each_class_for_models_or_layers(drawn
     for figure, rows in ((drawn[0], ((one, "0"), (one, "2"))), (drawn[1], ((one, "0"), (other, "0")))):
         axes = np.array(figure.axes).reshape(3, 2)
         for row, (model, layer) in enumerate(rows, 1):
-            expected = cam.unit_range(cam.grad_cam(model, layer, images, size=(8, 8)))
+            expected = cam.unit_range(cam.grad_cam(model, layer, images, size=(8, 10)))
             for column in range(2):
                 assert np.allclose(axes[row, column].images[1].get_array(), expected[column], atol=1e-5)
 

@@ -85,12 +85,18 @@ def logit(outputs, labels):
 ARMS = {"narrow": {"width": 2}, "wide": {"width": 8}}
 STUDY = Study("16_toy", run=train_arm, arms=ARMS, data=red_and_blue, seeds=(0, 1))
 CLAIMS = Claims(
-    STUDY, "test_loss", "test loss", matters=0.01, about="Two channels against eight.",
+    STUDY,
+    "test_loss",
+    "test loss",
+    matters=0.01,
+    about="Two channels against eight.",
     main={"eight channels beat two": ("wide", "narrow", "Table 0: by far")},
 )
-NETWORKS = Variants("16_toy", "Pictures of 8x8 pixels.", [
-    Variant(f"width {width}", partial(Toy, width), (3, 8, 8)) for width in (4, 16)
-])
+NETWORKS = Variants(
+    "16_toy",
+    "Pictures of 8x8 pixels.",
+    [Variant(f"width {width}", partial(Toy, width), (3, 8, 8)) for width in (4, 16)],
+)
 TRAINED = Weights("16_toy", "placed", build, learn, red_and_blue, "Toy network", "features", logit)
 
 # %%
