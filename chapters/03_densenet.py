@@ -1698,6 +1698,15 @@ Explorable(
 )
 
 # %% [markdown]
+# And on one picture: a small DenseNet with three blocks of two layers, and a switch on every connection. A connection that is switched off
+# brings zeros to that one reader.
+#
+# *Predict first.* Which hurts more: to cut $\mathbf{x}_0$ from the first layer of a block, or from the transition behind it? Can the classifier
+# do with the newest layer alone?
+#
+# <div class="live" data-figure="reuse">In the book, the network itself runs here, in your browser.</div>
+
+# %% [markdown]
 # ## When to use it today, and what came after
 #
 # DenseNet is attractive where weights have to be stored or sent. The paper also finds that it overfits less: its lead over other networks is largest without augmentation. It is less attractive where time or memory is

@@ -1970,6 +1970,14 @@ if DEEP_STUDY.measured_seeds():
     )
 
 # %% [markdown]
+# The trained network paints a picture of your own (it loads 4 MB). Switch its skips off, one by one.
+#
+# *Predict first.* Which skip costs the outline most, and which costs the animal its name? The network was trained with all four, so it never
+# had to do without.
+#
+# <div class="live" data-figure="masks" data-network="U-Net">In the book, the network itself runs here, in your browser.</div>
+
+# %% [markdown]
 # ## The paper's claims in miniature, second part: photographs
 
 # %% tags=["model"]

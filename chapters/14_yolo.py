@@ -2076,6 +2076,14 @@ Explorable(
 )
 
 # %% [markdown]
+# The detector on a picture of your own (it loads 4 MB), with the two thresholds as they are at work: first the confidence, then the
+# suppression.
+#
+# *Predict first.* Lower the confidence until the first wrong box appears. Will stronger suppression remove it?
+#
+# <div class="live" data-figure="boxes">In the book, the network itself runs here, in your browser.</div>
+
+# %% [markdown]
 # ## What suppression is worth
 #
 # The paper: suppression adds 2 to 3 points of mAP, less than for R-CNN or DPM, because the grid hands out each object once. Ours,
