@@ -1787,7 +1787,16 @@ Explorable(
 
 # %% [markdown]
 # The curves part. FCN-8s has trained longer here, but in the study, at equal training, FCN-8s is further above FCN-32s away from the boundaries, too: by 6.02 points beyond 8 px, against 3.52 within 2 px. From 16s to 8s that isn't so. Every curve falls towards the narrow bands, where the truth itself is a matter of a pixel. A photograph's own percentage in the middle can be high while the curve on the right is low: the share of right pixels is ruled by the background, and mean IoU counts every class alike.
+
+# %% [markdown]
+# The trained FCN-8s paints a picture of your own (it loads 3 MB). Without the scores of C3 it adds what an FCN-16s would add; without both, what
+# an FCN-32s would.
 #
+# *Predict first.* Where will the mask change when the scores of C3 go: inside the animal, or along its outline?
+#
+# <div class="live" data-figure="masks" data-network="FCN">In the book, the network itself runs here, in your browser.</div>
+
+# %% [markdown]
 # ## When to use it today, and what came after
 #
 # Every segmentation network is fully convolutional today, or applies the same layers to all patches. As it stands, FCN-8s is a fine first baseline where a trained classifier is at hand. Its weakness: fine detail comes late and as a linear correction.

@@ -82,6 +82,7 @@ def logit(outputs, labels):
     return outputs[torch.arange(len(labels)), labels]
 
 
+# %% tags=["model"]
 ARMS = {"narrow": {"width": 2}, "wide": {"width": 8}}
 STUDY = Study("16_toy", run=train_arm, arms=ARMS, data=red_and_blue, seeds=(0, 1))
 CLAIMS = Claims(
