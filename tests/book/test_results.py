@@ -47,7 +47,7 @@ def falsify(path):
     content = json.loads(path.read_text())
     for place, run in enumerate(content["runs"]):
         run["metrics"] = {name: value * (1 + 0.01 * place * place) + 1 for name, value in run["metrics"].items()}
-    study.write(path, content)
+    path.write_text(json.dumps(content | {"seal": study.seal(content["runs"])}))
 
 
 def test_the_committed_page_is_what_the_results_say():
@@ -67,6 +67,8 @@ def test_every_result_is_on_the_page_and_decides_what_it_says(path, copied):
 
 @pytest.mark.parametrize(("name", "block"), BLOCKS, ids=[f"{name}-{block.measured}" for name, block in BLOCKS])
 def test_the_notebook_shows_the_table_of_today(name, block):
+    if all(one.effect is None for one in block.found()):
+        pytest.skip("nothing of it is measured yet")
     assert block.table()._repr_markdown_().strip() in shown(name), (
         f"{name} does not show the table {block.measured!r} as results/ have it now; ./course run {name} --full"
     )
