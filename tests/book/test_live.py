@@ -84,8 +84,11 @@ def engine(live_folder, live_page):
     def open_engine(name, fast=True):
         page = live_page()
         if not fast:
-            page.set_content(f"<script>{(live_folder / 'engine.js').read_text()}</script>")
-            page.add_script_tag(path=live_folder / "samples.js")
+            # another page: in the first one the engine is declared already
+            alone = live_folder / "test-reference.html"
+            scripts = "".join(f'<script src="{name}"></script>' for name in ("engine.js", "samples.js"))
+            alone.write_text(f'<!doctype html><meta charset="utf-8">{scripts}')
+            page.goto(alone.as_uri())
         assert page.evaluate("Boolean(live.fast)") == fast
         slug = next(n.slug for n in export.networks() if n.name == name)
         page.add_script_tag(path=live_folder / f"net-{slug}.js")
