@@ -1329,7 +1329,7 @@ RATIO = Study(
     minutes=0.7,
 )
 
-# %% tags=["nbval-check-output"]
+# %%
 train_masks = data.train.targets
 for name, weights in {"balance": class_weights, "map": weight_map}.items():
     ratio = mean_weight_ratio(train_masks, weights(train_masks))
