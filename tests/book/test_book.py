@@ -131,7 +131,8 @@ def test_chapter_shows_its_committed_outputs_and_no_traceback(html, name):
 
 def test_the_reading_orders_give_every_chapter_its_minutes():
     page = minutes.PAGE.read_text()
-    assert [row["name"] for row in minutes.ROW.finditer(page)] == names()
+    found = re.findall(r"^\|.*\(\.\./chapters/(\w+)\) \|.*\| [\d.]+ \|$", page, re.MULTILINE)
+    assert found == names()
     assert page == minutes.text(), "a chapter was run again: ./course pages"
 
 
