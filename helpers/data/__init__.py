@@ -28,7 +28,7 @@ from helpers.data.dataset import Dataset, Provenance, Split
 from helpers.data.isbi2012 import isbi2012
 from helpers.data.named import NAMED_CLASSES, named_pictures
 from helpers.data.pack import pack
-from helpers.data.voc import largest_animal, voc_animals, with_masks
+from helpers.data.voc import clear_examples, largest_animal, voc_animals, with_masks
 
 __all__ = [
     "CIFAR10_CLASSES",
@@ -38,6 +38,7 @@ __all__ = [
     "Provenance",
     "Split",
     "cifar10",
+    "clear_examples",
     "fetch",
     "find",
     "isbi2012",

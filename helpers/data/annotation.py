@@ -1,4 +1,4 @@
-"""One annotation of PASCAL VOC: which animals stand where on a photograph."""
+"""One annotation of PASCAL VOC: which animals stand where on a photograph, and whether people do."""
 
 import math
 import xml.etree.ElementTree as ElementTree
@@ -24,14 +24,17 @@ class Animal:
 
 @dataclass(frozen=True)
 class Annotation:
-    """The animals of a photograph, and its (width, height) in pixels where the file tells."""
+    """A photograph: its animals, (width, height) in pixels where the file tells, and whether a person is on it."""
 
     animals: tuple[Animal, ...]
     size: tuple[int, int] | None
+    person: bool = False
 
 
 def read_annotation(path):
-    """The Annotation in the XML file at `path`, without other classes and what is marked difficult.
+    """The Annotation in the XML file at `path`, without other classes and animals marked difficult.
+
+    A person counts even if marked difficult.
 
     Raises FileNotFoundError or ValueError, with the file's name.
     """
@@ -40,7 +43,7 @@ def read_annotation(path):
         root = ElementTree.parse(path).getroot()
         if root.tag != "annotation":
             raise ValueError(root.tag)
-        return Annotation(_animals(root), _size(root))
+        return Annotation(_animals(root), _size(root), _person(root))
     except FileNotFoundError:
         raise FileNotFoundError(f"{short} is missing, though the split lists it.") from None
     except (ElementTree.ParseError, UnicodeDecodeError, TypeError, ValueError) as error:
@@ -58,6 +61,10 @@ def _animals(root):
         for thing in root.findall("object")
         if (name := _text(thing, "name")) in VOC_ANIMALS and _text(thing, "difficult", "0") != "1"
     )
+
+
+def _person(root):
+    return any(_text(thing, "name") == "person" for thing in root.findall("object"))
 
 
 def _number(element, place):

@@ -16,6 +16,7 @@ from helpers.data.pictures import hidden, opened, pixels
 
 VOID = 255  # in masks: the border between objects, and what is not annotated
 _INVALID = 254
+_PERSON = 1 + VOC_CLASSES.index("person")
 _MASK_CLASSES = np.full(256, _INVALID, np.uint8)  # VOC's index -> ours: 0 background, 1 cat ... 5 sheep, 255 void
 _MASK_CLASSES[: len(VOC_CLASSES) + 1] = 0
 _MASK_CLASSES[[1 + VOC_CLASSES.index(name) for name in VOC_ANIMALS]] = range(1, 6)
@@ -162,17 +163,19 @@ class Devkit:
             "labels": torch.full((n, most), -1),
             "masks": torch.full((n, size, size), VOID, dtype=torch.uint8),
             "has_mask": torch.zeros(n, dtype=torch.bool),
+            "has_person": torch.tensor([images[name].person for name in names]),
         }
 
         def read(i):
             note = images[names[i]]
-            values, boxes, mask = self._read_one(names[i], note, size)
+            values, boxes, mask, masked_person = self._read_one(names[i], note, size)
             arrays["images"][i] = torch.from_numpy(values)
             arrays["boxes"][i, : len(boxes)] = torch.from_numpy(boxes)
             arrays["labels"][i, : len(boxes)] = torch.tensor([animal.label for animal in note.animals])
             if mask is not None:
                 arrays["masks"][i] = torch.from_numpy(mask)
                 arrays["has_mask"][i] = True
+                arrays["has_person"][i] |= masked_person
 
         # threads, because Pillow lets go of Python's lock while it decodes and resizes
         jobs = Parallel(n_jobs=-1, prefer="threads", return_as="generator_unordered", batch_size=16)
@@ -182,7 +185,8 @@ class Devkit:
         return arrays
 
     def _read_one(self, name, note, size):
-        """Pixels uint8 (3, size, size), boxes float32 (animals, 4) in them, mask uint8 (size, size) or None."""
+        """Pixels uint8 (3, size, size), boxes float32 (animals, 4) in them, mask uint8 (size, size) or None, and
+        whether the mask has a person."""
         photograph = self.photograph(name, note.size)
         width, height = photograph.size
         # 1-based inclusive pixels -> edges in a continuous plane, so that a box over the whole image is (0, 0, w, h)
@@ -196,7 +200,9 @@ class Devkit:
         # Pillow's reduction averages over all source pixels, so it is anti-aliased
         values = np.asarray(photograph.resize((size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
         mask = self.mask(name, (width, height))
+        person = False
         if mask is not None:
+            person = bool((np.asarray(mask) == _PERSON).any())
             ours = Image.fromarray(_MASK_CLASSES[np.asarray(mask)])
             mask = np.array(ours.resize((size, size), Image.Resampling.NEAREST))
-        return np.ascontiguousarray(values), scaled, mask
+        return np.ascontiguousarray(values), scaled, mask, person

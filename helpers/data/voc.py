@@ -36,7 +36,8 @@ def voc_animals(size=128, train=None, test=None):
     `boxes` float32 (N, M, 4): left, top, right, bottom in pixels of the resized image, where (0, 0, size, size) is all
     of it; rows beyond an image's animals are 0. `labels` int64 (N, M): positions in `classes`, -1 for those rows.
     `masks` uint8 (N, size, size): 0 background, 1 + position in `classes`, 255 void, and 255 everywhere for an
-    image without a mask; other classes of VOC are background. `has_mask` bool (N,).
+    image without a mask; other classes of VOC are background. `has_mask` bool (N,). `has_person` bool (N,): whether
+    the annotation or the mask names a person.
 
     Left out are animals marked difficult and images without any other. Masks are those of
     `SegmentationClassAug/` (VOC's and those of SBD) where that folder holds any, else of `SegmentationClass/`.
@@ -84,3 +85,22 @@ def largest_animal(data):
         return Split(split.images, split.targets["labels"].gather(1, largest)[:, 0])
 
     return replace(data, train=label(data.train), test=label(data.test))
+
+
+def clear_examples(split, each=1):
+    """Positions of photographs of a `voc_animals` split that are good to look at, class by class, int64.
+
+    These are the first `each` of every class (of the largest animal) with one animal alone, whose box covers a fifth to
+    half of the picture, and without a person. Where a class has too few of them, its other photographs follow.
+    """
+    targets, area = split.targets, split.images.shape[-2] * split.images.shape[-1]
+    left, top, right, bottom = targets["boxes"].unbind(2)
+    share, largest = ((right - left) * (bottom - top) / area).max(1)
+    label = targets["labels"].gather(1, largest[:, None])[:, 0]
+    alone = (targets["labels"] >= 0).sum(1) == 1
+    clear = alone & (share >= 0.2) & (share <= 0.5) & ~targets["has_person"]
+    chosen = []
+    for each_class in range(len(VOC_ANIMALS)):
+        ours = label == each_class
+        chosen.append(torch.cat([(ours & clear).nonzero(), (ours & ~clear).nonzero()])[:each, 0])
+    return torch.cat(chosen)

@@ -308,6 +308,7 @@ def _arrays(count, split, style, seed, size):
         "labels": np.full((count, MOST_ANIMALS), -1, np.int64),
         "masks": np.empty((count, size, size), np.uint8),
         "has_mask": np.ones(count, bool),
+        "has_person": np.zeros(count, bool),
     }
     for i, scene in enumerate(scenes(count, split, style, seed, size)):
         animals = [thing for thing in scene.things if thing.name in VOC_ANIMALS]
@@ -315,6 +316,7 @@ def _arrays(count, split, style, seed, size):
         out["boxes"][i, : len(animals)] = [thing.box for thing in animals]
         out["labels"][i, : len(animals)] = [VOC_ANIMALS.index(thing.name) for thing in animals]
         out["masks"][i] = value[scene.mask]
+        out["has_person"][i] = any(thing.name == "person" for thing in scene.things)
     return out
 
 
@@ -327,8 +329,8 @@ def voc_animals(n_train, n_val, size=128, seed=0, *, test_style="train"):
     Returns (train, val), two dicts of arrays with first axis N:
     images uint8 (N, 3, size, size); boxes float32 (N, 4, 4), x0 y0 x1 y1 in pixels, x1 and y1 exclusive, 0 where there
     is no animal; labels int64 (N, 4), positions in VOC_ANIMALS, -1 where there is none; masks uint8 (N, size, size), 0
-    background, 1 + label, 255 where objects of any VOC class meet something else; has_mask bool (N,), all True.
-    Boxes are the tight extents of the visible pixels. Every scene has at least one animal.
+    background, 1 + label, 255 where objects of any VOC class meet something else; has_mask bool (N,), all True;
+    has_person bool (N,). Boxes are the tight extents of the visible pixels. Every scene has at least one animal.
     Raises ValueError for a negative number, a size below 32 or an unknown style.
     """
     check(seed, test_style, n_train=n_train, n_val=n_val)

@@ -125,6 +125,7 @@ def test_scenes_have_the_shapes_and_types_of_voc_animals(small_voc):
             "labels": ((n, 4), np.int64),
             "masks": ((n, 96, 96), np.uint8),
             "has_mask": ((n,), bool),
+            "has_person": ((n,), bool),
         }
         assert part["has_mask"].all()
         assert set(np.unique(part["masks"])) == {0, 1, 2, 3, 4, 5, 255}

@@ -59,8 +59,24 @@ def test_the_other_image_is_padded_and_void(voc):
     assert targets["labels"][i].tolist() == [2, -1]
     assert targets["boxes"][i].tolist() == [[0, 0, 32, 32], [0, 0, 0, 0]]
     assert not targets["has_mask"][i] and (targets["masks"][i] == 255).all()
-    kinds = {key: value.dtype for key, value in targets.items()}
-    assert kinds == {"boxes": torch.float32, "labels": torch.int64, "masks": torch.uint8, "has_mask": torch.bool}
+    assert {key: value.dtype for key, value in targets.items()} == {
+        "boxes": torch.float32,
+        "labels": torch.int64,
+        "masks": torch.uint8,
+        "has_mask": torch.bool,
+        "has_person": torch.bool,
+    }
+
+
+def test_people_are_noticed_in_annotations_and_masks(voc):
+    mask = np.zeros((40, 80), np.uint8)
+    mask[5, 5] = 15  # one pixel of a person
+    voc.add("train", "masked", thing("cat", (1, 1, 8, 8)), mask=mask)
+    voc.add("train", "hard", thing("cow", (1, 1, 8, 8)), thing("person", (9, 9, 16, 16), difficult=1))
+    voc.add("train", "nobody", thing("sheep", (1, 1, 8, 8)), thing("chair", (9, 9, 16, 16)), mask=0 * mask)
+    targets = data.voc_animals(32).train.targets
+    found = dict(zip(targets["labels"][:, 0].tolist(), targets["has_person"].tolist(), strict=True))
+    assert found == {0: True, 1: True, 2: False, 4: False}
 
 
 def test_images_without_an_animal_are_left_out(voc):
@@ -284,3 +300,18 @@ def test_real_animals_have_boxes_inside_and_classes_in_their_masks(monkeypatch):
         assert (real[:, 2:] > real[:, :2]).all() and real.min() >= 0 and real.max() <= 64
         assert (labels[:, 0] >= 0).all() and labels.max() == 4
         assert set(split.targets["masks"].unique().tolist()) == {0, 1, 2, 3, 4, 5, 255}
+
+
+def test_clear_examples_show_one_animal_of_the_right_size_and_nobody():
+    """Class 0: too small, with a person, a second animal, too large, clear, clear; class 3: none is clear."""
+    sides = torch.tensor([14.0, 20, 20, 24, 16, 20, 30])  # of 32: 0.19, 0.39, 0.39, 0.56, 0.25, 0.39, 0.88
+    boxes = torch.zeros(7, 2, 4)
+    boxes[:, 0, 2:] = sides[:, None]
+    boxes[2, 1, 2:] = 5.0
+    labels = torch.tensor([[0, -1]]).repeat(7, 1)
+    labels[2, 1], labels[6, 0] = 4, 3
+    people = torch.tensor([False, True, False, False, False, False, False])
+    targets = {"boxes": boxes, "labels": labels, "has_person": people}
+    split = Split(torch.zeros(7, 3, 32, 32, dtype=torch.uint8), targets)
+    assert data.clear_examples(split).tolist() == [4, 6]
+    assert data.clear_examples(split, 3).tolist() == [4, 5, 0, 6]
