@@ -43,6 +43,7 @@ def live_page(live_folder, page):
     Without `figure` the page has the networks' engine alone. `page.asked` are the addresses asked for.
     """
     asked, errors = [], []
+    page.set_default_timeout(120_000)  # a busy machine is no fault
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.asked, page.errors = asked, errors
