@@ -8,7 +8,7 @@ import torch
 from helpers.data import amounts, download, standin
 from helpers.data.classes import VOC_ANIMALS
 from helpers.data.dataset import Dataset, Provenance, Split
-from helpers.data.devkit import Devkit
+from helpers.data.devkit import VOID, Devkit
 from helpers.data.prepared import fingerprint, prepared
 from helpers.data.source import READER, SEED, Source
 
@@ -91,16 +91,26 @@ def clear_examples(split, each=1):
     """Positions of photographs of a `voc_animals` split that are good to look at, class by class, int64.
 
     These are the first `each` of every class (of the largest animal) with one animal alone, whose box covers a fifth to
-    half of the picture, and without a person. Where a class has too few of them, its other photographs follow.
+    half of the picture and whose mask is in one piece, as nothing stands before it, and without a person. Where a class
+    has too few of them, its other photographs follow.
     """
     targets, area = split.targets, split.images.shape[-2] * split.images.shape[-1]
     left, top, right, bottom = targets["boxes"].unbind(2)
     share, largest = ((right - left) * (bottom - top) / area).max(1)
     label = targets["labels"].gather(1, largest[:, None])[:, 0]
     alone = (targets["labels"] >= 0).sum(1) == 1
-    clear = alone & (share >= 0.2) & (share <= 0.5) & ~targets["has_person"]
+    clear = alone & (share >= 0.2) & (share <= 0.5) & targets["has_mask"] & ~targets["has_person"]
+    for i in clear.nonzero()[:, 0].tolist():
+        clear[i] = _pieces(targets["masks"][i]) == 1
     chosen = []
     for each_class in range(len(VOC_ANIMALS)):
         ours = label == each_class
         chosen.append(torch.cat([(ours & clear).nonzero(), (ours & ~clear).nonzero()])[:each, 0])
     return torch.cat(chosen)
+
+
+def _pieces(mask):
+    """How many connected pieces the animals of a mask (H, W) have; diagonal neighbours are connected."""
+    from scipy import ndimage
+
+    return ndimage.label((mask > 0) & (mask < VOID), ndimage.generate_binary_structure(2, 2))[1]

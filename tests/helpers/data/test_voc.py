@@ -303,15 +303,19 @@ def test_real_animals_have_boxes_inside_and_classes_in_their_masks(monkeypatch):
 
 
 def test_clear_examples_show_one_animal_of_the_right_size_and_nobody():
-    """Class 0: too small, with a person, a second animal, too large, clear, clear; class 3: none is clear."""
-    sides = torch.tensor([14.0, 20, 20, 24, 16, 20, 30])  # of 32: 0.19, 0.39, 0.39, 0.56, 0.25, 0.39, 0.88
-    boxes = torch.zeros(7, 2, 4)
+    """Class 0: too small, a person, two animals, too large, behind a bar, no mask, two clear ones; class 3: none."""
+    sides = torch.tensor([14.0, 20, 20, 24, 20, 20, 15, 22, 30])  # of 32: shares 0.19, 0.39, 0.39, 0.56, ... 0.22, 0.47
+    boxes, masks = torch.zeros(9, 2, 4), torch.zeros(9, 32, 32, dtype=torch.uint8)
     boxes[:, 0, 2:] = sides[:, None]
     boxes[2, 1, 2:] = 5.0
-    labels = torch.tensor([[0, -1]]).repeat(7, 1)
-    labels[2, 1], labels[6, 0] = 4, 3
-    people = torch.tensor([False, True, False, False, False, False, False])
-    targets = {"boxes": boxes, "labels": labels, "has_person": people}
-    split = Split(torch.zeros(7, 3, 32, 32, dtype=torch.uint8), targets)
-    assert data.clear_examples(split).tolist() == [4, 6]
-    assert data.clear_examples(split, 3).tolist() == [4, 5, 0, 6]
+    masks[:, 2:12, 2:12] = 1
+    masks[6, 12, 12] = 1  # a corner apart is no gap
+    masks[4, 6] = 0
+    masks[7, 20:] = 255
+    labels = torch.tensor([[0, -1]]).repeat(9, 1)
+    labels[2, 1], labels[8, 0] = 4, 3
+    only = torch.arange(9)
+    targets = {"boxes": boxes, "labels": labels, "masks": masks, "has_person": only == 1, "has_mask": only != 5}
+    split = Split(torch.zeros(9, 3, 32, 32, dtype=torch.uint8), targets)
+    assert data.clear_examples(split).tolist() == [6, 8]
+    assert data.clear_examples(split, 3).tolist() == [6, 7, 0, 8]
