@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from book import Trouble, pairs, setup_cell
+from book import Trouble, links, pairs, setup_cell
 from book.pairs import bundles, code_cells, headlines, printed
 from helpers.chapters import FOLDER, check_name, names
 from helpers.settings import ROOT
@@ -83,6 +83,18 @@ def short_cells(pair):
 def stamped(pair):
     if not setup_cell.is_stamped(pair.source):
         yield f"the setup cell is not the one that book/setup_cell.py gives; ./course sync {pair.name}"
+
+
+def linked(pair):
+    written = copy.deepcopy(pair.source)
+    try:
+        links.stamp(written, int(pair.name[:2]))
+    except Trouble as trouble:
+        yield str(trouble)
+        return
+    for number, (ours, theirs) in enumerate(zip(pair.source.cells, written.cells, strict=True), 1):
+        if ours.source != theirs.source:
+            yield f"cell {number} has a citation or an equation that is not written as a link; ./course sync {pair.name}"
 
 
 # ------------------------------------------------------------------------------- rules of the pair
@@ -193,7 +205,7 @@ def figures_without_alt(cell):
     return missing
 
 
-SCRIPT_RULES = (parses, short_cells, stamped)
+SCRIPT_RULES = (parses, short_cells, stamped, linked)
 PAIR_RULES = (
     same_cells,
     same_layout,

@@ -12,7 +12,7 @@ import os
 import re
 from itertools import zip_longest
 
-from book import Trouble, setup_cell, shown
+from book import Trouble, links, setup_cell, shown
 from helpers import headline
 from helpers.chapters import FOLDER, skeleton
 
@@ -262,10 +262,15 @@ def identify(nb):
 
 def tidied(script):
     """A script's text with cell headers as JupyterLab writes them (it refuses to open a pair whose texts differ),
-    and with the setup cell that belongs there."""
-    nb = read(script)
+    and with what `stamp` writes."""
+    return as_script(stamp(read(script), script))
+
+
+def stamp(nb, script):
+    """Write into a chapter, in place, what `./course sync` writes there: the setup cell, and citations as links."""
     setup_cell.stamp(nb)
-    return as_script(nb)
+    links.stamp(nb, int(script.stem[:2]))
+    return nb
 
 
 # ------------------------------------------------------------------------------------ carrying over
@@ -326,7 +331,7 @@ def _carry(source, script, old):
     """Write both halves with the cells of `source` and the outputs of `old`, where that changes them."""
     from jupytext.combine import combine_inputs_with_outputs
 
-    setup_cell.stamp(source)
+    stamp(source, script)
     files = {script: as_script(source)}
     new = combine_inputs_with_outputs(source, old, fmt="py:percent")
     course = old.metadata.get("course", {}) | {"cells_sha": cells_sha(source)}

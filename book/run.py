@@ -136,8 +136,7 @@ def execute(script, profile, cell_timeout, forbid_standin=False, threads=None):
     """
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-    nb = pairs.read(script)
-    pairs.setup_cell.stamp(nb)
+    nb = pairs.stamp(pairs.read(script), script)
     pairs.clean(nb, {})
 
     def on_cell_executed(cell, cell_index, execute_reply):

@@ -11,7 +11,7 @@
 #
 # | | |
 # |:--|:--|
-# | Paper | K. Simonyan and A. Zisserman, *Very Deep Convolutional Networks for Large-Scale Image Recognition*, ICLR 2015 {cite}`simonyan2015vgg` |
+# | Paper | K. Simonyan and A. Zisserman, *Very Deep Convolutional Networks for Large-Scale Image Recognition*, ICLR 2015 [[Simonyan and Zisserman, 2015](../pages/bibliography.md#simonyan2015vgg)] |
 # | Claim | Keep everything else fixed and use 3x3 filters only: the deeper network recognises images better. |
 # | You need | Convolution, ReLU, cross-entropy and backpropagation. Batch normalisation is a tool here; [a page of chapter 2](02_resnet) explains it. No earlier chapter. |
 # | Time | About an hour to read. The last cell prints how long the computations took. |
@@ -51,7 +51,7 @@ from helpers.variants import Variant, Variants
 from helpers.weights import Weights
 
 # %% [markdown]
-# This chapter trains small networks on CIFAR-10 {cite}`krizhevsky2009cifar`: 60,000 photographs of 32x32 pixels in
+# This chapter trains small networks on CIFAR-10 [[Krizhevsky, 2009](../pages/bibliography.md#krizhevsky2009cifar)]: 60,000 photographs of 32x32 pixels in
 # ten classes. In the `quick` profile ([how to run it](../pages/how-to-run.md)), and when the photographs are not on your
 # machine, it says so and makes do with less.
 
@@ -111,8 +111,8 @@ plot.panels(
 
 # %% [markdown]
 # Seeing more helps, here up to 5x5 pixels, and it is expensive: the cost of a layer grows with $k^2$. The networks that led in 2012 and 2013
-# paid that price with first layers of 11x11 {cite}`krizhevsky2012alexnet` and 7x7 filters
-# {cite}`zeiler2014visualizing`. Is there a cheaper way to see far?
+# paid that price with first layers of 11x11 [[Krizhevsky et al., 2012](../pages/bibliography.md#krizhevsky2012alexnet)] and 7x7 filters
+# [[Zeiler and Fergus, 2014](../pages/bibliography.md#zeiler2014visualizing)]. Is there a cheaper way to see far?
 
 # %% [markdown]
 # ## The idea: see far in small steps
@@ -157,7 +157,7 @@ plot.show(
 # r_l &= r_{l-1} + (k_l - 1)\, j_{l-1}, \\
 # j_l &= j_{l-1}\, s_l, \qquad r_0 = j_0 = 1.
 # \end{aligned}
-# $$ (eq-vgg-rf)
+# \tag{1.1} $$ <a id="eq-vgg-rf"></a>
 #
 # | symbol | meaning | shape | in the code |
 # |:--|:--|:--|:--|
@@ -259,7 +259,7 @@ CONFIGS = {
 }
 
 # %% [markdown]
-# **Local response normalisation** comes from AlexNet {cite}`krizhevsky2012alexnet`. It divides each activation by the
+# **Local response normalisation** comes from AlexNet [[Krizhevsky et al., 2012](../pages/bibliography.md#krizhevsky2012alexnet)]. It divides each activation by the
 # strength of its $n$ neighbouring channels at the same position ($n/2$ is rounded down):
 #
 # $$ b_i = a_i \Big/ \Big(\kappa + \alpha \sum_{j = i - n/2}^{i + n/2} a_j^2\Big)^{\beta}. $$
@@ -298,7 +298,7 @@ for name, alpha in (("alpha x n", 5e-4), ("alpha as printed", 1e-4)):
 # %% [markdown]
 # The network itself: the convolutions of a configuration, then three fully connected layers. The paper's networks and
 # the small ones that we train come from this one class. `batch_norm` was not in the paper; batch normalisation (BN)
-# {cite}`ioffe2015batchnorm` appeared a few months later.
+# [[Ioffe and Szegedy, 2015](../pages/bibliography.md#ioffe2015batchnorm)] appeared a few months later.
 
 
 # %% tags=["model"]
@@ -356,7 +356,7 @@ Table([row for row in trace.rows if row["kind"] not in ("ReLU", "Dropout")])
 # %% [markdown]
 # ## Checks: is this the paper's network?
 #
-# **Parameters.** The paper's Table 2 gives them in millions; the ResNet paper {cite}`he2016resnet` quotes multiply-adds
+# **Parameters.** The paper's Table 2 gives them in millions; the ResNet paper [[He et al., 2016a](../pages/bibliography.md#he2016resnet)] quotes multiply-adds
 # of two of these networks. Both stand beside the networks, declared once. So is this the paper's network? We build each,
 # and count.
 
@@ -475,7 +475,7 @@ print("largest relative difference below 1e-12:", bool(difference < 1e-12))
 del ours, theirs
 
 # %% [markdown]
-# **Receptive field.** Equation {eq}`eq-vgg-rf` as a function, and what a unit of VGG-16 sees after each stage.
+# **Receptive field.** Equation [(1.1)](#eq-vgg-rf) as a function, and what a unit of VGG-16 sees after each stage.
 
 
 # %% tags=["model"]
@@ -513,12 +513,12 @@ Table(rows.values())
 #
 # In 2014 a network of 19 layers did not simply train. Network A learns from random weights. The deeper networks did not
 # start there: their first four convolutions and their fully connected layers were copied from the trained A. Only after
-# the submission did the authors find that the initialisation of Glorot and Bengio {cite}`glorot2010` makes the detour
+# the submission did the authors find that the initialisation of Glorot and Bengio [[Glorot and Bengio, 2010](../pages/bibliography.md#glorot2010)] makes the detour
 # unnecessary.
 #
 # How large were the random weights? The paper says: a normal distribution with zero mean and $10^{-2}$ *variance*. Taken
 # at its word, that is a standard deviation of 0.1. A standard deviation of 0.01 is what AlexNet
-# {cite}`krizhevsky2012alexnet` uses, and what He et al. {cite}`he2015prelu` assume in their example of a VGG-like network.
+# [[Krizhevsky et al., 2012](../pages/bibliography.md#krizhevsky2012alexnet)] uses, and what He et al. [[He et al., 2015](../pages/bibliography.md#he2015prelu)] assume in their example of a VGG-like network.
 # The paper leaves no way to tell whether its word is a slip, so we try both. No training is needed: send images
 # through the 16 convolutions of network E and look at the size of the signal after each.
 
@@ -570,7 +570,7 @@ Table(
 # explodes and the other dies out, and a gradient on its way back fares likewise. Neither is a start for a deep network.
 #
 # Glorot's initialisation takes no account of the ReLU, which removes half of the signal's power. He's
-# {cite}`he2015prelu` (2015) chooses the standard deviation so that the factor is 1. It is what our class uses. Its line
+# [[He et al., 2015](../pages/bibliography.md#he2015prelu)] (2015) chooses the standard deviation so that the factor is 1. It is what our class uses. Its line
 # sinks at the end all the same: the last maps have 2x2 positions, and five of the nine weights fall on the border of
 # zeros. With batch normalisation the question nearly disappears, because each layer's output is brought back to standard
 # deviation 1 whatever the size of the weights.
@@ -1217,7 +1217,7 @@ for study in (DEPTH, LONG, SCALE, LONG_SCALE):
 # ### Failures first
 #
 # These are the test images on which the small VGG-D is most sure of a wrong answer. Look at each and decide: who is
-# wrong? Below each image stands what Grad-CAM {cite}`selvaraju2017gradcam` says: it marks the places of a feature map that
+# wrong? Below each image stands what Grad-CAM [[Selvaraju et al., 2017](../pages/bibliography.md#selvaraju2017gradcam)] says: it marks the places of a feature map that
 # raise the score of a class. Chapter 15 derives it; here it is a tool. We take the last convolution, whose map has 8x8
 # positions. Two questions to each image: what spoke for the wrong class, and what spoke for the right one?
 
@@ -1248,7 +1248,7 @@ plot.evidence(
 # ### What a unit could see, and what it does see
 #
 # The receptive field is what a unit *could* see. How much each pixel really moves the unit can be measured: by the
-# gradient of the unit with respect to the image. Luo et al. {cite}`luo2016erf` found that the **effective receptive
+# gradient of the unit with respect to the image. Luo et al. [[Luo et al., 2016](../pages/bibliography.md#luo2016erf)] found that the **effective receptive
 # field** is a bump, much smaller than the theoretical one. Paths through the middle are many; to the corner there is one.
 # Is the bump learned? Again the untrained network is the control. To compare sizes, we count the pixels that hold 90 % of
 # the gradient.

@@ -11,7 +11,7 @@
 #
 # | | |
 # |:--|:--|
-# | Paper | K. He, X. Zhang, S. Ren and J. Sun, *Deep Residual Learning for Image Recognition*, CVPR 2016 {cite}`he2016resnet` |
+# | Paper | K. He, X. Zhang, S. Ren and J. Sun, *Deep Residual Learning for Image Recognition*, CVPR 2016 [[He et al., 2016a](../pages/bibliography.md#he2016resnet)] |
 # | Claim | Let layers learn what to add to their input instead of what to replace it with: then networks of a hundred layers train, and the deeper one is the better one. |
 # | You need | [Chapter 1](01_vgg): stacks of 3x3 convolutions, He's initialisation, the training loop. |
 # | Time | About an hour to read. The last cell prints how long the computations took. |
@@ -53,7 +53,7 @@ from helpers.weights import Weights
 
 # %% [markdown]
 # Deep networks are slow, however narrow. So the comparisons of this chapter run on CIFAR-10
-# {cite}`krizhevsky2009cifar` at half its size: each 2x2 square of pixels becomes one. That is a quarter of the
+# [[Krizhevsky, 2009](../pages/bibliography.md#krizhevsky2009cifar)] at half its size: each 2x2 square of pixels becomes one. That is a quarter of the
 # work.
 
 
@@ -87,8 +87,8 @@ small = at_16_pixels(
 # %% [markdown]
 # ## The problem: deeper is slower, and then?
 #
-# Chapter 1 ended with 19 layers. Batch normalisation {cite}`ioffe2015batchnorm` and He's initialisation
-# {cite}`he2015prelu` had since removed the first obstacle: networks of many layers start to learn. Do they learn
+# Chapter 1 ended with 19 layers. Batch normalisation [[Ioffe and Szegedy, 2015](../pages/bibliography.md#ioffe2015batchnorm)] and He's initialisation
+# [[He et al., 2015](../pages/bibliography.md#he2015prelu)] had since removed the first obstacle: networks of many layers start to learn. Do they learn
 # better, the deeper they are?
 #
 # Here are **plain** networks: 3x3 convolutions, each with batch normalisation and a ReLU, in three stages of 8, 16
@@ -248,7 +248,7 @@ print("same answers as the network of 20 layers:", same)
 # Every network of this chapter has it, and half of what follows hangs on it. For each channel, let $\mu$ and $\sigma^2$ be
 # mean and variance over all images of the batch and all positions. Two numbers per channel, $\gamma$ and $\beta$, are learned:
 #
-# $$ \hat{a} = \frac{a - \mu}{\sqrt{\sigma^2 + \epsilon}}, \qquad \mathrm{BN}(a) = \gamma\, \hat{a} + \beta. $$ (eq-resnet-bn)
+# $$ \hat{a} = \frac{a - \mu}{\sqrt{\sigma^2 + \epsilon}}, \qquad \mathrm{BN}(a) = \gamma\, \hat{a} + \beta. \tag{2.1} $$ <a id="eq-resnet-bn"></a>
 #
 # In **training** $\mu$ and $\sigma^2$ are those of the batch, so the answer for an image depends on the others in it.
 # In **evaluation** it must not: running averages, collected during the training, take their place.
@@ -296,14 +296,14 @@ Table(rows, decimals=2)
 # Let $H(\mathbf{x})$ be what a few layers ought to compute. Do not ask them for $H$. Ask them for the **residual**
 # $F(\mathbf{x}) = H(\mathbf{x}) - \mathbf{x}$, and add the input afterwards:
 #
-# $$ \mathbf{y} = F(\mathbf{x}, \{W_i\}) + \mathbf{x}. $$ (eq-resnet-block)
+# $$ \mathbf{y} = F(\mathbf{x}, \{W_i\}) + \mathbf{x}. \tag{2.2} $$ <a id="eq-resnet-block"></a>
 #
 # What the layers can compute together stays the same. What changes is what they compute by default. The paper's intuition:
 # if a copy is best, it is easier to push $F$ to zero than to make several layers copy.
 #
 # How is $F$ pushed to zero? Not by small weights: the table above says that batch normalisation undoes them. It takes the
 # $\gamma$ of the last normalisation in $F$. With $\gamma = 0$ the block copies, whatever its weights. The paper starts with
-# $\gamma = 1$, so its blocks do *not* start as copies; later work {cite}`goyal2017accurate` starts with $\gamma = 0$. How far
+# $\gamma = 1$, so its blocks do *not* start as copies; later work [[Goyal et al., 2017](../pages/bibliography.md#goyal2017accurate)] starts with $\gamma = 0$. How far
 # from a copy a block is, before and after training, we measure under "Look inside".
 
 
@@ -355,7 +355,7 @@ plot.show(
 #
 # The addition needs equal shapes. Where the shape changes, the shortcut is **projected**:
 #
-# $$ \mathbf{y} = F(\mathbf{x}, \{W_i\}) + W_s \mathbf{x}. $$ (eq-resnet-projection)
+# $$ \mathbf{y} = F(\mathbf{x}, \{W_i\}) + W_s \mathbf{x}. \tag{2.3} $$ <a id="eq-resnet-projection"></a>
 #
 # | symbol | meaning | shape | in the code |
 # |:--|:--|:--|:--|
@@ -363,7 +363,7 @@ plot.show(
 # | $F$ | the residual | `(N, after, H/s, W/s)` | `branch(x)` |
 # | $W_i$ | weights of its layers | `(out, in, 3, 3)` | `conv1`, `conv2` |
 # | $W_s$ | projection, a 1x1 convolution | `(after, before, 1, 1)` | `downsample` |
-# | $\sigma$ | ReLU; in {eq}`eq-resnet-bn` the deviation | | `relu` |
+# | $\sigma$ | ReLU; in [(2.1)](#eq-resnet-bn) the deviation | | `relu` |
 # | $s$ | stride, 1 or 2 | number | `stride` |
 # | $\mathbf{y}$ | the sum, before the last ReLU | `(N, after, H/s, W/s)` | `y` |
 # | $\gamma$ | scale of a batch normalisation | `(C,)` | `bn2.weight` |
@@ -422,7 +422,7 @@ plot.show(
 #   *differences* of features to a dictionary of typical ones.
 # - **Multigrid.** Solvers of partial differential equations compute corrections between a coarse and a fine grid.
 # - **Shortcuts.** Earlier networks had connections from the input to the output, or to additional classifiers.
-# - **Highway networks** {cite}`srivastava2015highway` came at the same time. They mix with a learned
+# - **Highway networks** [[Srivastava et al., 2015](../pages/bibliography.md#srivastava2015highway)] came at the same time. They mix with a learned
 #   gate, $\mathbf{y} = T(\mathbf{x})\,H(\mathbf{x}) + (1 - T(\mathbf{x}))\,\mathbf{x}$. The gate costs parameters,
 #   and where it opens for $H$, the shortcut closes. That of a ResNet is free and never closes.
 
@@ -466,9 +466,9 @@ print("same as PyTorch:", torch.equal(by_hand, block_by_torch(x, first, second))
 print("a copy when F is zero:", torch.equal(block_by_hand(x, first, 0 * second), x))
 
 # %% [markdown]
-# Now backwards. The derivative of {eq}`eq-resnet-block` is
+# Now backwards. The derivative of [(2.2)](#eq-resnet-block) is
 #
-# $$ \frac{\partial \mathbf{y}}{\partial \mathbf{x}} = I + \frac{\partial F}{\partial \mathbf{x}}. $$ (eq-resnet-gradient)
+# $$ \frac{\partial \mathbf{y}}{\partial \mathbf{x}} = I + \frac{\partial F}{\partial \mathbf{x}}. \tag{2.4} $$ <a id="eq-resnet-gradient"></a>
 #
 # Whatever $F$ does, the identity matrix $I$ is there. In the plain network the gradient is multiplied by one matrix
 # after the other. Let us see the $I$ in the 16x16 matrix of derivatives of our block, before its last ReLU.
@@ -484,7 +484,7 @@ print("derivative of the block less that of F is the identity:", same)
 # %% [markdown]
 # Through a whole network this holds less purely. Between two blocks stands a ReLU, which stops the gradient where $\mathbf{y}$ is
 # negative, and at the start of a stage a projection. That a gradient passes from any block to any other *unchanged*, plus
-# something, is the argument of the follow-up paper {cite}`he2016identity`, whose blocks have nothing on the shortcut.
+# something, is the argument of the follow-up paper [[He et al., 2016b](../pages/bibliography.md#he2016identity)], whose blocks have nothing on the shortcut.
 
 # %% [markdown]
 # ## The blocks
@@ -536,7 +536,7 @@ print(shortcut("A", 1, 3, stride=2)(x[None, None])[0])
 # %% [markdown]
 # ### The basic block
 #
-# What all blocks share is one line, equation {eq}`eq-resnet-projection` with a ReLU around it. The two kinds of
+# What all blocks share is one line, equation [(2.3)](#eq-resnet-projection) with a ReLU around it. The two kinds of
 # block differ in the layers of $F$.
 
 
@@ -1106,7 +1106,7 @@ print(
 # - **Plain, no BN: it vanishes**, forwards and backwards. Batch normalisation has solved this old problem: it brings the
 #   signal back to size in every layer.
 # - **Plain, with BN: it explodes** on its way back, by a factor of ten million over 110 layers. Batch normalisation
-#   itself is the reason {cite}`yang2019meanfield`.
+#   itself is the reason [[Yang et al., 2019](../pages/bibliography.md#yang2019meanfield)].
 # - **Residual, no BN: both explode.** Each block adds its branch to its input, and the sum is larger than both.
 # - **Residual, with BN: healthy.** The normalised branch adds about the same amount in every block, so it matters less
 #   and less beside what has piled up on the shortcut.
@@ -1118,7 +1118,7 @@ print(
 #
 # A norm says how large a gradient is, not whether it means anything. So move the input a little, by noise of 5 % of its
 # standard deviation. Does the gradient still point the same way? If not, a step along it is a step into the dark. Balduzzi et
-# al. {cite}`balduzzi2017shattered` call such gradients **shattered**. The table gives the cosine of the angle between the two
+# al. [[Balduzzi et al., 2017](../pages/bibliography.md#balduzzi2017shattered)] call such gradients **shattered**. The table gives the cosine of the angle between the two
 # gradients: 1 is the same direction, 0 is nothing in common.
 
 # %%
@@ -1546,7 +1546,7 @@ plot.mistakes(model, data, logits, "layer3")
 # %% [markdown]
 # ### Where does it look, and did it learn to?
 #
-# The ten images of chapter 1 again, one of each class. Grad-CAM {cite}`selvaraju2017gradcam` at the end of the third stage (8x8
+# The ten images of chapter 1 again, one of each class. Grad-CAM [[Selvaraju et al., 2017](../pages/bibliography.md#selvaraju2017gradcam)] at the end of the third stage (8x8
 # positions), and the control: the same network before its training.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -1693,13 +1693,13 @@ Table(
 # adjusts it, and the blocks of the deeper network adjust it least. But the left panel shows the same *before* training. So this is not
 # what residual networks learn; it is what the architecture does together with batch normalisation. Training even adds to it: the last
 # block of ResNet-56 changes its input by 0.40 of its length, and by 0.26 before. Each branch starts with a
-# deviation of about 1, and the sum that it is added to grows from block to block. De and Smith {cite}`de2020identity` find in this,
+# deviation of about 1, and the sum that it is added to grows from block to block. De and Smith [[De and Smith, 2020](../pages/bibliography.md#de2020identity)] find in this,
 # a start near the identity, the reason why very deep residual networks train.
 #
 # ### Take a block out
 #
 # A correction can be left out; a link of a chain cannot. So remove one block of a trained network, put nothing in
-# its place, train nothing, and test again. Veit et al. {cite}`veit2016ensembles` did this to ResNets and saw little
+# its place, train nothing, and test again. Veit et al. [[Veit et al., 2016](../pages/bibliography.md#veit2016ensembles)] did this to ResNets and saw little
 # harm. For the plain network, the two layers that correspond to a block are removed. Blocks that change the shape
 # stay.
 
@@ -1909,14 +1909,14 @@ for name in ("IMAGENET1K_V1", "IMAGENET1K_V2"):
 Table(rows, decimals=1)
 
 # %% [markdown]
-# - **Pre-activation** {cite}`he2016identity`. The ReLU after the addition clips the signal at every block. Move it,
+# - **Pre-activation** [[He et al., 2016b](../pages/bibliography.md#he2016identity)]. The ReLU after the addition clips the signal at every block. Move it,
 #   and the batch normalisation, to the start of the branch, and the shortcut is an identity from end to end. It
 #   trained 1001 layers. Exercise 4 builds the block.
-# - **Zero initialisation** of $\gamma$ in the last batch normalisation of each block {cite}`goyal2017accurate`: every block
+# - **Zero initialisation** of $\gamma$ in the last batch normalisation of each block [[Goyal et al., 2017](../pages/bibliography.md#goyal2017accurate)]: every block
 #   starts as a copy. In torchvision it is the option `zero_init_residual`, off by default.
-# - **ResNet-D** {cite}`he2019bag` averages 2x2 positions before the 1x1 projection with stride 2, which throws three of four
+# - **ResNet-D** [[He et al., 2019](../pages/bibliography.md#he2019bag)] averages 2x2 positions before the 1x1 projection with stride 2, which throws three of four
 #   away (chapter 9).
-# - **Wide ResNets** {cite}`zagoruyko2016wide` have fewer, wider layers, and use hardware better (chapter 8).
+# - **Wide ResNets** [[Zagoruyko and Komodakis, 2016](../pages/bibliography.md#zagoruyko2016wide)] have fewer, wider layers, and use hardware better (chapter 8).
 # - **DenseNet** (chapter 3) concatenates where ResNet adds. **SENet** (chapter 6) and **CBAM** (chapter 7) put gates on $F$.
 # - Transformers have the same residual connection around each of their parts.
 
@@ -1989,7 +1989,7 @@ def count_solution(layers, classes):
 verify(check_count, count_solution)
 
 # %% [markdown]
-# **4. (code)** Write the pre-activation block {cite}`he2016identity` for unchanged shapes: batch normalisation,
+# **4. (code)** Write the pre-activation block [[He et al., 2016b](../pages/bibliography.md#he2016identity)] for unchanged shapes: batch normalisation,
 # ReLU, convolution, and the same again; then add the input, and nothing after that. Name the parts `bn1`, `conv1`,
 # `bn2`, `conv2`. Then think: why can its output be negative, and why does that matter over a hundred blocks?
 

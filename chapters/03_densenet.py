@@ -11,7 +11,7 @@
 #
 # | | |
 # |:--|:--|
-# | Paper | G. Huang, Z. Liu, L. van der Maaten and K. Q. Weinberger, *Densely Connected Convolutional Networks*, CVPR 2017 {cite}`huang2017densenet` |
+# | Paper | G. Huang, Z. Liu, L. van der Maaten and K. Q. Weinberger, *Densely Connected Convolutional Networks*, CVPR 2017 [[Huang et al., 2017](../pages/bibliography.md#huang2017densenet)] |
 # | Claim | Let every layer read the maps of all layers before it, side by side and not summed: then each layer can be very narrow, and a network of few parameters is as accurate as a large one. |
 # | You need | [Chapter 2](02_resnet): residual blocks, the CIFAR ResNets, gradients in deep networks. |
 # | Time | About an hour to read. The last cell prints how long the computations took. |
@@ -63,7 +63,7 @@ from helpers.weights import Weights
 resnet = chapter("02_resnet")
 
 # %% [markdown]
-# Everything here is trained on CIFAR-10 {cite}`krizhevsky2009cifar` at 16x16 pixels, as in [chapter 2](02_resnet), whose
+# Everything here is trained on CIFAR-10 [[Krizhevsky, 2009](../pages/bibliography.md#krizhevsky2009cifar)] at 16x16 pixels, as in [chapter 2](02_resnet), whose
 # `at_16_pixels` and `CifarResNet` we take over.
 
 # %%
@@ -146,7 +146,7 @@ Table(rows, decimals=2)
 # $\mathbf{x}_\ell = H_\ell(\mathbf{x}_{\ell-1})$, in a ResNet
 # $\mathbf{x}_\ell = H_\ell(\mathbf{x}_{\ell-1}) + \mathbf{x}_{\ell-1}$. In a DenseNet
 #
-# $$ \mathbf{x}_\ell = H_\ell([\mathbf{x}_0, \mathbf{x}_1, \ldots, \mathbf{x}_{\ell-1}]). $$ (eq-densenet-layer)
+# $$ \mathbf{x}_\ell = H_\ell([\mathbf{x}_0, \mathbf{x}_1, \ldots, \mathbf{x}_{\ell-1}]). \tag{3.1} $$ <a id="eq-densenet-layer"></a>
 #
 # The brackets concatenate channels. Nothing is overwritten and nothing is summed: after a layer has written its maps,
 # they stay as they are until the end of the block.
@@ -202,11 +202,11 @@ plot.show(
 # %% [markdown]
 # Layer $\ell$ has $\ell$ sources, so a block of $n$ layers has
 #
-# $$ 1 + 2 + \ldots + n = \frac{n(n+1)}{2} $$ (eq-densenet-connections)
+# $$ 1 + 2 + \ldots + n = \frac{n(n+1)}{2} \tag{3.2} $$ <a id="eq-densenet-connections"></a>
 #
 # connections, where a chain has $n$. And if every layer writes $k$ channels, layer $\ell$ reads
 #
-# $$ k_0 + k\,(\ell - 1) $$ (eq-densenet-growth)
+# $$ k_0 + k\,(\ell - 1) \tag{3.3} $$ <a id="eq-densenet-growth"></a>
 #
 # of them. Here is the part that sounds wrong at first. More connections, and *fewer* parameters? The trick is in $k$. A
 # layer of a ResNet has to write all channels of its stage, because its output is added to all of them. A dense
@@ -357,7 +357,7 @@ class DenseLayer(nn.Module):
 
 
 # %% [markdown]
-# The block is the list of maps, and a loop. This is all of equation {eq}`eq-densenet-layer`:
+# The block is the list of maps, and a loop. This is all of equation [(3.1)](#eq-densenet-layer):
 
 
 # %% tags=["model"]
@@ -378,7 +378,7 @@ class DenseBlock(nn.Module):
 
 
 # %% [markdown]
-# A probe. The shape must follow equation {eq}`eq-densenet-growth`, and the first channels that leave the block must be those
+# A probe. The shape must follow equation [(3.3)](#eq-densenet-growth), and the first channels that leave the block must be those
 # that entered it, bit for bit: the recovery of the first section is perfect by construction.
 
 # %% tags=["nbval-check-output"]
@@ -502,7 +502,7 @@ class DenseNet(nn.Module):
     def __init__(
         self, layers, growth, first, compression=0.5, classes=1000, small_images=False,
         dropout=0.0, **settings,
-    ):  # fmt: skip
+    ):
         super().__init__()
         self.features = nn.Sequential()
         self.features.add_module("stem", stem(first, small_images))
@@ -557,7 +557,7 @@ def cifar_densenet(depth, growth, bottleneck=True, compression=0.5, classes=10, 
     return DenseNet(
         (count,) * 3, growth, first, compression, classes, small_images=True,
         bottleneck=bottleneck, **settings,
-    )  # fmt: skip
+    )
 
 
 # %% [markdown]
@@ -775,7 +775,7 @@ del ours, theirs
 # To compute gradients, a layer keeps what it read. In a dense block that is a fresh copy of nearly everything, for every layer, and
 # once more after the normalisation. So the memory of a block grows with the *square* of its depth, while its maps grow only in proportion.
 #
-# The authors' remedy {cite}`pleiss2017memory`: do not keep the concatenated and normalised maps. They are cheap to compute again.
+# The authors' remedy [[Pleiss et al., 2017](../pages/bibliography.md#pleiss2017memory)]: do not keep the concatenated and normalised maps. They are cheap to compute again.
 # In PyTorch that is called **checkpointing**, and it is the option `memory_efficient` of `DenseLayer`: `read` runs a second time
 # when the gradient needs it. There is one trap. A batch normalisation that runs twice also updates its running averages twice. The second
 # run, `first_and_again` says, leaves them alone.
@@ -1312,7 +1312,7 @@ for study in (STUDY, LONG):
 #
 # ### Failures first
 #
-# The test images on which DenseNet-BC (40, 8) is most sure of a wrong answer. Grad-CAM {cite}`selvaraju2017gradcam` looks at the end of the second
+# The test images on which DenseNet-BC (40, 8) is most sure of a wrong answer. Grad-CAM [[Selvaraju et al., 2017](../pages/bibliography.md#selvaraju2017gradcam)] looks at the end of the second
 # block, with 8x8 positions.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -1729,9 +1729,9 @@ Table(rows, decimals=1)
 # %% [markdown]
 # - **Wider and shallower.** The authors themselves recommend it, for the sake of time and memory. In their repository, BC (40, 48) has
 #   2.7 million parameters, takes about the time and memory of BC (100, 12) on their GPU, and has 3.99 % error on CIFAR-10+ instead of 4.51 %.
-# - **Fewer connections.** CondenseNet {cite}`huang2018condensenet` learns which connections to keep and removes the others. Log-DenseNet
-#   {cite}`hu2017logdensenet` reads from about $\log_2 L$ earlier layers only.
-# - **Segmentation.** Dense blocks went into encoders and decoders {cite}`jegou2017tiramisu`. And concatenation itself is older than this paper: the U-Net of chapter 11
+# - **Fewer connections.** CondenseNet [[Huang et al., 2018](../pages/bibliography.md#huang2018condensenet)] learns which connections to keep and removes the others. Log-DenseNet
+#   [[Hu et al., 2017](../pages/bibliography.md#hu2017logdensenet)] reads from about $\log_2 L$ earlier layers only.
+# - **Segmentation.** Dense blocks went into encoders and decoders [[Jégou et al., 2017](../pages/bibliography.md#jegou2017tiramisu)]. And concatenation itself is older than this paper: the U-Net of chapter 11
 #   concatenates across scales.
 # - **Memory.** Computing again instead of keeping, as above, is now common for large networks of all kinds.
 

@@ -11,7 +11,7 @@
 #
 # | | |
 # |:--|:--|
-# | Paper | M. Tan and Q. V. Le, *EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks*, ICML 2019 {cite}`tan2019efficientnet` |
+# | Paper | M. Tan and Q. V. Le, *EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks*, ICML 2019 [[Tan and Le, 2019](../pages/bibliography.md#tan2019efficientnet)] |
 # | Claim | Whoever can afford a larger network should make it deeper and wider and feed it larger images, all three in fixed proportions. Growing one of them alone soon stops paying. |
 # | You need | [Chapter 1](01_vgg): receptive field, multiply-adds. [Chapter 2](02_resnet): residual blocks and the bottleneck. |
 # | Time | About an hour to read. The last cell prints how long the computations took. |
@@ -56,7 +56,7 @@ from helpers.weights import Weights
 
 # %% [markdown]
 # In this chapter the size of the images is one of the things that change. So the photographs of CIFAR-10
-# {cite}`krizhevsky2009cifar`, 32x32 pixels, are made smaller where an experiment says so. Each new pixel is a weighted
+# [[Krizhevsky, 2009](../pages/bibliography.md#krizhevsky2009cifar)], 32x32 pixels, are made smaller where an experiment says so. Each new pixel is a weighted
 # mean of all the old ones under it; just picking some of them would leave jagged patterns (**aliasing**).
 
 
@@ -91,8 +91,8 @@ data = cifar10(train=pick(full=20_000, quick=384), test=pick(full=5000, quick=20
 # ## The problem: one knob stops turning
 #
 # How do you make a good network better when you get a faster computer? Most turned one knob. ResNet and its followers turned
-# **depth**. Wide ResNets {cite}`zagoruyko2016wide` and MobileNets {cite}`howard2017mobilenets` turned **width**, the
-# number of channels. GPipe {cite}`huang2019gpipe` also turned **resolution**: its images have 480x480 pixels. Where width and
+# **depth**. Wide ResNets [[Zagoruyko and Komodakis, 2016](../pages/bibliography.md#zagoruyko2016wide)] and MobileNets [[Howard et al., 2017](../pages/bibliography.md#howard2017mobilenets)] turned **width**, the
+# number of channels. GPipe [[Huang et al., 2019](../pages/bibliography.md#huang2019gpipe)] also turned **resolution**: its images have 480x480 pixels. Where width and
 # depth had been balanced before, the paper says, it took tedious tuning by hand.
 #
 # Let us turn resolution alone. Here is a small plain network, and the same photographs at 8, 16 and 28 pixels. The
@@ -147,7 +147,7 @@ Table(rows, decimals=1)
 # The paper starts with a formula for any convolutional network. It has $s$ stages; stage $i$ repeats the same layer
 # $F_i$ $L_i$ times, on a tensor $X$ of a certain shape:
 #
-# $$ \mathcal{N} = \bigodot_{i=1}^{s} F_i^{L_i}\left(X_{\langle H_i, W_i, C_i\rangle}\right). $$ (eq-efficientnet-network)
+# $$ \mathcal{N} = \bigodot_{i=1}^{s} F_i^{L_i}\left(X_{\langle H_i, W_i, C_i\rangle}\right). \tag{4.1} $$ <a id="eq-efficientnet-network"></a>
 #
 # A designer looks for good layers $F_i$. **Scaling** keeps the layers and changes the numbers: how often, how wide, on
 # how large a map. To choose them stage by stage would be a huge search. So every stage gets the same three factors:
@@ -158,7 +158,7 @@ Table(rows, decimals=1)
 # & \mathcal{N} = \bigodot_{i} \hat F_i^{\,d\cdot \hat L_i}
 #   \left(X_{\langle r\cdot \hat H_i,\ r\cdot \hat W_i,\ w\cdot \hat C_i\rangle}\right)
 # \end{aligned}
-# $$ (eq-efficientnet-problem)
+# \tag{4.2} $$ <a id="eq-efficientnet-problem"></a>
 #
 # with no more memory and multiply-adds than we have. Three numbers are still a search, for each budget anew. The last step is to bind them to one number $\phi$:
 #
@@ -167,7 +167,7 @@ Table(rows, decimals=1)
 # & d = \alpha^{\phi}, \quad w = \beta^{\phi}, \quad r = \gamma^{\phi}, \\
 # & \alpha\,\beta^2\,\gamma^2 \approx 2, \quad \alpha, \beta, \gamma \ge 1.
 # \end{aligned}
-# $$ (eq-efficientnet-compound)
+# \tag{4.3} $$ <a id="eq-efficientnet-compound"></a>
 #
 # Search $\alpha, \beta, \gamma$ once, on the small network, with $\phi = 1$. Then turn $\phi$. This is **compound
 # scaling**. For EfficientNet the paper found $\alpha = 1.2$, $\beta = 1.1$, $\gamma = 1.15$.
@@ -229,7 +229,7 @@ plot.show(
 #
 # A $k \times k$ convolution multiplies $k^2 \, C_\text{in}\, C_\text{out}\, H\, W$ times. Twice the layers is twice
 # the work. Twice the width doubles $C_\text{in}$ *and* $C_\text{out}$: four times. Twice the resolution doubles $H$
-# and $W$: four times. So the cost goes as $d\,w^2 r^2$, and with {eq}`eq-efficientnet-compound` as
+# and $W$: four times. So the cost goes as $d\,w^2 r^2$, and with [(4.3)](#eq-efficientnet-compound) as
 # $(\alpha\,\beta^2\gamma^2)^\phi \approx 2^\phi$. Count it:
 
 
@@ -259,7 +259,7 @@ print("twice the resolution:", inspect.count_macs(stack(), (8, 8, 8)) / once)
 # - **Bigger networks.** GoogLeNet (2014) had 6.8 million parameters, SENet (2017) 145 million, GPipe (2018) 557
 #   million: cut into pieces and spread over several processors, since the memory of one cannot hold it.
 # - **Efficient networks.** SqueezeNet, MobileNets and ShuffleNets are designed by hand for telephones. MnasNet
-#   {cite}`tan2019mnasnet` and others are found by a **neural architecture search**: a program tries many networks, trains each
+#   [[Tan et al., 2019](../pages/bibliography.md#tan2019mnasnet)] and others are found by a **neural architecture search**: a program tries many networks, trains each
 #   for a moment and keeps what works. For very large networks that is too dear. Scaling a small one is the way around.
 # - **Depth and width.** That both matter had been shown, in theory and in experiments. Resolution had not been part of it.
 
@@ -272,12 +272,10 @@ print("twice the resolution:", inspect.count_macs(stack(), (8, 8, 8)) / once)
 # [chapter 6](06_senet).
 
 # %% tags=["nbval-check-output"]
-# fmt: off
 x = torch.tensor([[[1., 2., 0., 1.], [0., 1., 3., 1.], [2., 0., 1., 0.], [1., 1., 0., 2.]],
                   [[0., 1., 1., 0.], [2., 0., 0., 2.], [0., 1., 1., 0.], [1., 0., 0., 1.]]])
 filters = torch.tensor([[[0., 0., 0.], [1., -1., 0.], [0., 0., 0.]],  # left neighbour less pixel
                         [[0., 0.5, 0.], [0., 0., 0.], [0., 0.5, 0.]]])  # mean of above and below
-# fmt: on
 mixing = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, -1.0]])  # three new channels from two
 
 
@@ -304,15 +302,15 @@ print("depthwise 3x3, then 1x1:", 9 * 2 * 16, "+", 2 * 3 * 16)
 # $k^2 C_\text{in} + C_\text{in} C_\text{out}$.
 #
 # The **gate** looks at the mean of every channel and answers with one number in (0, 1) per channel, by which the whole
-# channel is multiplied. And the **activation** is Swish {cite}`ramachandran2017swish`, also known as SiLU
-# {cite}`elfwing2018silu`: the input times its own sigmoid $\sigma(x) = 1 / (1 + e^{-x})$,
+# channel is multiplied. And the **activation** is Swish [[Ramachandran et al., 2017](../pages/bibliography.md#ramachandran2017swish)], also known as SiLU
+# [[Elfwing et al., 2018](../pages/bibliography.md#elfwing2018silu)]: the input times its own sigmoid $\sigma(x) = 1 / (1 + e^{-x})$,
 #
 # $$
 # \begin{aligned}
 # \operatorname{swish}(x) &= x\,\sigma(x), \\
 # \operatorname{swish}'(x) &= \sigma(x)\,\bigl(1 + x\,(1 - \sigma(x))\bigr).
 # \end{aligned}
-# $$ (eq-swish)
+# \tag{4.4} $$ <a id="eq-swish"></a>
 #
 # In this chapter $\sigma$ is the sigmoid. Value and slope, by hand and by PyTorch:
 
@@ -364,7 +362,7 @@ plot.show(
 #
 # ### The gate
 #
-# **Squeeze and excitation** {cite}`hu2018senet`: the mean of each channel (squeeze), two small layers, a sigmoid
+# **Squeeze and excitation** [[Hu et al., 2018a](../pages/bibliography.md#hu2018senet)]: the mean of each channel (squeeze), two small layers, a sigmoid
 # (excitation). Chapter 6 asks what it learns. For now: it costs hardly any multiply-adds, since it works on one number
 # per channel, and it lets every position know something about the whole image.
 
@@ -388,7 +386,7 @@ class SqueezeExcitation(nn.Module):
 # ### Stochastic depth
 #
 # A residual block can be left out; chapter 2 removed one and lost little. **Stochastic depth**
-# {cite}`huang2016stochastic` does it on purpose during training: with probability $p$, an image skips the branch and
+# [[Huang et al., 2016](../pages/bibliography.md#huang2016stochastic)] does it on purpose during training: with probability $p$, an image skips the branch and
 # takes the shortcut alone. It is dropout for whole blocks. The branches that stay are divided by $1 - p$, so that on
 # average nothing changes, and in evaluation nothing is left out.
 
@@ -422,7 +420,7 @@ print("in evaluation it does nothing:", drop.eval()(some) is some)
 # ### MBConv
 #
 # The bottleneck of ResNet-50 is wide, narrow, wide: it saves on the 3x3 convolution. With a depthwise convolution there
-# is nothing to save there, since it is cheap at any width. So MBConv {cite}`sandler2018mobilenetv2` turns the shape
+# is nothing to save there, since it is cheap at any width. So MBConv [[Sandler et al., 2018](../pages/bibliography.md#sandler2018mobilenetv2)] turns the shape
 # around: narrow, **wide**, narrow. A 1x1 convolution expands the channels sixfold, the depthwise one filters them, the
 # gate weighs them, and a 1x1 convolution projects them back. The shortcut connects the narrow ends. After the projection
 # there is no activation: the few channels that travel between blocks should not lose half of what they carry.
@@ -585,7 +583,7 @@ class EfficientNet(nn.Module):
     """
 
     def __init__(self, d=1.0, w=1.0, stages=B0, classes=1000, *, stem=32, stem_stride=2, head=1280,
-                 divisor=8, dropout=0.2, drop=0.2):  # fmt: skip
+                 divisor=8, dropout=0.2, drop=0.2):
         super().__init__()
         stages = scale(stages, d, w, divisor)
         before, head = round_filters(stem, w, divisor), round_filters(head, w, divisor)
@@ -597,7 +595,7 @@ class EfficientNet(nn.Module):
             for number in range(stage.repeats):
                 stride = stage.stride if number == 0 else 1
                 made.append(MBConv(before, stage.channels, stage.kernel, stride, stage.expand,
-                                   drop * position / blocks))  # fmt: skip
+                                   drop * position / blocks))
                 before, position = stage.channels, position + 1
             self.stages.append(made)
         self.head = convolution(before, head, 1)
@@ -659,7 +657,7 @@ TINY = (Stage(1, 3, 1, 8, 1), Stage(4, 3, 2, 16, 2), Stage(4, 3, 2, 32, 2))
 def tiny(d=1.0, w=1.0):
     """A small network for images of 8 to 32 pixels: no stride in the stem, ten classes."""
     return EfficientNet(d, w, TINY, 10, stem=8, stem_stride=1, head=128, divisor=2,
-                        dropout=0.0, drop=0.0)  # fmt: skip
+                        dropout=0.0, drop=0.0)
 
 
 # %% [markdown]
@@ -681,7 +679,7 @@ OF_TINY = {
 
 
 def cost(d=1.0, w=1.0, r=224, *, stages=B0, classes=1000, stem=32, stem_stride=2, head=1280,
-         divisor=8):  # fmt: skip
+         divisor=8):
     """Multiply-adds of EfficientNet(d, w, stages, ...) for an image of r x r pixels, by kind of
     layer."""
     stages = scale(stages, d, w, divisor)
@@ -739,7 +737,7 @@ TABLE_2 = {  # of the first version: parameters, multiply-adds, top-1 in %
     "B0": ("5.3 M", "0.39 G", 76.3), "B1": ("7.8 M", "0.70 G", 78.8), "B2": ("9.2 M", "1.0 G", 79.8),
     "B3": ("12 M", "1.8 G", 81.1), "B4": ("19 M", "4.2 G", 82.6), "B5": ("30 M", "9.9 G", 83.3),
     "B6": ("43 M", "19 G", 84.0), "B7": ("66 M", "37 G", 84.4),
-}  # fmt: skip
+}
 FAR = (
     "the multiply-adds differ by 2 to 5 %. All counts agree with torchvision's to the last digit; we do not know how the "
     "paper's were made."
@@ -835,7 +833,7 @@ for name, (w, d, _) in RELEASED.items():
     theirs, before = [], 32
     for stage in B0:
         theirs.append(MBConvConfig(stage.expand, stage.kernel, stage.stride, before, stage.channels,
-                                   stage.repeats, width_mult=w, depth_mult=d))  # fmt: skip
+                                   stage.repeats, width_mult=w, depth_mult=d))
         before = stage.channels
     same &= all(
         (a.channels, a.repeats) == (b.out_channels, b.num_layers)
@@ -980,13 +978,13 @@ rows = []
 for kind, law in LAWS.items():
     share = kinds[kind] / baseline
     rows.append({"kind of layer": kind, "share in %": 100 * share}
-                | {name: f"{value}" for name, value in zip("dwr", law, strict=True)})  # fmt: skip
+                | {name: f"{value}" for name, value in zip("dwr", law, strict=True)})
 weighted = {
     name: sum(kinds[kind] / baseline * law[i] for kind, law in LAWS.items())
     for i, name in enumerate("dwr")
 }
 rows.append({"kind of layer": "all", "share in %": 100.0}
-            | {name: f"{value:.3f}" for name, value in weighted.items()})  # fmt: skip
+            | {name: f"{value:.3f}" for name, value in weighted.items()})
 Table(rows, decimals=1)
 
 # %% [markdown]
@@ -1019,9 +1017,9 @@ def efficientnet(name):
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 timed = {f"EfficientNet-{name}": (partial(efficientnet, name), RELEASED[name][2])
-         for name in pick(full=("B0", "B1", "B2", "B3"), quick=("B0",))}  # fmt: skip
+         for name in pick(full=("B0", "B1", "B2", "B3"), quick=("B0",))}
 timed |= {f"ResNet-{depth}": (partial(resnet, depth), 224)
-          for depth in pick(full=(18, 50, 152), quick=(18,))}  # fmt: skip
+          for depth in pick(full=(18, 50, 152), quick=(18,))}
 timed |= pick(full={"VGG-16": (partial(VGG.VGG, VGG.CONFIGS["D"]), 224)}, quick={})
 networks = {name: (build().eval(), side) for name, (build, side) in timed.items()}
 # round by round, so that a busy moment hits all networks alike
@@ -1104,9 +1102,9 @@ plot.show(
 # ## Where B0 comes from: an objective with a price
 #
 # Scaling keeps the layers, so they had better be good. B0 was found by a search over networks built from MBConv blocks,
-# in the search space of MnasNet {cite}`tan2019mnasnet`. What did it look for? Accuracy, at a price:
+# in the search space of MnasNet [[Tan et al., 2019](../pages/bibliography.md#tan2019mnasnet)]. What did it look for? Accuracy, at a price:
 #
-# $$ \max_m\ \text{ACC}(m) \times \left[\frac{\text{FLOPS}(m)}{T}\right]^{\omega} $$ (eq-efficientnet-objective)
+# $$ \max_m\ \text{ACC}(m) \times \left[\frac{\text{FLOPS}(m)}{T}\right]^{\omega} \tag{4.5} $$ <a id="eq-efficientnet-objective"></a>
 #
 # with $T$ = 400 million and $\omega$ = -0.07. (The paper calls the exponent $w$; we do not, because $w$ is taken.) The exponent is a rate of exchange. Twice the
 # multiply-adds divide the objective by $2^{0.07}$, so they have to bring five percent more accuracy, relative to what
@@ -1144,7 +1142,7 @@ OTHERS = {  # Table 2 of the first version: billion multiply-adds, top-1 in %
     "ResNet-50": (4.1, 76.0), "DenseNet-169": (3.5, 76.2), "ResNet-152": (11, 77.8),
     "Inception-v4": (13, 80.0),
     "ResNeXt-101": (32, 80.9), "SENet": (42, 82.7), "NASNet-A": (24, 82.7),
-}  # fmt: skip
+}
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -1157,7 +1155,7 @@ def draw_equal_objective(ax):
         curve = value * (giga / TARGET) ** -OMEGA
         ax.semilogx(giga, curve, color="#bbbbbb", linewidth=1)
         ax.annotate(f"{value}", (end, float(curve[-1])), xytext=(3, 1), textcoords="offset points",
-                    fontsize=8, color="#777777")  # fmt: skip
+                    fontsize=8, color="#777777")
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -1259,7 +1257,7 @@ Table(rows, decimals=2)
 # | learning rate | 0.256, times 0.97 every 2.4 epochs | one cycle | |
 # | weight decay | 1e-5 | 1e-4 | |
 # | batch normalisation | momentum 0.99 (0.01 in PyTorch's way of counting) | 0.9 (0.1) | averages over a hundred steps lag behind in a training of three hundred |
-# | augmentation | AutoAugment {cite}`cubuk2019autoaugment` | flip, shift by an eighth of the side | |
+# | augmentation | AutoAugment [[Cubuk et al., 2019](../pages/bibliography.md#cubuk2019autoaugment)] | flip, shift by an eighth of the side | |
 # | against overfitting | dropout 0.2 (B0) to 0.5 (B7), stochastic depth | none in the comparisons | nothing is seen twice, so nothing is overfitted |
 # | choice of $\alpha, \beta, \gamma$ | grid search by trainings of B0 at $\phi = 1$ | the paper's | exercise 3 does the part that needs no training |
 #
@@ -1397,7 +1395,7 @@ Table(
         "million multiply-adds": 2,
         "seconds of training": 0,
         "images per second": 0,
-    },  # fmt: skip
+    },
 )
 
 
@@ -1665,7 +1663,7 @@ plot.mistakes(models["compound"], seen, logits, "stages.1")
 #
 # ### Where does it look, and did it learn to?
 #
-# The paper compares class activation maps {cite}`zhou2016cam` of the four scalings (its Figure 7): the compound network looks at more relevant regions with
+# The paper compares class activation maps [[Zhou et al., 2016](../pages/bibliography.md#zhou2016cam)] of the four scalings (its Figure 7): the compound network looks at more relevant regions with
 # more detail, it says. Our four are right less than half of the time, so their maps would tell little. Instead, one
 # network that was trained for longer and is kept in `weights/`: the tiny one, twice as wide, on images of 32x32. Most chapters have such a one, all
 # trained alike to name twelve things, CIFAR-10's ten among them. The control is the same network before its training.
@@ -1725,7 +1723,7 @@ plot.evidence(
 # ### How much of its image does a unit use?
 #
 # The receptive fields above were theory. Now that the networks are trained: how strongly does each pixel move the middle
-# unit of the last stage? That is the **effective** receptive field {cite}`luo2016erf` of chapter 1. We average over a hundred
+# unit of the last stage? That is the **effective** receptive field [[Luo et al., 2016](../pages/bibliography.md#luo2016erf)] of chapter 1. We average over a hundred
 # images and ask which share of the pixels holds half of the gradient. A large share means that a unit uses much of its
 # image. The gates, which let everything see everything, are included this time.
 
@@ -1863,13 +1861,13 @@ Explorable(
 # Where multiply-adds, parameters or battery are what counts, B0 to B3 are still good networks, and trained weights are easy to
 # get. Where seconds count, measure first: a ResNet or one of the following may be both faster and more accurate.
 #
-# - **Better recipes.** Noisy Student {cite}`xie2020noisystudent` kept the networks and trained on 300 million further images without labels.
-# - **FixRes** {cite}`touvron2019fixres`: test at a higher resolution than in training, where random crops make things look larger.
-# - **EfficientDet** {cite}`tan2020efficientdet` scales detectors by the same idea.
-# - **RegNet** {cite}`radosavovic2020regnet` asks what good networks of any size have in common, and finds simple ones that are faster
+# - **Better recipes.** Noisy Student [[Xie et al., 2020](../pages/bibliography.md#xie2020noisystudent)] kept the networks and trained on 300 million further images without labels.
+# - **FixRes** [[Touvron et al., 2019](../pages/bibliography.md#touvron2019fixres)]: test at a higher resolution than in training, where random crops make things look larger.
+# - **EfficientDet** [[Tan et al., 2020](../pages/bibliography.md#tan2020efficientdet)] scales detectors by the same idea.
+# - **RegNet** [[Radosavovic et al., 2020](../pages/bibliography.md#radosavovic2020regnet)] asks what good networks of any size have in common, and finds simple ones that are faster
 #   on GPUs than EfficientNets of equal accuracy.
-# - **ResNet-RS** {cite}`bello2021resnetrs` scales ResNets anew, with slower growth of the resolution, and is faster at equal accuracy, too.
-# - **EfficientNetV2** {cite}`tan2021efficientnetv2` draws the consequence: its search looks at training speed, it has full convolutions
+# - **ResNet-RS** [[Bello et al., 2021](../pages/bibliography.md#bello2021resnetrs)] scales ResNets anew, with slower growth of the resolution, and is faster at equal accuracy, too.
+# - **EfficientNetV2** [[Tan and Le, 2021](../pages/bibliography.md#tan2021efficientnetv2)] draws the consequence: its search looks at training speed, it has full convolutions
 #   in the early stages (Fused-MBConv, exercise 4), and it grows the images during training. Its compound rule is
 #   no longer uniform: later stages get more of the added layers, and the resolution is capped.
 

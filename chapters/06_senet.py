@@ -11,7 +11,7 @@
 #
 # | | |
 # |:--|:--|
-# | Paper | J. Hu, L. Shen and G. Sun, *Squeeze-and-Excitation Networks*, CVPR 2018 {cite}`hu2018senet` |
+# | Paper | J. Hu, L. Shen and G. Sun, *Squeeze-and-Excitation Networks*, CVPR 2018 [[Hu et al., 2018a](../pages/bibliography.md#hu2018senet)] |
 # | Claim | Let every block look at the whole image for a moment, and turn its channels up or down: then a network is more accurate for almost no multiply-adds. |
 # | You need | [Chapter 2](02_resnet): residual blocks, and the ResNets that get the gates here. |
 # | Time | About an hour to read. The last cell prints how long the computations took. |
@@ -56,7 +56,7 @@ from helpers.variants import Variant, Variants, counted
 from helpers.weights import Weights
 
 # %% [markdown]
-# Blocks, stages and networks come from [chapter 2](02_resnet), and so does CIFAR-10 {cite}`krizhevsky2009cifar` at
+# Blocks, stages and networks come from [chapter 2](02_resnet), and so does CIFAR-10 [[Krizhevsky, 2009](../pages/bibliography.md#krizhevsky2009cifar)] at
 # 16x16 pixels.
 
 # %% tags=["model"]
@@ -220,16 +220,16 @@ plot.show(
 #
 # **Squeeze.** Describe each channel by one number, its average over the map:
 #
-# $$ z_c = \frac{1}{H W} \sum_{i=1}^{H} \sum_{j=1}^{W} u_c(i, j). $$ (eq-senet-squeeze)
+# $$ z_c = \frac{1}{H W} \sum_{i=1}^{H} \sum_{j=1}^{W} u_c(i, j). \tag{6.1} $$ <a id="eq-senet-squeeze"></a>
 #
 # **Excitation.** Compute a gate between 0 and 1 for each channel from all $C$ averages, with two small fully connected
 # layers:
 #
-# $$ \mathbf{s} = \sigma(W_2\, \delta(W_1 \mathbf{z})). $$ (eq-senet-excitation)
+# $$ \mathbf{s} = \sigma(W_2\, \delta(W_1 \mathbf{z})). \tag{6.2} $$ <a id="eq-senet-excitation"></a>
 #
 # **Scale.** Multiply each map by its gate:
 #
-# $$ \tilde{\mathbf{x}}_c = s_c\, \mathbf{u}_c. $$ (eq-senet-scale)
+# $$ \tilde{\mathbf{x}}_c = s_c\, \mathbf{u}_c. \tag{6.3} $$ <a id="eq-senet-scale"></a>
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -304,11 +304,11 @@ plot.show(
 #
 # ### Where the idea comes from
 #
-# - **Gates.** Highway networks {cite}`srivastava2015highway` mix a layer and its input with a learned gate. Residual
-#   attention networks {cite}`wang2017residual` multiply with a mask for every position, from a branch with its own
+# - **Gates.** Highway networks [[Srivastava et al., 2015](../pages/bibliography.md#srivastava2015highway)] mix a layer and its input with a learned gate. Residual
+#   attention networks [[Wang et al., 2017](../pages/bibliography.md#wang2017residual)] multiply with a mask for every position, from a branch with its own
 #   convolutions. The gates here are for channels alone, and therefore small.
-# - **The average over the map** has stood at the end of networks since Network in Network {cite}`lin2014nin`.
-# - **Search** {cite}`zoph2017search` finds better ways to connect layers. A unit works inside whatever block it finds.
+# - **The average over the map** has stood at the end of networks since Network in Network [[Lin et al., 2014a](../pages/bibliography.md#lin2014nin)].
+# - **Search** [[Zoph and Le, 2017](../pages/bibliography.md#zoph2017search)] finds better ways to connect layers. A unit works inside whatever block it finds.
 
 # %% [markdown]
 # ## The smallest piece by hand
@@ -517,7 +517,7 @@ plot.show(
 # ## The block, then the network
 #
 # In a residual block the unit works on the branch, before the addition: $\mathbf{y} = \mathrm{SE}(F(\mathbf{x})) +
-# \mathbf{x}$. In an Inception network {cite}`szegedy2015going` it stands behind each module, in VGG behind the
+# \mathbf{x}$. In an Inception network [[Szegedy et al., 2015](../pages/bibliography.md#szegedy2015going)] it stands behind each module, in VGG behind the
 # ReLU of each convolution. The paper tries three other places in a residual block (section 6.5):
 
 
@@ -687,7 +687,7 @@ print("without its units it is the ResNet-20:", torch.equal(stripped(batch), pla
 #
 # A unit has two matrices of $C \cdot C / r$ weights. So a network with $N_s$ blocks of $C_s$ channels in stage $s$ gets
 #
-# $$ \frac{2}{r} \sum_{s} N_s\, C_s^2 $$ (eq-senet-cost)
+# $$ \frac{2}{r} \sum_{s} N_s\, C_s^2 \tag{6.4} $$ <a id="eq-senet-cost"></a>
 #
 # weights more, and $C + C / r$ biases in each block, which the formula leaves out.
 
@@ -1289,7 +1289,7 @@ plot.mistakes(model, data, logits, "layer2")
 # %% [markdown]
 # ### Where does it look?
 #
-# The ten images of every chapter, with Grad-CAM {cite}`selvaraju2017gradcam` at the end of the first stage (16x16
+# The ten images of every chapter, with Grad-CAM [[Selvaraju et al., 2017](../pages/bibliography.md#selvaraju2017gradcam)] at the end of the first stage (16x16
 # positions) and of the second (8x8), and the control: the second stage before training.
 
 # %%
@@ -1363,7 +1363,7 @@ plot.show(
 # & \quad = \underbrace{\sum_k \frac{N_k}{N} (\bar s_k - \bar s)^2}_{\text{between classes}} \\
 # & \quad + \underbrace{\frac{1}{N}\sum_n (s_n - \bar s_{k(n)})^2}_{\text{within classes}},
 # \end{aligned}
-# $$ (eq-senet-variance)
+# \tag{6.5} $$ <a id="eq-senet-variance"></a>
 #
 # with $s_n$ the gate of a channel for image $n$, $\bar s$ its mean, $N_k$ images of class $k$, $\bar s_k$ the mean over
 # them, and $k(n)$ the class of image $n$.
@@ -1679,22 +1679,22 @@ Explorable(
 # %% [markdown]
 # ## When to use it today, and what came after
 #
-# MobileNetV3 {cite}`howard2019mobilenetv3` and EfficientNet {cite}`tan2019efficientnet` ([chapter 4](04_efficientnet))
+# MobileNetV3 [[Howard et al., 2019](../pages/bibliography.md#howard2019mobilenetv3)] and EfficientNet [[Tan and Le, 2019](../pages/bibliography.md#tan2019efficientnet)] ([chapter 4](04_efficientnet))
 # have a unit in their blocks. Use it when multiply-adds are scarce. Where seconds are, measure first: an operation that
 # reads the whole map before anything else can go on costs more time than its count says.
 #
-# - **GENet** {cite}`hu2018genet`, from the same group, asks how far a unit has to look, and how to spread what it saw.
-# - **CBAM** {cite}`woo2018cbam` ([chapter 7](07_cbam)) squeezes with the maximum as well as the average, and adds a gate
+# - **GENet** [[Hu et al., 2018b](../pages/bibliography.md#hu2018genet)], from the same group, asks how far a unit has to look, and how to spread what it saw.
+# - **CBAM** [[Woo et al., 2018](../pages/bibliography.md#woo2018cbam)] ([chapter 7](07_cbam)) squeezes with the maximum as well as the average, and adds a gate
 #   for every position.
-# - **ECA** {cite}`wang2020eca` replaces the two layers by one small convolution over the channels: no reduction, hardly
+# - **ECA** [[Wang et al., 2020a](../pages/bibliography.md#wang2020eca)] replaces the two layers by one small convolution over the channels: no reduction, hardly
 #   any parameters.
-# - **Selective kernels** {cite}`li2019sknet` let the same kind of gate choose between branches with small and large
+# - **Selective kernels** [[Li et al., 2019](../pages/bibliography.md#li2019sknet)] let the same kind of gate choose between branches with small and large
 #   filters; [chapter 9](09_assembled_cnn) uses them.
 # - Average or maximum matters little: the maximum gives 22.57 % instead of 22.28 % top-1 error (the paper's Table 11).
 #   The sigmoid matters more: with tanh it is 23.00 %, and with a ReLU 23.47 %, worse than the 23.30 % without any unit
 #   (Table 12).
 #
-# The paper's other uses: the gain is similar for ResNeXt {cite}`xie2017aggregated`, Inception-ResNet, VGG-16 and BN-Inception
+# The paper's other uses: the gain is similar for ResNeXt [[Xie et al., 2017](../pages/bibliography.md#xie2017aggregated)], Inception-ResNet, VGG-16 and BN-Inception
 # (Table 2), for scenes (Places365, Table 6) and for detection on COCO (Table 7).
 
 # %% [markdown]

@@ -11,7 +11,7 @@
 #
 # | | |
 # |:--|:--|
-# | Paper | S. Woo, J. Park, J.-Y. Lee and I. S. Kweon, *CBAM: Convolutional Block Attention Module*, ECCV 2018 {cite}`woo2018cbam` |
+# | Paper | S. Woo, J. Park, J.-Y. Lee and I. S. Kweon, *CBAM: Convolutional Block Attention Module*, ECCV 2018 [[Woo et al., 2018](../pages/bibliography.md#woo2018cbam)] |
 # | Claim | Multiply a feature map first by a weight for every channel, then by a weight for every position: for almost no parameters, networks of all kinds become more accurate. |
 # | You need | [Chapter 2](02_resnet): residual blocks. [Chapter 6](06_senet): squeeze-and-excitation, which is half of this chapter's module. |
 # | Time | About an hour to read. The last cell prints how long the computations took. |
@@ -72,7 +72,7 @@ voc = voc_animals(size=64, train=pick(full=None, quick=128), test=pick(full=None
 # ## The problem: an average cannot see a needle
 #
 # Networks had been improved along three axes: more layers, more channels per layer (wide ResNets
-# {cite}`zagoruyko2016wide`), more groups of channels (ResNeXt {cite}`xie2017aggregated`). The paper calls them depth,
+# [[Zagoruyko and Komodakis, 2016](../pages/bibliography.md#zagoruyko2016wide)]), more groups of channels (ResNeXt [[Xie et al., 2017](../pages/bibliography.md#xie2017aggregated)]). The paper calls them depth,
 # width and cardinality, and asks for a fourth: **attention**, to strengthen what matters and to weaken the rest.
 # Squeeze-and-excitation (chapter 6) gives each channel a gate. But all that the gate knows of a channel is one number,
 # the average over the map. What does an average miss?
@@ -185,7 +185,7 @@ print("maximum is not sure of it:", found["maximum", "haze"] < 0.8)
 # \mathbf{F}' &= \mathbf{M}_c(\mathbf{F}) \otimes \mathbf{F}, \\
 # \mathbf{F}'' &= \mathbf{M}_s(\mathbf{F}') \otimes \mathbf{F}'.
 # \end{aligned}
-# $$ (eq-cbam)
+# \tag{7.1} $$ <a id="eq-cbam"></a>
 #
 # **Channel attention**, the "what": describe each channel by its average and by its maximum over all positions. Send
 # both descriptions through the *same* two small layers, and add the results:
@@ -195,12 +195,12 @@ print("maximum is not sure of it:", found["maximum", "haze"] < 0.8)
 # \mathbf{M}_c(\mathbf{F}) = \sigma\big( & W_1 \delta(W_0 \mathbf{F}^c_\text{avg}) \\
 # & + W_1 \delta(W_0 \mathbf{F}^c_\text{max}) \big).
 # \end{aligned}
-# $$ (eq-cbam-channel)
+# \tag{7.2} $$ <a id="eq-cbam-channel"></a>
 #
 # **Spatial attention**, the "where": describe each position by the average and by the maximum over all channels. That
 # is a picture of two channels. One convolution of 7x7 turns it into a picture of one:
 #
-# $$ \mathbf{M}_s(\mathbf{F}) = \sigma\big( f^{7 \times 7}([\mathbf{F}^s_\text{avg}; \mathbf{F}^s_\text{max}]) \big). $$ (eq-cbam-spatial)
+# $$ \mathbf{M}_s(\mathbf{F}) = \sigma\big( f^{7 \times 7}([\mathbf{F}^s_\text{avg}; \mathbf{F}^s_\text{max}]) \big). \tag{7.3} $$ <a id="eq-cbam-spatial"></a>
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -262,10 +262,10 @@ plot.show(
 # | $\mathbf{M}_c$, $\mathbf{M}_s$ | the gates, between 0 and 1 | `(N, C, 1, 1)`, `(N, 1, H, W)` | `gate(x)` |
 # | $\otimes$ | product at each position, repeated over the axes that the gate lacks | | `*` |
 #
-# **Where the idea comes from.** Squeeze-and-excitation {cite}`hu2018senet` is equation {eq}`eq-cbam-channel` with the
-# average alone. The residual attention network {cite}`wang2017residual` computes a gate for every channel *and*
+# **Where the idea comes from.** Squeeze-and-excitation [[Hu et al., 2018a](../pages/bibliography.md#hu2018senet)] is equation [(7.2)](#eq-cbam-channel) with the
+# average alone. The residual attention network [[Wang et al., 2017](../pages/bibliography.md#wang2017residual)] computes a gate for every channel *and*
 # position at once, with a small encoder and decoder. The authors of CBAM showed at the same time, in BAM
-# {cite}`park2018bam`, that the two can be computed apart; BAM sits between the stages of a network, CBAM in each block.
+# [[Park et al., 2018](../pages/bibliography.md#park2018bam)], that the two can be computed apart; BAM sits between the stages of a network, CBAM in each block.
 
 # %% [markdown]
 # ## The smallest piece by hand
@@ -431,7 +431,7 @@ print("either: both beat each one alone by 10 points:", either["both (CBAM)"] > 
 # %% [markdown]
 # ## The second half: spatial attention
 #
-# Equation {eq}`eq-cbam-spatial` has no batch normalisation. The authors' code has one between the convolution and the
+# Equation [(7.3)](#eq-cbam-spatial) has no batch normalisation. The authors' code has one between the convolution and the
 # sigmoid, and its scale starts at **zero**. So at first all gates are $\sigma(0) = 1/2$, whatever the image: the module
 # multiplies by a constant and has to earn every difference between positions. We follow the code, the
 # nearest thing to what the paper's numbers were measured with.
@@ -744,9 +744,9 @@ print(f"one per convolution:   {MOBILENET + added(DEPTHWISE) + added(POINTWISE):
 # %% [markdown]
 # ## The data
 #
-# CIFAR-10 {cite}`krizhevsky2009cifar` at 16x16 pixels is chapter 2's, for the comparison of designs. To ask whether
-# attention finds the object: PASCAL VOC {cite}`everingham2010voc`, photographs with a cat, cow, dog, horse or sheep, a box
-# around each animal and a mask of its pixels (some masks are from {cite}`hariharan2011sbd`). The networks never see a box
+# CIFAR-10 [[Krizhevsky, 2009](../pages/bibliography.md#krizhevsky2009cifar)] at 16x16 pixels is chapter 2's, for the comparison of designs. To ask whether
+# attention finds the object: PASCAL VOC [[Everingham et al., 2010](../pages/bibliography.md#everingham2010voc)], photographs with a cat, cow, dog, horse or sheep, a box
+# around each animal and a mask of its pixels (some masks are from [[Hariharan et al., 2011](../pages/bibliography.md#hariharan2011sbd)]). The networks never see a box
 # or a mask, only the class of the largest animal.
 
 # %%
@@ -1378,7 +1378,7 @@ plot.show(
 # %% [markdown]
 # ### Grad-CAM with and without attention
 #
-# The gates are a part of the network; Grad-CAM {cite}`selvaraju2017gradcam` asks what its answer rests on. Here is the
+# The gates are a part of the network; Grad-CAM [[Selvaraju et al., 2017](../pages/bibliography.md#selvaraju2017gradcam)] asks what its answer rests on. Here is the
 # paper's comparison as a measurement: Grad-CAM for the true class at the last stage (8x8 positions), its share inside
 # the masks and inside the boxes of the animals, and the share of the region above 0.6 of its range, the one that was shown to people.
 
@@ -1712,11 +1712,11 @@ Table({"network with CBAM": name} | pull for name, pull in sizes.items())
 #
 # What came after:
 #
-# - **Cheaper gates.** ECA {cite}`wang2020eca` replaces the two layers by a small convolution over the channels.
-#   **Coordinate attention** {cite}`hou2021coordinate` averages over rows and over columns, so that a channel gate knows
+# - **Cheaper gates.** ECA [[Wang et al., 2020a](../pages/bibliography.md#wang2020eca)] replaces the two layers by a small convolution over the channels.
+#   **Coordinate attention** [[Hou et al., 2021](../pages/bibliography.md#hou2021coordinate)] averages over rows and over columns, so that a channel gate knows
 #   where.
-# - **YOLOv4** {cite}`bochkovskiy2020yolov4` uses a spatial gate that is computed at each position, without pooling.
-# - **Self-attention** {cite}`vaswani2017attention`. Here a gate weighs what is already at a position; there a position
+# - **YOLOv4** [[Bochkovskiy et al., 2020](../pages/bibliography.md#bochkovskiy2020yolov4)] uses a spatial gate that is computed at each position, without pooling.
+# - **Self-attention** [[Vaswani et al., 2017](../pages/bibliography.md#vaswani2017attention)]. Here a gate weighs what is already at a position; there a position
 #   fetches from all the others. The name is the same, the operation is not.
 
 # %% [markdown]
@@ -1776,7 +1776,7 @@ def cbam_count_solution(blocks, r):
 verify(check_cbam_count, cbam_count_solution)
 
 # %% [markdown]
-# **4. (code)** Turn the user study into a number that needs no people: the **pointing game** {cite}`zhang2018excitation`.
+# **4. (code)** Turn the user study into a number that needs no people: the **pointing game** [[Zhang et al., 2018a](../pages/bibliography.md#zhang2018excitation)].
 # A map scores a hit when its largest value lies on an animal. Return the share of hits over the images. Void pixels
 # count neither way: take the largest value among the others.
 

@@ -11,7 +11,7 @@
 #
 # | | |
 # |:--|:--|
-# | Paper | J. Lee et al., *Compounding the Performance Improvements of Assembled Techniques in a Convolutional Neural Network*, arXiv 2020 {cite}`lee2020assembled` |
+# | Paper | J. Lee et al., *Compounding the Performance Improvements of Assembled Techniques in a Convolutional Neural Network*, arXiv 2020 [[Lee et al., 2020](../pages/bibliography.md#lee2020assembled)] |
 # | Claim | Techniques that each help a little still help when they are put together: ResNet-50 gains about six points of accuracy, its error on corrupted images falls by a third, and it keeps more than half of its speed. |
 # | You need | [Chapter 2](02_resnet): residual blocks and where their stride is. [Chapter 6](06_senet): gates on channels. From [chapter 8](08_feature_distillation) only soft targets. |
 # | Time | About an hour and a half to read. The last cell prints how long the computations took. |
@@ -67,7 +67,7 @@ CifarResNet, ResNet, RESNETS = resnet.CifarResNet, resnet.ResNet, resnet.RESNETS
 SqueezeExcitation = chapter("06_senet").SqueezeExcitation
 
 # %% [markdown]
-# Everything that trains here is chapter 2's smallest ResNet, with 8 layers, on CIFAR-10 {cite}`krizhevsky2009cifar` at
+# Everything that trains here is chapter 2's smallest ResNet, with 8 layers, on CIFAR-10 [[Krizhevsky, 2009](../pages/bibliography.md#krizhevsky2009cifar)] at
 # half its size. There are many techniques to compare, so each training must be short.
 
 # %%
@@ -123,7 +123,7 @@ def flips(model, data, images=500):
 
 
 # %% [markdown]
-# **Does it still work when the image is not perfect?** ImageNet-C {cite}`hendrycks2019robustness` is the test set for this: 15 kinds of corruption at five
+# **Does it still work when the image is not perfect?** ImageNet-C [[Hendrycks and Dietterich, 2019](../pages/bibliography.md#hendrycks2019robustness)] is the test set for this: 15 kinds of corruption at five
 # severities each. Ours has four kinds at three severities.
 
 
@@ -249,15 +249,15 @@ Table(
 #
 # | kind | technique | what it does | cost when the network is used |
 # |:--|:--|:--|:--|
-# | network tweak | ResNet-D {cite}`he2019bag` | looks at all positions where ResNet skips some | little on a GPU |
-# | network tweak | SE {cite}`hu2018senet`, SK {cite}`li2019sknet` | a gate for each channel; a mixture of two branches | SE hardly any multiply-adds, but time; SK more of both |
-# | network tweak | anti-aliasing {cite}`zhang2019shift` | a blur before each subsampling | some |
-# | network tweak | Big-Little {cite}`chen2019biglittle` | two branches at two resolutions | less than nothing: it saves |
-# | regulariser | label smoothing {cite}`szegedy2016rethinking` | no target is quite 0 or 1 | none |
-# | regulariser | mixup {cite}`zhang2018mixup` | images and labels in mixtures | none |
-# | regulariser | DropBlock {cite}`ghiasi2018dropblock` | dropout of whole squares | none |
-# | regulariser | AutoAugment {cite}`cubuk2019autoaugment` | distorts images by a learned policy | none |
-# | regulariser | distillation {cite}`hinton2015distilling` | targets from a larger network | none |
+# | network tweak | ResNet-D [[He et al., 2019](../pages/bibliography.md#he2019bag)] | looks at all positions where ResNet skips some | little on a GPU |
+# | network tweak | SE [[Hu et al., 2018a](../pages/bibliography.md#hu2018senet)], SK [[Li et al., 2019](../pages/bibliography.md#li2019sknet)] | a gate for each channel; a mixture of two branches | SE hardly any multiply-adds, but time; SK more of both |
+# | network tweak | anti-aliasing [[Zhang, 2019](../pages/bibliography.md#zhang2019shift)] | a blur before each subsampling | some |
+# | network tweak | Big-Little [[Chen et al., 2019](../pages/bibliography.md#chen2019biglittle)] | two branches at two resolutions | less than nothing: it saves |
+# | regulariser | label smoothing [[Szegedy et al., 2016](../pages/bibliography.md#szegedy2016rethinking)] | no target is quite 0 or 1 | none |
+# | regulariser | mixup [[Zhang et al., 2018c](../pages/bibliography.md#zhang2018mixup)] | images and labels in mixtures | none |
+# | regulariser | DropBlock [[Ghiasi et al., 2018](../pages/bibliography.md#ghiasi2018dropblock)] | dropout of whole squares | none |
+# | regulariser | AutoAugment [[Cubuk et al., 2019](../pages/bibliography.md#cubuk2019autoaugment)] | distorts images by a learned policy | none |
+# | regulariser | distillation [[Hinton et al., 2015](../pages/bibliography.md#hinton2015distilling)] | targets from a larger network | none |
 #
 # A regulariser changes the training only, so it is free in use. Here is where each one sits in a bottleneck block:
 
@@ -310,18 +310,18 @@ plot.show(
 #
 # $$ \begin{gathered} \mathbf{q} = (1 - \varepsilon)\, \mathbf{e}_y + \frac{\varepsilon}{M}, \\
 #    \tilde{\mathbf{x}} = \lambda \mathbf{x} + (1 - \lambda) \mathbf{x}', \quad
-#    \tilde{\mathbf{q}} = \lambda \mathbf{q} + (1 - \lambda) \mathbf{q}'. \end{gathered} $$ (eq-assembled-targets)
+#    \tilde{\mathbf{q}} = \lambda \mathbf{q} + (1 - \lambda) \mathbf{q}'. \end{gathered} \tag{9.1} $$ <a id="eq-assembled-targets"></a>
 #
 # **DropBlock** should keep a share $\kappa$ of the positions. It drops squares of side $b$ whose centres it draws with
 # probability $\gamma$. A square has $b^2$ positions, and its centre must be far enough from the border:
 #
-# $$ \gamma = g \cdot \frac{1 - \kappa}{b^2} \cdot \frac{H W}{(H - b + 1)(W - b + 1)}. $$ (eq-assembled-gamma)
+# $$ \gamma = g \cdot \frac{1 - \kappa}{b^2} \cdot \frac{H W}{(H - b + 1)(W - b + 1)}. \tag{9.2} $$ <a id="eq-assembled-gamma"></a>
 #
 # **mCE** compares the errors $E$ of network $f$, under corruption $c$ at severity $s$, with those of AlexNet
-# {cite}`krizhevsky2012alexnet`, so that hard corruptions do not dominate the mean:
+# [[Krizhevsky et al., 2012](../pages/bibliography.md#krizhevsky2012alexnet)], so that hard corruptions do not dominate the mean:
 #
 # $$ \mathrm{CE}_c = \frac{\sum_s E_{s,c}(f)}{\sum_s E_{s,c}(\text{AlexNet})}, \qquad
-#    \mathrm{mCE} = \operatorname{mean}_c \mathrm{CE}_c. $$ (eq-assembled-mce)
+#    \mathrm{mCE} = \operatorname{mean}_c \mathrm{CE}_c. \tag{9.3} $$ <a id="eq-assembled-mce"></a>
 #
 # Our miniature divides by the errors of the plain ResNet-8 instead; it has 100 % by definition.
 #
@@ -492,7 +492,7 @@ for name in ("max-pooling", "strided convolution"):
 # ### ResNet-D
 #
 # ResNet throws positions away in two places, and its stem (the layers before the first block) begins with one large convolution. He et al.
-# {cite}`he2019bag` change three things:
+# [[He et al., 2019](../pages/bibliography.md#he2019bag)] change three things:
 #
 # 1. **The stride of the bottleneck** moves from the first 1x1 convolution to the 3x3. That is v1.5 of chapter 2.
 # 2. **The stem**: three 3x3 convolutions in place of the 7x7, the first with stride 2. Exercise 1 asks what that costs.
@@ -545,7 +545,7 @@ for name, path in {
 # **Selective kernels** go one step further. Two branches look at the map with different kernels, 3x3 and 5x5 in the original. The sum of both is squeezed as in
 # SE, and a softmax *between the branches* decides, for each channel, how much to take from each:
 #
-# $$ \mathbf{v}_c = a_c\, \mathbf{u}^{(1)}_c + (1 - a_c)\, \mathbf{u}^{(2)}_c, \qquad 0 < a_c < 1. $$ (eq-assembled-sk)
+# $$ \mathbf{v}_c = a_c\, \mathbf{u}^{(1)}_c + (1 - a_c)\, \mathbf{u}^{(2)}_c, \qquad 0 < a_c < 1. \tag{9.4} $$ <a id="eq-assembled-sk"></a>
 #
 # In the paper both branches are 3x3, computed as one convolution with twice the channels, because that is faster; they differ only in what they have learned.
 # Its Table 2 weighs several versions of SE and SK by accuracy *and* throughput, and this is the one it takes on.
@@ -823,7 +823,7 @@ Table(
 #
 # ### Label smoothing and mixup
 #
-# Both are equation {eq}`eq-assembled-targets`. Cross-entropy with a target of exactly 1 is never satisfied: it pushes the logits apart without end. Smoothing
+# Both are equation [(9.1)](#eq-assembled-targets). Cross-entropy with a target of exactly 1 is never satisfied: it pushes the logits apart without end. Smoothing
 # gives it a finite goal. Mixup keeps the network from being extreme between its training images.
 #
 # Where does the partner image come from? The authors' code has two kinds. **Kind 1** mixes the first half of a batch with the second, so a loader must deliver
@@ -2017,7 +2017,7 @@ FLIPS.table()
 #
 # ### Label smoothing and confidence
 #
-# A network is **calibrated** if it is right in 70 % of the cases in which it is 70 % sure. The *expected calibration error* (ECE) {cite}`guo2017calibration` is
+# A network is **calibrated** if it is right in 70 % of the cases in which it is 70 % sure. The *expected calibration error* (ECE) [[Guo et al., 2017](../pages/bibliography.md#guo2017calibration)] is
 # the mean distance between confidence and accuracy, over bins of confidence. Smoothed targets never ask for more than 91 % confidence. What does that do?
 
 # %%
@@ -2061,7 +2061,7 @@ TRAINED = Weights(
 # ### Failures first
 #
 # The test images on which the network with everything is most sure of a wrong answer. Grad-CAM
-# {cite}`selvaraju2017gradcam` looks at the second stage, with 8x8 positions.
+# [[Selvaraju et al., 2017](../pages/bibliography.md#selvaraju2017gradcam)] looks at the second stage, with 8x8 positions.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 logits = train.predict(networks["all"], data, data.test.images)
@@ -2234,13 +2234,13 @@ Explorable(
 # ## When to use it today, and what came after
 #
 # - **The recipe is the model.** With a modern training procedure and *none* of the network tweaks, ResNet-50 reaches 80.4 % at 224 pixels
-#   {cite}`wightman2021strikes`. The paper's ladder points the same way: of the 5.9 points from E0 to E11, the rows of regularisers and longer training, which
+#   [[Wightman et al., 2021](../pages/bibliography.md#wightman2021strikes)]. The paper's ladder points the same way: of the 5.9 points from E0 to E11, the rows of regularisers and longer training, which
 #   are free in use, have 3.2.
 # - **ResNet-D** costs so little on a GPU that many later ResNets have it built in.
 # - **Anti-aliasing** is worth its price when the answer must not flicker: video, tracking, anything that a person watches.
 # - **Mixup and strong augmentation** belong to long trainings of networks that can memorise their images. Later recipes add CutMix, which pastes a rectangle of
 #   one image into another, and draw augmentations at random instead of searching for a policy.
-# - **Label smoothing** changes what the probabilities mean. It also makes a network a worse *teacher* {cite}`muller2019smoothing`.
+# - **Label smoothing** changes what the probabilities mean. It also makes a network a worse *teacher* [[Müller et al., 2019](../pages/bibliography.md#muller2019smoothing)].
 
 # %% [markdown]
 # ## Exercises

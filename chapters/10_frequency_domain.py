@@ -11,7 +11,7 @@
 #
 # | | |
 # |:--|:--|
-# | Paper | K. Xu, M. Qin, F. Sun, Y. Wang, Y.-K. Chen and F. Ren, *Learning in the Frequency Domain*, CVPR 2020 {cite}`xu2020frequency` |
+# | Paper | K. Xu, M. Qin, F. Sun, Y. Wang, Y.-K. Chen and F. Ren, *Learning in the Frequency Domain*, CVPR 2020 [[Xu et al., 2020](../pages/bibliography.md#xu2020frequency)] |
 # | Claim | Do not shrink a photograph for a network. Cut it into 8x8 blocks, turn each into 64 frequencies per colour, and keep the few that matter: at the same number of input values, or half of it, the network is more accurate. |
 # | You need | [Chapter 2](02_resnet): ResNet-50 and its blocks. [Chapter 6](06_senet) has a gate per channel, but you can read this chapter without it. |
 # | Time | About an hour to read. The last cell prints how long the computations took. |
@@ -66,7 +66,7 @@ BasicBlock, Bottleneck = resnet.BasicBlock, resnet.Bottleneck
 stage, he_initialize = resnet.stage, resnet.he_initialize
 
 # %% [markdown]
-# This chapter needs photographs larger than CIFAR's. So it takes the animals of PASCAL VOC {cite}`everingham2010voc`
+# This chapter needs photographs larger than CIFAR's. So it takes the animals of PASCAL VOC [[Everingham et al., 2010](../pages/bibliography.md#everingham2010voc)]
 # at 128x128 pixels. VOC gives a box for every animal; here an image has one label, that of its largest animal.
 
 # %%
@@ -169,18 +169,18 @@ Table(rows, decimals=1)
 # ## The idea: 64 patterns instead of 64 pixels
 #
 # Take a block $B$ of 8x8 pixels. Any such block is a weighted sum of 64 fixed patterns, each a product of two cosines: one down, one
-# across. The weights are the **discrete cosine transform** (DCT) of the block {cite}`ahmed1974dct`. With the matrix
+# across. The weights are the **discrete cosine transform** (DCT) of the block [[Ahmed et al., 1974](../pages/bibliography.md#ahmed1974dct)]. With the matrix
 #
 # $$
 # \begin{aligned}
 # D_{ux} &= c_u \sqrt{\tfrac{2}{8}}\, \cos \frac{(2x + 1)\, u\, \pi}{2 \cdot 8}, \\
 # c_0 &= \tfrac{1}{\sqrt{2}}, \quad c_u = 1 \text{ for } u > 0,
 # \end{aligned}
-# $$ (eq-frequency-matrix)
+# \tag{10.1} $$ <a id="eq-frequency-matrix"></a>
 #
 # the 64 weights, or coefficients, are
 #
-# $$ X = D\, B\, D^\top. $$ (eq-frequency-dct)
+# $$ X = D\, B\, D^\top. \tag{10.2} $$ <a id="eq-frequency-dct"></a>
 #
 # | symbol | meaning | shape | in the code |
 # |:--|:--|:--|:--|
@@ -289,7 +289,7 @@ print("same sum of squares:", torch.allclose(X.square().sum(), block.square().su
 # Y &= 0.299 R + 0.587 G + 0.114 B, \\
 # C_b &= \frac{B - Y}{1.772}, \qquad C_r = \frac{R - Y}{1.402}.
 # \end{aligned}
-# $$ (eq-frequency-colour)
+# \tag{10.3} $$ <a id="eq-frequency-colour"></a>
 #
 # ($B$ is blue here, not the block.) Then it shifts $Y$ by $-128$, so that all three planes lie around zero. We do the same. It matters for DC alone, by 8 · 128 = 1024, and
 # the normalisation at the end would take it out anyway.
@@ -437,7 +437,7 @@ plot.show(
 #
 # In which of the 64 coefficients is a photograph? We measure the mean square of each coefficient over the test images, plane by plane,
 # once each plane's own mean is taken off. Two kinds of noise go beside it. **White noise** has no structure: every pixel is drawn alone. **1/f
-# noise** has one property of photographs and no other: the amplitude of a wave falls as its frequency rises {cite}`field1987statistics`.
+# noise** has one property of photographs and no other: the amplitude of a wave falls as its frequency rises [[Field, 1987](../pages/bibliography.md#field1987statistics)].
 
 
 # %%
@@ -682,7 +682,7 @@ Table(rows, decimals=2)
 # For each channel $c$ the gate has two logits, $s_{c0}$ for off and $s_{c1}$ for on. Their softmax is a probability, and a coin with this probability decides. Two
 # difficulties:
 #
-# 1. A coin has no derivative. **Gumbel's trick** {cite}`jang2017gumbel,maddison2017concrete` moves the chance out of the way: draw noise $g_{c0}, g_{c1}$ from the Gumbel distribution
+# 1. A coin has no derivative. **Gumbel's trick** [[Jang et al., 2017](../pages/bibliography.md#jang2017gumbel), [Maddison et al., 2017](../pages/bibliography.md#maddison2017concrete)] moves the chance out of the way: draw noise $g_{c0}, g_{c1}$ from the Gumbel distribution
 #    ($-\log E$ with $E$ exponential), add it to the logits, and take the larger one. The result is 1 with exactly the probability of the softmax, and the randomness is now an input like any other.
 # 2. Taking the larger one is a step, with derivative zero. So the step is used forwards, and the softmax backwards. This is the **straight-through** estimator:
 #
@@ -692,11 +692,11 @@ Table(rows, decimals=2)
 # z_c &= \begin{cases} 1 & \tilde{z}_c > \frac12 \\ 0 & \text{else,} \end{cases} \\
 # \frac{\partial z_c}{\partial s_c} &:= \frac{\partial \tilde{z}_c}{\partial s_c}.
 # \end{aligned}
-# $$ (eq-frequency-gumbel)
+# \tag{10.4} $$ <a id="eq-frequency-gumbel"></a>
 #
 # The temperature $\tau$ is 1 throughout. Without a price, a gate has no reason to close. So each open channel costs $\lambda$:
 #
-# $$ L = L_\text{classification} + \lambda \sum_{c=1}^{192} z_c. $$ (eq-frequency-loss)
+# $$ L = L_\text{classification} + \lambda \sum_{c=1}^{192} z_c. \tag{10.5} $$ <a id="eq-frequency-loss"></a>
 
 
 # %% tags=["model"]
@@ -1217,7 +1217,7 @@ CONTROLS = Study(
 )
 
 # %% [markdown]
-# VOC has few test photographs, so a difference of two points is within chance. A second study repeats the comparison on CIFAR-10 {cite}`krizhevsky2009cifar`: 50,000 small images, blocks of 4x4
+# VOC has few test photographs, so a difference of two points is within chance. A second study repeats the comparison on CIFAR-10 [[Krizhevsky, 2009](../pages/bibliography.md#krizhevsky2009cifar)]: 50,000 small images, blocks of 4x4
 # pixels, 48 channels of 8x8, and again equal values for the first two inputs. Those images are far smaller than the paper's, but 10,000 test images can show a small difference.
 
 # %%
@@ -1422,7 +1422,7 @@ plot.mistakes(networks["24 channels"], data, logits["24 channels"], "body.stages
 # %% [markdown]
 # ### Where does it look?
 #
-# One photograph of each class, and where the network with 24 channels finds its evidence {cite}`selvaraju2017gradcam`, beside the same network before any training. It has never
+# One photograph of each class, and where the network with 24 channels finds its evidence [[Selvaraju et al., 2017](../pages/bibliography.md#selvaraju2017gradcam)], beside the same network before any training. It has never
 # seen a pixel; its maps still lie over the photograph, because a channel is a picture of 16x16 blocks.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -1701,11 +1701,11 @@ Explorable(
 # The case for coefficients is strongest where **moving and decoding** images is the bottleneck: many cameras, one accelerator. Half the input values are half the traffic, and a decoder that stops at the coefficients skips
 # the inverse DCT. But rotation or colour jitter are awkward on coefficients, and pretrained weights are for pixels.
 #
-# - **Before.** Gueguen et al. {cite}`gueguen2018jpeg` trained ResNet-50 on JPEG's coefficients in 2018, for speed. The paper's own step is the selection.
-# - **Gates on whole layers** with the same estimator: AIG {cite}`veit2018aig` lets each image choose its layers.
-# - **FcaNet** {cite}`qin2021fcanet` starts from the observation that the average of squeeze-and-excitation is DC, and lets other frequencies into the gate of chapter 6.
+# - **Before.** Gueguen et al. [[Gueguen et al., 2018](../pages/bibliography.md#gueguen2018jpeg)] trained ResNet-50 on JPEG's coefficients in 2018, for speed. The paper's own step is the selection.
+# - **Gates on whole layers** with the same estimator: AIG [[Veit and Belongie, 2018](../pages/bibliography.md#veit2018aig)] lets each image choose its layers.
+# - **FcaNet** [[Qin et al., 2021](../pages/bibliography.md#qin2021fcanet)] starts from the observation that the average of squeeze-and-excitation is DC, and lets other frequencies into the gate of chapter 6.
 # - **Patches.** A vision transformer cuts the image into patches and multiplies each by a learned matrix: a convolution with stride equal to its size, like ours, whose
-#   weights are trained. Park and Johnson {cite}`park2023rgb` feed JPEG's coefficients to one.
+#   weights are trained. Park and Johnson [[Park and Johnson, 2023](../pages/bibliography.md#park2023rgb)] feed JPEG's coefficients to one.
 #
 # A learned stem of 8x8 filters with stride 8 can become the DCT if it likes (exercise 3). So coefficients are not information that a network could not get from the same pixels; the study of
 # controls puts that to the test. What the coefficients surely have is the photograph behind them: 448x448 pixels instead of 224x224, of which the unneeded part is dropped by frequency, not by shrinking.

@@ -11,7 +11,7 @@
 #
 # | | |
 # |:--|:--|
-# | Paper | T.-Y. Lin, P. Dollár, R. Girshick, K. He, B. Hariharan and S. Belongie, *Feature Pyramid Networks for Object Detection*, CVPR 2017 {cite}`lin2017fpn` |
+# | Paper | T.-Y. Lin, P. Dollár, R. Girshick, K. He, B. Hariharan and S. Belongie, *Feature Pyramid Networks for Object Detection*, CVPR 2017 [[Lin et al., 2017a](../pages/bibliography.md#lin2017fpn)] |
 # | Claim | Hand the deep, coarse maps of a network down to its fine ones, and every level knows what it sees and where. Small objects gain most, and it costs little. |
 # | You need | [Chapter 2](02_resnet): the stages of a ResNet. [Chapter 11](11_unet) helps: its skip connections are close relatives. |
 # | Time | About an hour and a half to read. The last cell prints how long the computations took. |
@@ -60,7 +60,7 @@ resnet = chapter("02_resnet")
 BACKBONE, CHANNELS, Backbone = resnet.BACKBONE, resnet.CHANNELS, resnet.Backbone
 
 # %% [markdown]
-# We work on the animals of PASCAL VOC 2012 {cite}`everingham2010voc` at 128x128 pixels, and start from the course's small
+# We work on the animals of PASCAL VOC 2012 [[Everingham et al., 2010](../pages/bibliography.md#everingham2010voc)] at 128x128 pixels, and start from the course's small
 # ResNet, which has learnt to name objects ([chapter 2](02_resnet) says how, and that it never saw a validation photograph).
 
 # %%
@@ -140,7 +140,7 @@ Table(rows, decimals=1)
 def draw_map(ax, x, y, width, strength, colour="C0"):
     """A map seen from the side: the thicker its edge, the more it knows."""
     corners = [(x - width / 2, y), (x + width / 2, y), (x + width / 2 + 0.12, y + 0.16),
-               (x - width / 2 + 0.12, y + 0.16)]  # fmt: skip
+               (x - width / 2 + 0.12, y + 0.16)]
     ax.fill(
         *zip(*corners, strict=True), facecolor="white", edgecolor=colour, linewidth=strength
     )
@@ -195,13 +195,13 @@ plot.show(
 
 # %% [markdown]
 # - **Image pyramid**: strong at every level, and slow.
-# - **One map**: fast. Faster R-CNN {cite}`ren2015faster` looks for all sizes on a single late map.
-# - **Hierarchy as it is**: the maps of the network, each for its own size. SSD {cite}`liu2016ssd` does it, but starts high up in the network, past the weak early maps, and so misses
+# - **One map**: fast. Faster R-CNN [[Ren et al., 2015](../pages/bibliography.md#ren2015faster)] looks for all sizes on a single late map.
+# - **Hierarchy as it is**: the maps of the network, each for its own size. SSD [[Liu et al., 2016](../pages/bibliography.md#liu2016ssd)] does it, but starts high up in the network, past the weak early maps, and so misses
 #   what small objects need.
 # - **Feature pyramid**: a second column of maps going down. Each is the sum of the coarser map, enlarged, and of
 #   the network's own map of that size.
 #
-# U-Net ([chapter 11](11_unet)), SharpMask {cite}`pinheiro2016sharpmask` and others also go
+# U-Net ([chapter 11](11_unet)), SharpMask [[Pinheiro et al., 2016](../pages/bibliography.md#pinheiro2016sharpmask)] and others also go
 # down again with connections sideways. They want *one* map at the finest size. The feature pyramid predicts on
 # *every* level, as an image pyramid does.
 #
@@ -214,7 +214,7 @@ plot.show(
 # M_k &= L_k C_k + \operatorname{up}(M_{k+1}), \\
 # P_k &= S_k * M_k.
 # \end{aligned}
-# $$ (eq-fpn-merge)
+# \tag{13.1} $$ <a id="eq-fpn-merge"></a>
 #
 # | symbol | meaning | shape | in the code |
 # |:--|:--|:--|:--|
@@ -586,14 +586,14 @@ print("labels:", labels.tolist(), " each stands for box:", box.tolist())
 #
 # ### Offsets
 #
-# The head does not predict a box but what is between the anchor and the box {cite}`girshick2014rcnn`:
+# The head does not predict a box but what is between the anchor and the box [[Girshick et al., 2014](../pages/bibliography.md#girshick2014rcnn)]:
 #
 # $$
 # \begin{aligned}
 # t_x &= \frac{x - x_a}{w_a}, & t_y &= \frac{y - y_a}{h_a}, \\
 # t_w &= \log \frac{w}{w_a}, & t_h &= \log \frac{h}{h_a},
 # \end{aligned}
-# $$ (eq-fpn-offsets)
+# \tag{13.2} $$ <a id="eq-fpn-offsets"></a>
 #
 # with the centre $(x, y)$, width $w$ and height $h$ of the box and $(x_a, y_a)$, $w_a$, $h_a$ of the anchor. So the
 # same numbers mean the same *relative* correction at every level, which a shared head needs.
@@ -645,10 +645,10 @@ print("inverse for a thousand random pairs:", torch.allclose(back, many, atol=1e
 # \mathcal{L} = \;& \frac{1}{n} \sum_{i} \operatorname{BCE}(o_i, y_i) \\
 # +\; & \frac{1}{n} \sum_{i:\, y_i = 1} \sum_{j \in \{x, y, w, h\}} \operatorname{smooth}_{L_1}(\hat t_{ij} - t_{ij}),
 # \end{aligned}
-# $$ (eq-fpn-loss)
+# \tag{13.3} $$ <a id="eq-fpn-loss"></a>
 #
 # where BCE is the binary cross-entropy, $o_i$ is the logit of objectness of anchor $i$, $y_i$ its label, $\hat t_i$ the predicted offsets and $n$ the number
-# of anchors drawn. The smooth $L_1$ distance {cite}`girshick2015fast` is quadratic for small differences and linear for large ones. The released code of
+# of anchors drawn. The smooth $L_1$ distance [[Girshick, 2015](../pages/bibliography.md#girshick2015fast)] is quadratic for small differences and linear for large ones. The released code of
 # Faster R-CNN is quadratic up to 1/9; so is ours (`beta`). Its paper divides the second sum by the number of anchor positions, about 2,400, and multiplies
 # it by 10. Like torchvision, we divide both sums by $n$.
 #
@@ -857,7 +857,7 @@ print("as torchvision's nms for 20 random images:", all(same))
 #
 # A proposal network is good if the boxes are among its proposals. Take the best 100 for each image. For an IoU threshold, the **recall** is the share
 # of boxes that a proposal meets with at least that IoU. Every proposal can count for one box. The **average recall**, $\text{AR}^{100}$, is the
-# mean over the ten thresholds 0.50, 0.55, ..., 0.95 {cite}`lin2014coco`. It asks for two things at once: find the thing, and fit it tightly.
+# mean over the ten thresholds 0.50, 0.55, ..., 0.95 [[Lin et al., 2014b](../pages/bibliography.md#lin2014coco)]. It asks for two things at once: find the thing, and fit it tightly.
 #
 # And it can be taken for some sizes only. COCO calls objects small below $32^2$ and large above $96^2$ pixels. Our images are a fifth as
 # wide as COCO's, and we sort by the *level* that is responsible.
@@ -929,10 +929,10 @@ print(f"average recall: {float(share.mean()):.2f}")
 # %% [markdown]
 # ## From proposals to names: Fast R-CNN on a pyramid
 #
-# The paper's detector is Faster R-CNN. For each proposal, Fast R-CNN {cite}`girshick2015fast` takes a square of features and names it. On which
+# The paper's detector is Faster R-CNN. For each proposal, Fast R-CNN [[Girshick, 2015](../pages/bibliography.md#girshick2015fast)] takes a square of features and names it. On which
 # level? As if the levels came from an image pyramid:
 #
-# $$ k = \left\lfloor 4 + \log_2 \frac{\sqrt{wh}}{224} \right\rfloor. $$ (eq-fpn-level)
+# $$ k = \left\lfloor 4 + \log_2 \frac{\sqrt{wh}}{224} \right\rfloor. \tag{13.4} $$ <a id="eq-fpn-level"></a>
 #
 # The 4 is called $k_0$.
 
@@ -948,7 +948,7 @@ print("as torchvision's LevelMapper for a thousand boxes:", torch.equal(level(ma
 
 # %% [markdown]
 # Then 7x7 numbers per channel are cut out of that level. The paper uses RoI pooling, which rounds the box to whole positions. Today's code, torchvision's
-# included, uses **RoIAlign** {cite}`he2017maskrcnn`, which does not round: it reads the map between its positions by bilinear interpolation. On a ramp, a map whose
+# included, uses **RoIAlign** [[He et al., 2017](../pages/bibliography.md#he2017maskrcnn)], which does not round: it reads the map between its positions by bilinear interpolation. On a ramp, a map whose
 # value at pixel $x$ is $x$ itself, an exact method must give the exact coordinates back:
 
 
@@ -1340,7 +1340,7 @@ def true_boxes(split, index):
         found.append(
             [(box.tolist(), f"P{k}", LEVEL_COLOURS[int(k)])
              for box, k in zip(boxes, level(boxes, CANONICAL), strict=True)]
-        )  # fmt: skip
+        )
     return found
 
 
@@ -1373,7 +1373,7 @@ def draw(fig):
         for k, x in zip(range(2, 6), (8, 25, 51, 98), strict=True):
             share = 100 * float((level(boxes, CANONICAL)[there] == k).float().mean())
             ax.text(x, 0.97, f"P{k}\n{share:.0f} %", transform=ax.get_xaxis_transform(), ha="center", va="top",
-                    fontsize=8, color="C1")  # fmt: skip
+                    fontsize=8, color="C1")
         ax.set(title=title, xlabel="square root of the area, pixels")
         ax.set_ylim(0, 1.25 * ax.get_ylim()[1])
 
@@ -2090,7 +2090,7 @@ plot.images(
 #
 # ### Where does a decision come from?
 #
-# Grad-CAM {cite}`selvaraju2017gradcam` needs one number for each image. For a proposal network we take the logit of *one* anchor: of all anchors, the one that
+# Grad-CAM [[Selvaraju et al., 2017](../pages/bibliography.md#selvaraju2017gradcam)] needs one number for each image. For a proposal network we take the logit of *one* anchor: of all anchors, the one that
 # overlaps a given true box $b$ most,
 #
 # $$
@@ -2098,7 +2098,7 @@ plot.images(
 # y &= o_{a^*}, \\
 # a^* &= \arg\max_a \operatorname{IoU}(a, b).
 # \end{aligned}
-# $$ (eq-fpn-target)
+# \tag{13.5} $$ <a id="eq-fpn-target"></a>
 #
 # So the map shows what makes the network believe that there is an object *in this box*. We ask for the largest box of five scenes, at C4 (8x8 positions), and ask the same of the
 # network before its training.
@@ -2147,7 +2147,7 @@ plot.cams(
 # ## Play: which anchors answer for a box?
 #
 # A box stands on a photograph of 128 pixels, its middle at (61, 67), where no anchor has its own. Choose its size and shape. Left: the anchors that count as objects, and thin ones that count as
-# neither. Right: the best IoU on each level, with both thresholds; the level of equation {eq}`eq-fpn-level`, with 34 pixels in place of 224, is orange.
+# neither. Right: the best IoU on each level, with both thresholds; the level of equation [(13.4)](#eq-fpn-level), with 34 pixels in place of 224, is orange.
 #
 # Find a size at which nothing reaches 0.5. Which anchors get the box then? Then make it tall, and see what the third shape is for.
 
@@ -2280,14 +2280,14 @@ for name, weights in {
 Table(rows, decimals=1)
 
 # %% [markdown]
-# - **Mask R-CNN** {cite}`he2017maskrcnn` adds a mask to each box, and RoIAlign; its best results use this pyramid.
-# - **RetinaNet** {cite}`lin2017focal` drops the second stage: it names classes right at the anchors of a pyramid P3 to P7, and replaces the drawing of lots
+# - **Mask R-CNN** [[He et al., 2017](../pages/bibliography.md#he2017maskrcnn)] adds a mask to each box, and RoIAlign; its best results use this pyramid.
+# - **RetinaNet** [[Lin et al., 2017b](../pages/bibliography.md#lin2017focal)] drops the second stage: it names classes right at the anchors of a pyramid P3 to P7, and replaces the drawing of lots
 #   by the focal loss.
-# - **PANet** {cite}`liu2018path` goes up once more behind the top-down pathway; **BiFPN** {cite}`tan2020efficientdet` repeats both ways and
+# - **PANet** [[Liu et al., 2018](../pages/bibliography.md#liu2018path)] goes up once more behind the top-down pathway; **BiFPN** [[Tan et al., 2020](../pages/bibliography.md#tan2020efficientdet)] repeats both ways and
 #   weighs what it adds.
-# - **FCOS** {cite}`tian2019fcos` keeps the pyramid and drops the anchors: the level alone tells sizes apart.
+# - **FCOS** [[Tian et al., 2019](../pages/bibliography.md#tian2019fcos)] keeps the pyramid and drops the anchors: the level alone tells sizes apart.
 # - **YOLO** ([chapter 14](14_yolo)) began on one map, and its third version went to three levels with a top-down path.
-# - Plain transformers need less of it: a pyramid made from the last map of a ViT alone does nearly as well {cite}`li2022vitdet`.
+# - Plain transformers need less of it: a pyramid made from the last map of a ViT alone does nearly as well [[Li et al., 2022](../pages/bibliography.md#li2022vitdet)].
 
 # %% [markdown]
 # ## Exercises

@@ -11,7 +11,7 @@
 #
 # | | |
 # |:--|:--|
-# | Paper | J. Redmon, S. Divvala, R. Girshick and A. Farhadi, *You Only Look Once: Unified, Real-Time Object Detection*, CVPR 2016 {cite}`redmon2016yolo` |
+# | Paper | J. Redmon, S. Divvala, R. Girshick and A. Farhadi, *You Only Look Once: Unified, Real-Time Object Detection*, CVPR 2016 [[Redmon et al., 2016](../pages/bibliography.md#redmon2016yolo)] |
 # | Claim | One network that looks at a photograph once can say where everything is and what it is, fast enough for video; it places its boxes less exactly than slower detectors, and sees fewer things that are not there. |
 # | You need | [Chapter 1](01_vgg): convolutions and the training loop; [chapter 2](02_resnet): the residual block; from [chapter 13](13_fpn), overlap and non-maximum suppression. |
 # | Time | About an hour and a half to read. The last cell prints how long the computations took. |
@@ -87,7 +87,7 @@ SIZE = data.train.images.shape[-1]
 # R-CNN named some 2,000 proposals per photograph instead; it took more than 40 seconds for one photograph (section 3).
 #
 # Let us make a detector in the old way, and count. We have a network that names pictures: the small ResNet from which this chapter and its neighbours start. It has
-# learnt from CIFAR-10 and from animals cut out of VOC's training photographs {cite}`everingham2010voc`.
+# learnt from CIFAR-10 and from animals cut out of VOC's training photographs [[Everingham et al., 2010](../pages/bibliography.md#everingham2010voc)].
 
 
 # %% jupyter={"source_hidden": true} tags=["model", "hide-input"]
@@ -193,7 +193,7 @@ plot.boxes(
 #
 # The confidence has a definition:
 #
-# $$ \text{confidence} = \Pr(\text{object}) \cdot \text{IoU}, $$ (eq-yolo-confidence)
+# $$ \text{confidence} = \Pr(\text{object}) \cdot \text{IoU}, \tag{14.1} $$ <a id="eq-yolo-confidence"></a>
 #
 # where IoU is the overlap of the box with the true one, from 0 to 1 (the next section computes it). So the confidence is 0
 # in an empty cell, and elsewhere it says how well the box fits. The class probabilities are conditional on there
@@ -204,7 +204,7 @@ plot.boxes(
 # & \Pr(c \mid \text{object}) \cdot \Pr(\text{object}) \cdot \text{IoU} \\
 # & = \Pr(c) \cdot \text{IoU}
 # \end{aligned}
-# $$ (eq-yolo-score)
+# \tag{14.2} $$ <a id="eq-yolo-score"></a>
 #
 # scores a box for a class: how likely is it, and how well does the box fit?
 #
@@ -424,7 +424,7 @@ print("equal to torchvision in all", len(same), "cases:", all(same))
 # %% [markdown]
 # ## The network
 #
-# The paper's network was inspired by GoogLeNet {cite}`szegedy2015going`. In place of inception modules it has 1x1
+# The paper's network was inspired by GoogLeNet [[Szegedy et al., 2015](../pages/bibliography.md#szegedy2015going)]. In place of inception modules it has 1x1
 # convolutions that reduce the channels before each larger 3x3 convolution. There are 24 convolutions and two fully
 # connected layers, with a leaky ReLU ($0.1x$ where $x$ is negative) everywhere but at the end, where the output is
 # linear. The list below is its Figure 3.
@@ -631,7 +631,7 @@ Table([row_of("paper, 448 px", paper, 448, 2), row_of("ours, 128 px", small, 128
 # +\; & \lambda_\text{noobj} \sum_{i,j} (1 - \mathbb{1}_{ij}) (C - \hat C)^2 \\
 # +\; & \sum_{i} \mathbb{1}_{i} \sum_{c} (p_i(c) - \hat p_i(c))^2
 # \end{aligned}
-# $$ (eq-yolo-loss)
+# \tag{14.3} $$ <a id="eq-yolo-loss"></a>
 #
 # Four decisions are in it.
 #
@@ -779,7 +779,7 @@ Table(rows)
 # The error itself does not depend on the ratio alone: in the right half of the figure, the same relative mistake still
 # costs more in a large box than in a small one. IoU depends on the ratio alone, and so would a difference of logarithms.
 # The paper says itself that the roots solve the problem only in part; its successor
-# {cite}`redmon2017yolo9000` predicts logarithms.
+# [[Redmon and Farhadi, 2017](../pages/bibliography.md#redmon2017yolo9000)] predicts logarithms.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -797,9 +797,9 @@ def draw(fig):
     sizes = torch.linspace(0.05, 0.9, 100)
     for share, shade in ((0.1, 0.4), (0.3, 1.0)):
         right.plot(sizes, (sizes.sqrt() - (sizes * (1 - share)).sqrt()).square(), color="C0", alpha=shade,
-                   label=f"roots, {share:.0%} too narrow")  # fmt: skip
+                   label=f"roots, {share:.0%} too narrow")
         right.plot(sizes, (sizes * share).square(), "--", color="#666666", alpha=shade, linewidth=1,
-                   label=f"plain, {share:.0%} too narrow")  # fmt: skip
+                   label=f"plain, {share:.0%} too narrow")
     right.set(xlabel="true width", title="error for the same relative mistake")
     right.legend(fontsize=7)
 
@@ -1014,7 +1014,7 @@ print("torchmetrics:", by_torchmetrics(one, toy_truth))
 # | network | 24 convolutions, 2 fully connected layers, no normalisation | residual blocks with batch normalisation, a head of 3 convolutions | 1.4 M parameters in place of 272 M |
 # | grid, boxes | $S = 7$, $B = 2$ | $S = 8$, $B = 2$ | 128 px through a stride of 16 |
 # | output | linear; roots of width and height | sigmoid; softmax over the classes | no number outside [0, 1] |
-# | loss | equation {eq}`eq-yolo-loss` | the same | |
+# | loss | equation [(14.3)](#eq-yolo-loss) | the same | |
 # | responsible box when no box overlaps | not said; the released code takes the one with the smallest squared error | the first | rare once boxes overlap |
 # | optimiser | SGD, momentum 0.9, decay 5e-4, batch 64, about 135 epochs: rising from 1e-3, then 1e-2 for 75, 1e-3 for 30, 1e-4 for 30 | AdamW, one cycle with peak 1e-3, batch 32, 30 epochs; a moving average of the weights; the first stage stays as it is | a much shorter training |
 # | against overfitting | dropout 0.5; scale and shift by up to 20 %, exposure and saturation by up to 1.5 | windows of 0.5 to 1.4, flips, brightness, contrast, saturation; no dropout | |
@@ -1784,7 +1784,7 @@ TRAINED = Weights(
 #
 # ### What kinds of mistakes?
 #
-# Back to the question from the start. As the paper does (section 4.2, after Hoiem et al. {cite}`hoiem2012diagnosing`), take for each class
+# Back to the question from the start. As the paper does (section 4.2, after Hoiem et al. [[Hoiem et al., 2012](../pages/bibliography.md#hoiem2012diagnosing)]), take for each class
 # as many of the surest boxes as there are objects, and sort them:
 #
 # - **correct**: right class, overlap of at least 0.5;
@@ -1835,10 +1835,10 @@ def draw(fig):
     for ax, (name, values) in zip(fig.subplots(1, 4), by_kind.items(), strict=True):
         ax.pie(values, colors=KIND_COLOURS, startangle=90, counterclock=False,
                wedgeprops={"edgecolor": "white"}, labels=[f"{value:.0f}" for value in values],
-               labeldistance=1.12, textprops={"fontsize": 7})  # fmt: skip
+               labeldistance=1.12, textprops={"fontsize": 7})
         ax.set_title(name, fontsize=9, loc="center")
     fig.legend(handles=[plot_patch(colour, kind) for colour, kind in zip(KIND_COLOURS, KINDS, strict=True)],
-               loc="outside lower center", ncols=4, frameon=False, fontsize=8)  # fmt: skip
+               loc="outside lower center", ncols=4, frameon=False, fontsize=8)
 
 
 def plot_patch(colour, label):
@@ -1924,9 +1924,9 @@ plot.boxes(
 # ### Where is the evidence? Grad-CAM for a box
 #
 # Grad-CAM needs one number per photograph whose gradient it takes. For a classifier that is a logit. For a detector it must be chosen,
-# and said. Here it is the score of the surest box, equation {eq}`eq-yolo-score`:
+# and said. Here it is the score of the surest box, equation [(14.2)](#eq-yolo-score):
 #
-# $$ s = \max_{i,\,j,\,c} \; C_{ij} \cdot p_i(c), $$ (eq-yolo-cam)
+# $$ s = \max_{i,\,j,\,c} \; C_{ij} \cdot p_i(c), \tag{14.4} $$ <a id="eq-yolo-cam"></a>
 #
 # the product of the confidence of box $j$ in cell $i$ and the probability of class $c$ there, at the cell, box and class
 # where it is largest. The layer is the last map of the stage `layer3`, 8x8 positions. The last row asks the same of the network
@@ -2047,7 +2047,7 @@ def draw_thresholds(fig, confidence, threshold):
         step = max(1, len(recall) // 300)
         chosen = other == threshold
         right.plot(recall[::step], precision[::step], color="C0" if chosen else "#cccccc",
-                   linewidth=1.8 if chosen else 1, zorder=3 if chosen else 1)  # fmt: skip
+                   linewidth=1.8 if chosen else 1, zorder=3 if chosen else 1)
     _, _, precision, recall = state(confidence, threshold)
     right.plot(recall, precision, "o", color="C1", markersize=9, zorder=5)
     right.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.03))
@@ -2113,11 +2113,11 @@ Table(
 # | system | where boxes come from | what is trained | what YOLO changes |
 # |:--|:--|:--|:--|
 # | DPM | sliding window | separate stages for features, classes, boxes | one network does all |
-# | R-CNN {cite}`girshick2014rcnn` | about 2,000 proposals of selective search | features, support vector machines and box regression, each alone | 98 boxes, one training |
-# | Fast and Faster R-CNN {cite}`girshick2015fast,ren2015faster` | proposals on a shared map; then a network proposes, too | nearly all at once | no proposals; real time |
-# | Deep MultiBox {cite}`erhan2014multibox` | a network proposes | proposals alone; classes need another network | a complete detector |
-# | OverFeat {cite}`sermanet2014overfeat` | sliding window, computed as convolution | localisation | sees the whole photograph |
-# | MultiGrasp {cite}`redmon2015grasp` | the same grid, for a robot's grasp | one grasp region, no class or size | many objects of many classes |
+# | R-CNN [[Girshick et al., 2014](../pages/bibliography.md#girshick2014rcnn)] | about 2,000 proposals of selective search | features, support vector machines and box regression, each alone | 98 boxes, one training |
+# | Fast and Faster R-CNN [[Girshick, 2015](../pages/bibliography.md#girshick2015fast), [Ren et al., 2015](../pages/bibliography.md#ren2015faster)] | proposals on a shared map; then a network proposes, too | nearly all at once | no proposals; real time |
+# | Deep MultiBox [[Erhan et al., 2014](../pages/bibliography.md#erhan2014multibox)] | a network proposes | proposals alone; classes need another network | a complete detector |
+# | OverFeat [[Sermanet et al., 2014](../pages/bibliography.md#sermanet2014overfeat)] | sliding window, computed as convolution | localisation | sees the whole photograph |
+# | MultiGrasp [[Redmon and Angelova, 2015](../pages/bibliography.md#redmon2015grasp)] | the same grid, for a robot's grasp | one grasp region, no class or size | many objects of many classes |
 #
 # **Two errors are better than one.** YOLO and Fast R-CNN fail differently. When a box of Fast R-CNN gets a bonus if YOLO sees a similar
 # one, mAP on VOC 2007 rises from 71.8 to 75.0; ensembles of Fast R-CNN's own versions gain 0.3 to 0.6 (Table 2 of the paper).
@@ -2130,13 +2130,13 @@ Table(
 # **Its limits**, by its own account: one class per cell, small things in groups, unusual shapes, coarse features, and a loss that counts a
 # small error in a small box too little. What followed repaired these one by one:
 #
-# - **YOLOv2** {cite}`redmon2017yolo9000`: batch normalisation, anchors from clustered boxes, each with its own class, no fully connected
-#   layers, several sizes of input. **YOLOv3** {cite}`redmon2018yolov3`: three scales, as in the feature pyramid of chapter 13.
-# - **SSD** {cite}`liu2016ssd`: single shot as well, with boxes from maps of several sizes.
-# - **RetinaNet** {cite}`lin2017focal`: the flood of empty cells again, and a loss that shrinks for what is easy.
-# - **FCOS** {cite}`tian2019fcos` and **YOLOX** {cite}`ge2021yolox`: anchors away again; more than one cell may be in charge of an object.
-# - **GIoU** {cite}`rezatofighi2019giou` and its relatives: train on the overlap itself, not on four numbers.
-# - **DETR** {cite}`carion2020detr`: a transformer and a one-to-one matching; no grid, and no suppression.
+# - **YOLOv2** [[Redmon and Farhadi, 2017](../pages/bibliography.md#redmon2017yolo9000)]: batch normalisation, anchors from clustered boxes, each with its own class, no fully connected
+#   layers, several sizes of input. **YOLOv3** [[Redmon and Farhadi, 2018](../pages/bibliography.md#redmon2018yolov3)]: three scales, as in the feature pyramid of chapter 13.
+# - **SSD** [[Liu et al., 2016](../pages/bibliography.md#liu2016ssd)]: single shot as well, with boxes from maps of several sizes.
+# - **RetinaNet** [[Lin et al., 2017b](../pages/bibliography.md#lin2017focal)]: the flood of empty cells again, and a loss that shrinks for what is easy.
+# - **FCOS** [[Tian et al., 2019](../pages/bibliography.md#tian2019fcos)] and **YOLOX** [[Ge et al., 2021](../pages/bibliography.md#ge2021yolox)]: anchors away again; more than one cell may be in charge of an object.
+# - **GIoU** [[Rezatofighi et al., 2019](../pages/bibliography.md#rezatofighi2019giou)] and its relatives: train on the overlap itself, not on four numbers.
+# - **DETR** [[Carion et al., 2020](../pages/bibliography.md#carion2020detr)]: a transformer and a one-to-one matching; no grid, and no suppression.
 #
 # If you need a detector now, take a recent one from a library with weights trained on COCO, and tune it. All the
 # detectors in this list have kept the idea of the title: one pass over the whole photograph.

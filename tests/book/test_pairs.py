@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from small import edit, notebook, outputs
 
-from book import Trouble, check, lab, pairs, repository
+from book import Trouble, check, lab, links, pairs, repository
 from book.__main__ import main
 from helpers import headline
 from helpers.chapters import FOLDER, names
@@ -23,6 +23,11 @@ def as_found(script):
 @pytest.mark.parametrize("name", names())
 def test_committed_chapter_has_no_problems(name):
     assert check.problems(FOLDER / f"{name}.py") == []
+
+
+@pytest.mark.parametrize("name", names())
+def test_no_remark_for_a_formatter_stands_in_a_chapter(name):
+    assert "# fmt:" not in (FOLDER / f"{name}.py").read_text()
 
 
 def test_a_sound_chapter_has_none(script):
@@ -268,6 +273,81 @@ def test_a_run_and_an_edit_of_the_copy_stay_until_the_chapter_changes(script, wo
     assert "your edited copy stays" in told and copy.read_bytes() == edited
     with pytest.raises(Trouble, match="01_small.py was edited, too"):
         pairs.sync_from(copy, script)
+
+
+# ------------------------------------------------------------------------- citations and equations
+
+ROLES = """\
+# # A small chapter
+#
+# As in {cite}`he2016resnet`, and {cite}`jang2017gumbel,maddison2017concrete`.
+#
+# $$ x^2. $$ (eq-square)
+#
+# $$
+# x^3
+# $$ (eq-cube)
+#
+# By {eq}`eq-cube`, it grows.
+"""
+LINKS = """\
+# A small chapter
+
+As in [[He et al., 2016a](../pages/bibliography.md#he2016resnet)], and \
+[[Jang et al., 2017](../pages/bibliography.md#jang2017gumbel), \
+[Maddison et al., 2017](../pages/bibliography.md#maddison2017concrete)].
+
+$$ x^2. \\tag{1.1} $$ <a id="eq-square"></a>
+
+$$
+x^3
+\\tag{1.2} $$ <a id="eq-cube"></a>
+
+By [(1.2)](#eq-cube), it grows."""
+
+
+def test_roles_become_links_in_both_halves(script):
+    before = notebook(script)
+    edit(script, "# # A small chapter\n", ROLES)
+    assert any("cell 1 has a citation or an equation" in message for message in check.problems(script))
+    pairs.sync(script)
+    assert check.problems(script) == []
+    after = notebook(script)
+    assert after.cells[0].source == LINKS == pairs.read(script).cells[0].source
+    assert [cell.outputs for cell in pairs.code_cells(after)] == [cell.outputs for cell in pairs.code_cells(before)]
+    synced = as_found(script)
+    pairs.sync(script)
+    pairs.sync_from(script.with_suffix(".ipynb"), script)
+    assert as_found(script) == synced
+    assert links.as_roles(LINKS) == ROLES.replace("# ", "", 1).replace("\n# ", "\n").replace("\n#", "\n").strip()
+
+
+def test_a_role_written_in_an_editor_becomes_a_link(script):
+    saved_by("vscode", script)
+    edit(script.with_suffix(".ipynb"), "With *\\u00b5*.", "With {cite}`he2016resnet`.")
+    pairs.sync_from(script.with_suffix(".ipynb"), script)
+    assert check.problems(script) == [] and "With [[He et al., 2016a](" in script.read_text()
+
+
+def test_a_new_equation_numbers_the_others_anew(script):
+    edit(script, "# # A small chapter\n", ROLES)
+    pairs.sync(script)
+    edit(script, "# $$ x^2.", "# $$ x. $$ (eq-first)\n#\n# $$ x^2.")
+    pairs.sync(script)
+    assert "[(1.3)](#eq-cube)" in script.read_text() and check.problems(script) == []
+
+
+@pytest.mark.parametrize("role", ["{cite}`nobody1999`", "{cite}`he2016resnet,nobody1999`", "{eq}`nobody1999`"])
+@pytest.mark.parametrize("link", [False, True])
+def test_an_unknown_name_is_an_error_that_names_it(script, role, link):
+    if link:
+        role = "[(1.7)](#nobody1999)" if "eq" in role[:4] else "[[No, 1](../pages/bibliography.md#nobody1999)]"
+    edit(script, "# # A small chapter\n", f"# # A small chapter\n#\n# See {role}.\n")
+    before = as_found(script)
+    assert any("nobody1999" in message for message in check.problems(script))
+    with pytest.raises(Trouble, match="`nobody1999`"):
+        pairs.sync(script)
+    assert as_found(script) == before
 
 
 # ------------------------------------------------------------------------------------ the setup cell
