@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 import torchmetrics
 from torch import nn
-from toys import dataset_of, generator, holds, noise, random_images
+from toys import dataset_of, from_cells, generator, holds, noise, random_images
 
 from helpers import inspect, metrics, train
 from helpers.chapters import chapter
@@ -358,8 +358,110 @@ def test_band_scores(code):
     assert scores["band_1"] == pytest.approx(float(expected))
 
 
+@holds(
+    FCN,
+    {
+        "zeros on two sides only": ("[MARGIN] * 4", "[0, 2 * MARGIN, 0, 2 * MARGIN]"),
+        "the margin is not cut off": (
+            "cropped(upsample(scores, self.stride), MARGIN, images)",
+            "cropped(upsample(scores, self.stride), 0, images)",
+        ),
+        "C4 is forgotten": (
+            "cropped(upsample(scores, 2), 0, c4) + self.score4(c4)",
+            "cropped(upsample(scores, 2), 0, c4)",
+        ),
+    },
+)
+def test_centred(code):
+    """Its scores are those of a padded photograph, unit i of stride 32 at pixel 32 i - 17, and none is repeated."""
+    torch.manual_seed(0)
+    images, backbone = noise(2, 3, 64, 96), Backbone().eval()
+    eight = awakened(code.CentredFCN(backbone, 8))
+    with torch.inference_mode():
+        _, c3, c4, c5 = backbone.features(F.pad(images, (17, 17, 17, 17)))
+        coarse = F.interpolate(eight.score5(c5), scale_factor=32, mode="nearest")
+        parts = (eight.score5(c5), 32), (eight.score4(c4), 16), (eight.score3(c3), 8)
+        expected = sum(code.upsample(part, factor)[..., 17 : 17 + 64, 17 : 17 + 96] for part, factor in parts)
+        assert torch.allclose(eight(images), expected, atol=1e-4) and expected.std() > 1e-3
+        whole = awakened(code.CentredFCN(backbone, 32))
+        found = whole(images)
+        for i, pixel in ((1, 15), (2, 47)):
+            assert torch.allclose(found[..., pixel, 15], whole.score5(c5)[..., i, 1], atol=1e-5)
+        assert (found[..., 1:] != found[..., :-1]).any(2).all()
+    assert coarse.shape[2:] == (32 * 4, 32 * 5)  # beyond each rim of 64x96 pixels a unit
+    same = inspect.count_parameters(code.SmallFCN(Backbone(), 8))
+    assert inspect.count_parameters(code.CentredFCN(Backbone(), 8)) == same
+
+
 def dataset(n=6, side=32):
     return dataset_of(random_images(n, side), random_masks(n, side), ("a",))
+
+
+@holds(
+    FCN,
+    {
+        "the mask is all background": (
+            "return score_masks(predicted, data.test.targets)",
+            "return score_masks(0 * predicted, data.test.targets)",
+        ),
+    },
+)
+def test_evaluation(code):
+    """A network whose score is constant gets the counts of a constant mask on the validation photographs."""
+    data = dataset(4)
+    data.test.targets[:, 8:16] = 3  # the two parts have unlike masks
+    model = code.SmallFCN(Backbone(), 32)
+    model.score5.bias.data[3] = 1
+    found = code.evaluate_masks(model.train(), data)
+    hits = data.test.targets[data.test.targets != 255] == 3
+    assert found["pixel_accuracy"] == pytest.approx(float(hits.float().mean()))
+    assert found["mean_iou"] == pytest.approx(float(hits.float().mean()) / 6)
+    assert model.training and model.backbone.bn1.training
+
+
+@holds(
+    FCN,
+    {
+        "every grid is centred": ("(CentredFCN if centred else SmallFCN)", "(CentredFCN if stride else SmallFCN)"),
+        "the seed is forgotten": (
+            "history = train_masks(network, data, epochs, seed=seed)",
+            "history = train_masks(network, data, epochs)",
+        ),
+    },
+)
+def test_grid_arm(code):
+    """The corner grid's arm is the first study's training to the last bit; the centred one is another."""
+    data = dataset(12)
+    first = code.train_arm(data, seed=1, stride=32, epochs=2)
+    corner, centred = (code.train_grid_arm(data, seed=1, stride=32, centred=c, epochs=2) for c in (False, True))
+    for name in ("train_loss", "mean_iou", "band_2"):
+        assert corner[name] == first[name]
+    assert centred["train_loss"] != first["train_loss"]
+
+
+@holds(
+    FCN, {"it thaws": ("backbone.requires_grad_(not scores_only)", "backbone.train().requires_grad_(not scores_only)")}
+)
+def test_frozen_backbone(code):
+    """The scores alone: no weight and no running mean of the loaded backbone moves; trained with it, both do."""
+    given, kept = [], code.SmallFCN
+
+    class Spy(kept):
+        def __init__(self, backbone, stride):
+            given.append((backbone, {k: v.clone() for k, v in backbone.state_dict().items()}))
+            super().__init__(backbone, stride)
+
+    code.SmallFCN = Spy
+    try:
+        for scores_only in (True, False):
+            code.train_arm(dataset(12), seed=1, stride=32, epochs=1, scores_only=scores_only)
+            backbone, before = given[-1]
+            after = backbone.state_dict()
+            moved = {name for name in before if not torch.equal(before[name], after[name])}
+            assert ("bn1.running_mean" in moved) == ("conv1.weight" in moved) == (not scores_only)
+            assert bool(moved) != scores_only
+    finally:
+        code.SmallFCN = kept
 
 
 @holds(FCN, {"the backbone trains in every arm": ("backbone.requires_grad_(not scores_only)", "pass")})
@@ -410,3 +512,163 @@ def test_one_batch_is_learned():
     data.train.targets[:] = squares
     loss = train.overfit(FCN.SmallFCN(Backbone(), 8), data, images=3, steps=25, loss=train.pixel_cross_entropy)
     assert loss < 0.3
+
+
+# ------------------------------------------------------------------------------------- the exercises' checks
+
+check_stitch, stitch_solution, check_four, transferred = from_cells(
+    FCN, "check_stitch", "stitch_solution", "check_four", "transferred"
+)
+check_four.__globals__["transferred"] = transferred
+
+
+def shifted(layers, images, stride):
+    return [[layers(images[..., y:, x:]) for x in range(stride)] for y in range(stride)]
+
+
+def stitched(maps):
+    """Maps of all shifts (rows of columns), interleaved; cut to the smallest."""
+    height, width = (min(part.shape[axis] for line in maps for part in line) for axis in (2, 3))
+    maps = torch.stack([torch.stack([part[..., :height, :width] for part in line]) for line in maps])
+    return maps.permute(2, 3, 4, 0, 5, 1).flatten(4, 5).flatten(2, 3)
+
+
+def by_permutation(layers, images, stride):
+    """Another right answer: one big tensor, its axes put in order."""
+    return stitched(shifted(layers, images, stride))
+
+
+def rows_for_columns(layers, images, stride):
+    return stitched(list(zip(*shifted(layers, images, stride), strict=True)))
+
+
+def side_by_side(layers, images, stride):
+    maps = shifted(layers, images, stride)
+    return torch.cat([torch.cat([part[..., :5, :7] for part in line], 3) for line in maps], 2)
+
+
+def moved_the_other_way(layers, images, stride):
+    padded = F.pad(images, (stride, 0, stride, 0))
+    maps = [
+        [layers(padded[..., stride - y : images.shape[2] + stride - y, stride - x : images.shape[3] + stride - x])
+         for x in range(stride)] for y in range(stride)
+    ]  # fmt: skip
+    return stitched([[part[..., :5, :7] for part in line] for line in maps])
+
+
+def rolled(layers, images, stride):
+    return stitched([[layers(images.roll((-y, -x), (2, 3))) for x in range(stride)] for y in range(stride)])
+
+
+def diagonal_only(layers, images, stride):
+    maps = shifted(layers, images, stride)
+    return stitched(
+        [[maps[max(y, x)][max(y, x)] if y * x else maps[y][x] for x in range(stride)] for y in range(stride)]
+    )
+
+
+def one_pass_enlarged(layers, images, stride):
+    return layers(images)[..., :5, :7].repeat_interleave(stride, 2).repeat_interleave(stride, 3)
+
+
+@pytest.mark.parametrize("answer", [stitch_solution, by_permutation])
+def test_right_stitches_pass(answer):
+    check_stitch(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (rows_for_columns, "one pixel further down"),
+        (side_by_side, "every fourth answer"),
+        (moved_the_other_way, "one pixel further down"),
+        (rolled, "cut to the smallest map"),
+        (one_pass_enlarged, "one pixel further down"),
+        (diagonal_only, "missing or misplaced"),
+    ],
+)
+def test_wrong_stitches_are_told_why(answer, hint):
+    with pytest.raises(AssertionError, match=hint):
+        check_stitch(answer)
+
+
+class Four(FCN.SmallFCN):
+    """Right: each stream enlarged by itself. What the museum below changes is in `fourth` and `together`."""
+
+    def __init__(self, backbone):
+        super().__init__(backbone, stride=8)
+        self.score2 = self.fourth()
+
+    def fourth(self):
+        return FCN.zero_scores(32, 6)
+
+    def forward(self, images):
+        c2 = self.backbone.features(images)[0]
+        return self.together(super().forward(images), self.score2(c2), images)
+
+    def together(self, of_eight, of_c2, images):
+        return of_eight + FCN.upsample(of_c2, 4)
+
+
+class FourInOrder(Four):
+    """Another right answer: on the way up, as in the paper."""
+
+    def forward(self, images):
+        c2, c3, c4, c5 = self.backbone.features(images)
+        scores = FCN.upsample(self.score5(c5), 2) + self.score4(c4)
+        scores = FCN.upsample(scores, 2) + self.score3(c3)
+        return FCN.upsample(FCN.upsample(scores, 2) + self.score2(c2), 4)
+
+
+class RandomStart(Four):
+    def fourth(self):
+        return nn.Conv2d(32, 6, 1)
+
+
+class WithoutBias(Four):
+    def fourth(self):
+        return nn.Conv2d(32, 6, 1, bias=False)
+
+
+class OtherUnits(FourInOrder):
+    def forward(self, images):
+        c2, c3, c4, c5 = self.backbone.features(images)
+        scores = F.interpolate(self.score5(c5), scale_factor=2, mode="bilinear") + self.score4(c4)
+        scores = F.interpolate(scores, scale_factor=2, mode="bilinear") + self.score3(c3)
+        return FCN.upsample(FCN.upsample(scores, 2) + self.score2(c2), 4)
+
+
+class InBlocks(Four):
+    def together(self, of_eight, of_c2, images):
+        return of_eight + F.interpolate(of_c2, scale_factor=4)
+
+
+class AverageOfBoth(Four):
+    def together(self, of_eight, of_c2, images):
+        return (of_eight + FCN.upsample(of_c2, 4)) / 2
+
+
+class Forgotten(Four):
+    def together(self, of_eight, of_c2, images):
+        return of_eight
+
+
+@pytest.mark.parametrize("answer", [Four, FourInOrder])
+def test_right_fourth_streams_pass(answer):
+    check_four(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (RandomStart, "must start as the FCN-8s"),
+        (WithoutBias, "198 parameters more"),
+        (OtherUnits, "must start as the FCN-8s"),
+        (InBlocks, "enlarged 4 times"),
+        (AverageOfBoth, "must start as the FCN-8s"),
+        (Forgotten, "enlarged 4 times"),
+    ],
+)
+def test_wrong_fourth_streams_are_told_why(answer, hint):
+    with pytest.raises(AssertionError, match=hint):
+        check_four(answer)
