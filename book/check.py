@@ -94,7 +94,7 @@ def linked(pair):
         return
     for number, (ours, theirs) in enumerate(zip(pair.source.cells, written.cells, strict=True), 1):
         if ours.source != theirs.source:
-            yield f"cell {number} has a citation or an equation that is not written as a link; ./course sync {pair.name}"
+            yield f"cell {number} has a citation or an equation that is no link; ./course sync {pair.name}"
 
 
 # ------------------------------------------------------------------------------- rules of the pair

@@ -5,22 +5,27 @@ A page asks for one with an element of plain HTML, which JupyterLab shows as the
     <div class="live" data-figure="gates">In the book, the network itself runs here.</div>
 """
 
+import importlib.util
 import sys
 from pathlib import Path
 
 FIGURE = '<div class="live" data-figure="'
 FOLDER = "_static/live"
+PYTORCH = importlib.util.find_spec("torch") is not None  # writes the networks; the rest of the book needs none
 
 
 def add_scripts(app, page, template, context, doctree):
     """The page gets the two files that find its figures; those load the rest when a reader starts one."""
-    if FIGURE in context.get("body", ""):
+    if PYTORCH and FIGURE in context.get("body", ""):
         app.add_css_file("live/live.css")
         app.add_js_file("live/start.js", loading_method="defer")
 
 
 def write_networks(app, exception):
     if exception or "pages/live" not in app.env.found_docs or app.builder.format != "html":
+        return
+    if not PYTORCH:
+        print("Live figures stay still: PyTorch, which writes their networks, is not installed.", file=sys.stderr)
         return
     sys.path.append(app.srcdir)
     from book.live.export import export

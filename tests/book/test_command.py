@@ -3,6 +3,9 @@
 import os
 import shutil
 import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +19,9 @@ case "$*" in
     *ensurepip*) exit ${NO_VENV:-0} ;;
     *"-m venv"*) mkdir -p .venv/bin; cp "$0" .venv/bin/python; touch .venv/pip ;;
     *"pip --version"*) [ -e .venv/pip ] ;;
-    *"pip install"*) echo "constraint $PIP_CONSTRAINT" >> "$LOG"; exit ${NO_NETWORK:-0} ;;
+    *urlopen*) sleep ${SLOW:-0}; exit ${NO_INDEX:-0} ;;
+    *"pip install"*) echo "constraint $PIP_CONSTRAINT" >> "$LOG"
+        case "$*" in *extra-index-url*) exit ${BAD_INDEX:-${NO_NETWORK:-0}} ;; *) exit ${NO_NETWORK:-0} ;; esac ;;
     --version) echo Python 3.9.1 ;;
 esac
 """
@@ -25,8 +30,9 @@ esac
 @pytest.fixture
 def checkout(tmp_path):
     """`run(*arguments)` calls ./course in a copy, from another folder; returns exit code, messages and Python's log."""
-    for name in ("course", "pyproject.toml"):
-        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".binder").mkdir()
+    for name in ("course", "pyproject.toml", ".binder/requirements.txt"):
+        shutil.copy(ROOT / name, tmp_path / name)
     python = tmp_path / "python-fake"
     python.write_text(FAKE)
     python.chmod(0o755)
@@ -46,16 +52,18 @@ def checkout(tmp_path):
 
 def test_first_use_installs_and_the_next_does_not(checkout):
     code, _, log = checkout("check", "01_vgg")
-    assert code == 0 and log.count("pip install") == 1 and "-e .\n" in log
+    assert code == 0 and log.count("pip install") == 1 and "-e .[course]\n" in log
     assert "constraint c.txt" in log
     assert log.splitlines()[-1] == "-m book check 01_vgg"
     assert "pip install" not in checkout("check")[2]
 
 
-def test_only_what_needs_the_test_packages_installs_them(checkout):
-    assert ".[test]" not in checkout("book")[2]
-    assert "-e .[test]" in checkout("test")[2]
-    assert "pip install" not in checkout("book")[2] + checkout("bench")[2]
+def test_every_verb_installs_only_what_it_needs(checkout):
+    assert "-e .[book]\n" in checkout("book")[2]
+    assert "-e .[course]\n" in checkout("check")[2]
+    assert "pip install" not in checkout("book")[2]
+    assert "-e .[test]\n" in checkout("test")[2]
+    assert "pip install" not in checkout("book")[2] + checkout("check")[2] + checkout("bench")[2]
 
 
 def test_changed_dependencies_are_installed(checkout):
@@ -74,8 +82,80 @@ def test_failed_installation_says_so_and_is_tried_again(checkout):
 def test_half_made_environment_is_made_again(checkout):
     checkout("check")
     (checkout.folder / ".venv/pip").unlink()
-    (checkout.folder / ".venv/course-core").unlink()
+    (checkout.folder / ".venv/course-course").unlink()
     assert "-m venv --clear" in checkout("check")[2]
+
+
+# ------------------------------------------------------------------------------------ which PyTorch
+
+no_card = pytest.mark.skipif(
+    sys.platform != "linux" or Path("/proc/driver/nvidia").exists(), reason="about Linux without an NVIDIA card"
+)
+INDEX = "https://download.pytorch.org/whl/cpu"
+
+
+def installed(log):
+    return [line for line in log.splitlines() if "pip install" in line]
+
+
+@no_card
+def test_without_a_card_it_takes_the_pytorch_for_the_cpu_and_says_so(checkout):
+    _, answer, log = checkout("check")
+    (call,) = installed(log)
+    assert call.endswith(f"--extra-index-url {INDEX} -e .[course]") and f"for the CPU, from {INDEX}" in answer
+
+
+@no_card
+def test_an_index_that_does_not_answer_costs_two_seconds_and_is_left_out(checkout):
+    start = time.monotonic()
+    code, answer, log = checkout("check", SLOW="30")
+    assert code == 0 and time.monotonic() - start < 10
+    (call,) = installed(log)
+    assert call.endswith("--disable-pip-version-check -e .[course]") and "does not answer" in answer
+    assert "constraint c.txt" in log
+
+
+@no_card
+def test_an_index_that_fails_is_left_out(checkout):
+    code, _, log = checkout("test", BAD_INDEX="1")
+    assert code == 0 and [INDEX in call for call in installed(log)] == [True, False]
+
+
+@no_card
+@pytest.mark.parametrize("reason", ["a card", "an index of one's own", "PyTorch is there", "no PyTorch is needed"])
+def test_nothing_is_chosen_where(checkout, reason):
+    verb, variables = "check", {}
+    if reason == "a card":
+        (checkout.folder / "nvidia-smi").write_text("#!/bin/sh\n")
+        (checkout.folder / "nvidia-smi").chmod(0o755)
+        variables["PATH"] = f"{checkout.folder}:{os.environ['PATH']}"
+    if reason == "an index of one's own":
+        variables["PIP_INDEX_URL"] = "https://mirror.example.org"
+    if reason == "PyTorch is there":
+        checkout("check")
+        (checkout.folder / ".venv/lib/python3.12/site-packages/torch").mkdir(parents=True)
+        (checkout.folder / ".venv/course-course").unlink()
+    if reason == "no PyTorch is needed":
+        verb = "book"
+    _, answer, log = checkout(verb, **variables)
+    assert installed(log) and INDEX not in log + answer and "urlopen" not in log
+
+
+def test_the_address_of_that_pytorch_stands_in_one_place():
+    found = subprocess.run(["git", "grep", "-l", INDEX, "--", ":!tests"], cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode > 1 or found.stdout.split() == [".binder/requirements.txt"]
+
+
+def test_the_book_needs_no_pytorch():
+    blocked = "import sys; sys.modules.update(torch=None, torchvision=None, matplotlib=None)"
+    used = "import book.__main__, book.build, conf, book.links; book.links.names()"
+    local = "[importlib.import_module(name) for name in conf.CONFIG['sphinx']['local_extensions']]"
+    code = f"{blocked}; import importlib; {used}; {local}; print(sorted(n for n in sys.modules if n == 'torch.nn'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
+# ------------------------------------------------------------------------------------------ refusals
 
 
 def test_old_python_is_refused_by_name(checkout):

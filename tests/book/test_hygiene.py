@@ -138,7 +138,8 @@ def test_a_readers_installation_has_what_chapters_and_helpers_import():
     # these come with ipykernel, nbclient and pooch, which would not work without them
     indirect = ["ipython", "nbformat", "requests", "urllib3"]
     indirect += ["distributed"]  # only for ./course study --dask, which says how to install it
-    assert undeclared(files, PYPROJECT["project"]["dependencies"] + indirect) == set()
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    assert undeclared(files, extras["book"] + extras["course"] + indirect) == set()
 
 
 def test_an_undeclared_import_would_be_found():

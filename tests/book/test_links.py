@@ -25,7 +25,7 @@ By {eq}`eq-second` and {eq}`eq-first`.
 
 @pytest.fixture
 def source(tmp_path):
-    """A book of a bibliography and two chapters; the second has all citations there are, and two equations with a name."""
+    """A book of a bibliography and two chapters; the second has all citations there are, and two equations."""
     for name in ("conf.py", "_config.yml", "references.bib"):
         shutil.copy(ROOT / name, tmp_path)
     for folder in ("_ext", "_static"):
@@ -34,8 +34,8 @@ def source(tmp_path):
     (tmp_path / "chapters").mkdir()
     (tmp_path / "index.md").write_text("# A book\n")
     (tmp_path / "_toc.yml").write_text(
-        "format: jb-book\nroot: index\nparts:\n- chapters: [{file: pages/bibliography}]\n- numbered: true\n  chapters:\n"
-        "  - file: chapters/01_first\n  - file: chapters/02_second\n"
+        "format: jb-book\nroot: index\nparts:\n- chapters: [{file: pages/bibliography}]\n"
+        "- numbered: true\n  chapters: [{file: chapters/01_first}, {file: chapters/02_second}]\n"
     )
     first = new_markdown_cell("# A chapter\n\n$$ 1 $$ (eq-other)")
     nbformat.write(new_notebook(cells=[first]), tmp_path / "chapters/01_first.ipynb")
