@@ -73,7 +73,6 @@ def lab(tmp_path_factory, chromium):
         server.wait(30)
 
 
-@pytest.mark.skipif(not os.environ.get("COURSE_LIVE"), reason="not settled yet; COURSE_LIVE=1 runs it")
 @pytest.mark.browser
 def test_chapter_runs_and_its_slider_shows_the_books_frames(lab, page):
     work, address = lab
@@ -90,7 +89,10 @@ def test_chapter_runs_and_its_slider_shows_the_books_frames(lab, page):
         """The saved notebook, once its last cell has run (or one has failed)."""
         page.keyboard.press("Control+s")
         page.wait_for_timeout(700)
-        nb = nbformat.read(path, as_version=4)
+        try:
+            nb = nbformat.read(path, as_version=4)
+        except nbformat.reader.NotJSONError:
+            return None  # it is being written
         code = pairs.code_cells(nb)
         failed = [o for cell in code for o in cell.outputs if o.output_type == "error"]
         return nb if failed or [c.execution_count for c in code] == [*range(1, len(code) + 1)] else None
