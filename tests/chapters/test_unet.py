@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from scipy.ndimage import distance_transform_edt, label, map_coordinates
 from torch import nn
 from torchmetrics.functional.classification import multiclass_jaccard_index
-from toys import generator, holds, noise, on_meta
+from toys import dataset_of, from_cells, generator, holds, noise, on_meta, random_images
 
 from helpers import inspect
 from helpers.chapters import chapter
@@ -488,9 +488,198 @@ def test_iou(code):
     assert found["band"] == 1 and found["iou"] < 1
 
 
-def toy_slices(count):
-    images = (255 * torch.rand(count + 2, 1, 48, 48, generator=generator(0))).to(torch.uint8)
-    masks = torch.ones(count + 2, 48, 48, dtype=torch.uint8)
+@holds(
+    UNET,
+    {
+        "the deep score is forgotten": (
+            """enlarged(self.head(x), scale_factor=2.0) + enlarged(
+            self.deep(deepest), scale_factor=32.0
+        )""",
+            "enlarged(self.head(x), scale_factor=2.0)",
+        ),
+        "random scores": (
+            "for layer in (self.deep, self.head):\n            nn.init.zeros_(layer.weight)",
+            "for layer in (self.deep, self.head):\n            pass",
+        ),
+        "the deep score of the last map": ("self.deep = nn.Conv2d(256", "self.deep = nn.Conv2d(128"),
+    },
+)
+def test_deep_network(code):
+    """What AnimalUNet says with the same weights, and a score per 32x32 pixels; none of both before training."""
+    torch.manual_seed(0)
+    backbone = code.Backbone().eval()
+    deep, plain = code.DeepUNet(backbone).eval(), code.AnimalUNet(backbone).eval()
+    images = noise(2, 3, 64, 96)
+    assert inspect.count_parameters(deep) - inspect.count_parameters(plain) == 6 * 257
+    with torch.inference_mode():
+        assert not deep(images).any()
+        for layer in (deep.deep, deep.head):
+            nn.init.normal_(layer.weight)
+            nn.init.normal_(layer.bias)
+        plain.load_state_dict(deep.state_dict(), strict=False)
+        coarse = F.conv2d(deep.encode(images)[-1], deep.deep.weight, deep.deep.bias)
+        coarse = F.interpolate(coarse, scale_factor=32, mode="bilinear")
+        assert coarse.std() > 0.1 and plain(images).std() > 0.1
+        assert torch.allclose(deep(images), plain(images) + coarse, atol=1e-4)
+        assert torch.equal(deep(images), deep.decode(deep.encode(images)))
+
+
+@holds(
+    UNET,
+    {
+        "sums for means": ("weights[masks == 0].mean() / weights", "weights[masks == 0].sum() / weights"),
+        "the other way round": (
+            "weights[masks == 0].mean() / weights[masks == 1].mean()",
+            "weights[masks == 1].mean() / weights[masks == 0].mean()",
+        ),
+    },
+)
+def test_mean_weight_ratio(code):
+    """By hand: two pixels of membrane that weigh 6 on average, four inside that weigh 1.5."""
+    masks = torch.tensor([[[1, 0, 1], [1, 0, 1]]])
+    weights = torch.tensor([[[1.0, 4.0, 1.0], [2.0, 8.0, 2.0]]])
+    assert code.mean_weight_ratio(masks, weights) == 4.0
+    share = float((masks == 1).float().mean())  # balance weighs both in sum alike
+    assert code.mean_weight_ratio(masks, code.class_weights(masks)) == pytest.approx(share / (1 - share))
+
+
+@holds(
+    UNET,
+    {
+        "the inside weighs": ("torch.where(masks == 1, 1.0, ratio)", "torch.where(masks == 1, ratio, 1.0)"),
+        "the weights stay": ("given = replace(given, train=Split(given.train.images, targets))", "pass"),
+    },
+)
+def test_ratio_arm(code):
+    """A ratio of 1 is the plain loss to the last bit; that of the classes is balance, which differs by a factor."""
+    data = toy_slices(3, side=60)
+
+    def measured(run, **arm):
+        found = run(data, seed=2, epochs=1, **arm)
+        assert not {"epoch", "lr"} & set(found)
+        return found
+
+    plain, one = measured(code.train_cell_arm, weights="plain"), measured(code.train_ratio_arm, ratio=1.0)
+    assert one["train_loss"] == plain["train_loss"] and one["pixel"] == plain["pixel"]
+    masks = data.train.targets
+    ratio = code.mean_weight_ratio(masks, code.class_weights(masks))
+    assert ratio > 3
+    balance, same = measured(code.train_cell_arm, weights="balance"), measured(code.train_ratio_arm, ratio=ratio)
+    assert same["train_loss"] == pytest.approx(balance["train_loss"], rel=1e-4) != plain["train_loss"]
+
+
+@holds(
+    UNET,
+    {
+        "the probability of membrane": ("softmax(1)[:, 1].cpu()", "softmax(1)[:, 0].cpu()"),
+        "raw bytes": ("batch = data.normalize(images).to(device)", "batch = images.float().to(device)"),
+    },
+)
+def test_cell_probability(code):
+    data, model = toy_slices(2), small_net(code).float().train()
+    found = code.cell_probability(model, data, data.test.images)
+    images = (data.test.images.float() / 255 - data.mean.view(1, 1, 1, 1)) / data.std.view(1, 1, 1, 1)
+    logits = code.segment(model.eval(), images)
+    assert found.shape == (2, 48, 48)
+    assert torch.allclose(found, logits[:, 1].exp() / logits.exp().sum(1), atol=1e-5)
+
+
+@holds(UNET, {"the highest error": ("best = min(THRESHOLDS", "best = max(THRESHOLDS")})
+def test_best_threshold(code):
+    """Cells at 0.65, membrane at 0.55: apart at a threshold of 0.6 alone, and one cell at a half."""
+    data = code.with_weights(toy_slices(2), "plain")
+    masks = data.test.targets["masks"]
+    code.cell_probability = lambda *_: 0.55 + 0.1 * masks
+    found = code.evaluate_cells(None, data)
+    assert found["threshold"] == 0.6 and found["apart_best"] == 1 and found["rand_best"] == 0
+    assert found["apart"] == 0 and found["pixel"] == pytest.approx(float((masks == 0).float().mean()))
+
+
+@holds(
+    UNET,
+    {
+        "over all pixels": ("(of_class * called).sum((1, 2)) / called.sum((1, 2))", "of_class.mean((1, 2))"),
+        "black where none is called so": ("called = called | ~called", "called = called & ~called"),
+        "background is an animal": ("mean_logit(logits, labels + 1)", "mean_logit(logits, labels)"),
+    },
+)
+def test_mean_logit(code):
+    """By hand: the first photograph has two pixels of class 1, the second has none of class 2."""
+    logits = torch.zeros(2, 3, 1, 3)
+    logits[0, 1, 0] = torch.tensor([2.0, 4.0, -9.0])
+    logits[1, 2, 0] = torch.tensor([-1.0, -2.0, -6.0])
+    assert code.mean_logit(logits, torch.tensor([1, 2])).tolist() == [3.0, -3.0]
+    assert code.animal_logit(logits, torch.tensor([0, 1])).tolist() == [3.0, -3.0]
+
+
+@holds(
+    UNET,
+    {
+        "it thaws": (
+            'def train_animals(model, data, epochs, seed=0, label="training"):',
+            'def train_animals(model, data, epochs, seed=0, label="training"):\n    model.requires_grad_()',
+        )
+    },
+)
+def test_frozen_backbone(code):
+    """A backbone that is frozen keeps its weights and running means in training; one that was only loaded learns."""
+    masks = cells(6, 32, 32, seed=1)
+    data = dataset_of(random_images(6, 32), masks, ("a",))
+    for frozen in (True, False):
+        torch.manual_seed(0)
+        model = code.DeepUNet(code.Backbone().eval().requires_grad_(not frozen))
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        code.train_animals(model, data, epochs=2)
+        moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+        assert "deep.bias" in moved and "merge.0.1.running_mean" in moved
+        assert ("backbone.bn1.running_mean" in moved) == ("backbone.conv1.weight" in moved) == (not frozen)
+
+
+START = """\
+    backbone = BACKBONE.load() if pretrained else Backbone()
+    train.set_seed(seed)
+    history = train_animals("""
+
+
+@holds(
+    UNET,
+    {
+        "the pretrained backbone in every arm": (
+            START + "DeepUNet(backbone",
+            START.replace("if pretrained else Backbone()", "") + "DeepUNet(backbone",
+        ),
+        "without the deep score": (
+            "train_animals(DeepUNet(backbone, skips=skips)",
+            "train_animals(AnimalUNet(backbone, skips=skips)",
+        ),
+        "skips in every arm": (
+            "train_animals(DeepUNet(backbone, skips=skips)",
+            "train_animals(DeepUNet(backbone, skips=True)",
+        ),
+    },
+)
+def test_deep_arms(code):
+    """Each arm trains its own network, once, and both scores start at zero."""
+    seen = []
+    code.train_animals = lambda model, data, epochs, seed: seen.append((model, epochs, seed)) or History()
+    for arm in code.DEEP_ARMS.values():
+        assert set(code.train_deep_arm(None, seed=4, **arm)) == {"iou", "band", "train_loss", "seconds"}
+    (skips, *settings), (bare, *_), (nothing, *_) = seen
+    assert settings == [3, 4] and (skips.skips, bare.skips, nothing.skips) == (True, False, True)
+    loaded = code.BACKBONE.load().state_dict()["conv1.weight"]
+    same = [torch.equal(model.backbone.conv1.weight, loaded) for model, *_ in seen]
+    assert same == [True, True, False]
+    assert all(isinstance(model, code.DeepUNet) and not model.deep.weight.any() for model, *_ in seen)
+
+
+class History:
+    def last(self, name):
+        return 0.0
+
+
+def toy_slices(count, side=48):
+    images = (255 * torch.rand(count + 2, 1, side, side, generator=generator(0))).to(torch.uint8)
+    masks = torch.ones(count + 2, side, side, dtype=torch.uint8)
     masks[:, ::12] = masks[..., ::12] = 0
     return Dataset(
         Split(images[:count], masks[:count]), Split(images[count:], masks[count:]), ("membrane", "cell"),
@@ -512,3 +701,151 @@ def test_arms_of_the_study_cost_the_same():
     data = toy_slices(10)
     sizes = {len(UNET.with_weights(data, arm["weights"], arm.get("count")).train) for arm in UNET.ARMS.values()}
     assert sizes == {10}
+
+
+# ------------------------------------------------------------------------------------- the exercises' checks
+
+check_two_smallest, two_smallest_solution, check_tile_starts, tile_starts_solution = from_cells(
+    UNET, "check_two_smallest", "two_smallest_solution", "check_tile_starts", "tile_starts_solution"
+)
+
+
+def sorted_threes(maps):
+    """Another right answer: the two smallest of three, again and again."""
+    two = torch.full((2, *(first := next(maps)).shape), torch.inf)
+    two[0] = first
+    for new in maps:
+        two = torch.cat([two, new[None]]).sort(0).values[:2]
+    return two[0], two[1]
+
+
+def stacked(maps):
+    two = torch.stack(list(maps)).sort(0).values
+    return two[0], two[1]
+
+
+def stacked_in_secret(maps):
+    stack = next(maps)[None]
+    for new in maps:
+        stack = torch.cat([stack, new[None]])
+    return tuple(stack.sort(0).values[:2])
+
+
+def walking(update, far=torch.inf):
+    """A walk over the maps with a rule of its own: (first, second, new) to (first, second)."""
+
+    def answer(maps):
+        first = next(maps)
+        second = torch.full_like(first, far)
+        for new in maps:
+            first, second = update(first, second, new)
+        return first, second
+
+    return answer
+
+
+def right_step(first, second, new):
+    return torch.minimum(first, new), torch.minimum(second, torch.maximum(first, new))
+
+
+def no_other_cell(first, second, new):
+    return torch.minimum(first, new), torch.minimum(second, new)
+
+
+def nobody_steps_down(first, second, new):
+    return torch.minimum(first, new), torch.where(new < first, second, torch.minimum(second, new))
+
+
+def ties_do_not_count(first, second, new):
+    nearer = torch.where(new < first, first, second)
+    between = (new > first) & (new < second)
+    return torch.minimum(first, new), torch.where(between, new, nearer)
+
+
+def two_to_begin_with(maps):
+    first, second = torch.stack([next(maps), next(maps)]).sort(0).values
+    for new in maps:
+        first, second = right_step(first, second, new)
+    return first, second
+
+
+def numbers(maps):
+    smallest = sorted(float(one.min()) for one in maps)
+    return torch.tensor(smallest[0]), torch.tensor(smallest[1])
+
+
+@pytest.mark.parametrize("answer", [two_smallest_solution, sorted_threes, walking(right_step)])
+def test_right_walks_pass(answer):
+    check_two_smallest(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (stacked, "keep two maps"),
+        (stacked_in_secret, "keep two maps"),
+        (numbers, r"the maps are \(37, 41\)"),
+        (walking(no_other_cell), "of another cell"),
+        (walking(nobody_steps_down), "the former nearest becomes the second"),
+        (walking(ties_do_not_count), "at the same distance"),
+        (walking(right_step, far=1e9), "d2 is infinite"),
+        (two_to_begin_with, "no second map to ask for"),
+    ],
+)
+def test_wrong_walks_are_told_why(answer, hint):
+    with pytest.raises(AssertionError, match=hint):
+        check_two_smallest(answer)
+
+
+def by_count(side, tile, depth):
+    """Another right answer: how many are needed, then all at once."""
+    step = tile - 4
+    return range(0, step * max(1, -(-(side - 4) // step)), step)
+
+
+def side_by_side(side, tile, depth):
+    return range(0, side, tile)
+
+
+def last_one_pushed_back(side, tile, depth):
+    starts = list(range(0, max(side - tile, 0) + 1, tile // 2**depth * 2**depth))
+    return starts if starts[-1] + tile >= side else [*starts, side - tile]
+
+
+def one_for_luck(side, tile, depth):
+    return range(0, side, tile // 2**depth * 2**depth)
+
+
+def smallest_steps(side, tile, depth):
+    return range(0, max(side - tile, 0) + 2**depth, 2**depth)
+
+
+def rest_left_out(side, tile, depth):
+    step = tile // 2**depth * 2**depth
+    return [step * i for i in range(max(1, (side - tile) // step + 1))]
+
+
+def from_the_border(side, tile, depth):
+    step, margin = tile // 2**depth * 2**depth, 6 * 2**depth - 4
+    return range(-margin, side - margin, step)
+
+
+@pytest.mark.parametrize("answer", [tile_starts_solution, by_count])
+def test_right_plans_pass(answer):
+    check_tile_starts(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (side_by_side, "only multiples of 16 are exact"),
+        (last_one_pushed_back, "only multiples of 16 are exact"),
+        (one_for_luck, "1 tiles are enough"),
+        (smallest_steps, "tiles are enough"),
+        (rest_left_out, "leaves pixels out"),
+        (from_the_border, "the first tile starts at 0"),
+    ],
+)
+def test_wrong_plans_are_told_why(answer, hint):
+    with pytest.raises(AssertionError, match=hint):
+        check_tile_starts(answer)
