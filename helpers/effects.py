@@ -33,16 +33,6 @@ class Effect:
             return float(away == 0)
         return float(2 * stats.t.sf(away / self.sd * math.sqrt(self.n), self.n - 1))
 
-    @property
-    def verdict(self):
-        """`seen` if the interval lies above zero, `reversed at this scale` if below, else `not clear`.
-
-        For a difference that is no declared claim; `compared` and `bounded` are stricter.
-        """
-        if self.low > 0:
-            return "seen"
-        return "reversed at this scale" if self.high < 0 else "not clear"
-
     def __str__(self):
         return f"{self.mean:+.2f} ± {self.sd:.2f} ({self.n} seeds, 95 % interval {self.low:+.2f} to {self.high:+.2f})"
 

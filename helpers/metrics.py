@@ -3,8 +3,6 @@
 import torch
 import torch.nn.functional as F
 
-from helpers.effects import paired_effect  # noqa: F401  until no chapter asks for it here
-
 
 def accuracy(logits, labels):
     """Share of images whose highest logit (N, classes) is the label (N,)."""

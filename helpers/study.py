@@ -270,25 +270,6 @@ class Study:
         spread = f" ± {float(values.std()):.{decimals}f}" if len(values) > 1 else " (one seed)"
         return f"{float(values.mean()):.{decimals}f}{spread}"
 
-    def claims(self, claims, metric, heading, scale=1.0):
-        """A Table of claims `(sentence, first arm, second arm)`: how much `second` is over `first`, seed by seed.
-
-        heading: what `metric` times `scale` is. The verdict is "seen" when the 95 % interval of the mean difference
-        lies above zero, so put each claim such that it predicts a positive number.
-        """
-        rows = []
-        for claim, first, second in claims:
-            effect = self.effect(first, second, metric, scale)
-            rows.append(
-                {
-                    "claim": claim,
-                    heading: f"{effect.mean:+.2f} ± {effect.sd:.2f}",
-                    "95 % interval": f"{effect.low:+.2f} to {effect.high:+.2f}",
-                    "verdict": effect.verdict,
-                }
-            )
-        return Table(rows)
-
     def summary(self, columns, decimals=3):
         """A Table of one row per arm; `columns` maps a heading to a metric or (metric, scale), as mean ± sd."""
         rows = []
