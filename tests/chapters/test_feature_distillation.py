@@ -1,14 +1,18 @@
 """Chapter 8: counts, margins by quadrature, the distances case by case, what a training may touch; then mutants."""
 
+import math
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from scipy import integrate, stats
 from torch import nn
-from toys import chapter_tests, noise, on_meta
+from toys import chapter_tests, from_cells, noise, on_meta
 
 from helpers import inspect, train
 from helpers.chapters import chapter
+from helpers.claims import family
 
 DISTILLATION = chapter("08_feature_distillation")
 
@@ -253,6 +257,40 @@ def check_arms(code):
     }
 
 
+def check_weighted(code):
+    """Weight 1 is the usual loss, 0 the labels alone; at 3 the distillation counts three times beside them."""
+    images, labels = noise(6, 3, 16, 16), torch.arange(6)
+    for arm in ("scratch", *code.SWEPT):
+        found = {}
+        for weight in (None, 0.0, 1.0, 3.0):
+            teacher, pupil = pair(code)
+            if weight is None:
+                loss = code.make_loss(teacher=teacher, **code.ARMS[arm])
+            else:
+                loss = code.weighted_loss(teacher=teacher, weight=weight, **code.ARMS[arm])
+            found[weight] = float(loss(pupil, images, labels).detach())
+        assert found[1.0] == pytest.approx(found[None], rel=1e-5)
+        labels_alone = float(F.cross_entropy(pupil.student(images), labels).detach())
+        assert found[0.0] == pytest.approx(labels_alone, rel=1e-5)
+        if (
+            arm == "KD"
+        ):  # labels and soft targets have shares of one whole, in the proportion of 1 to 9 times the weight
+            soft = (found[1.0] - 0.1 * labels_alone) / 0.9
+            assert found[3.0] == pytest.approx((labels_alone + 27 * soft) / 28, rel=1e-4)
+        else:
+            assert found[3.0] - labels_alone == pytest.approx(3 * (found[1.0] - labels_alone), rel=1e-4)
+
+
+def check_best_weight(code):
+    """For each seed the weight that is best on the others: a lucky seed does not choose for itself."""
+    rows = {"a, weight 0.1": [9, 1, 0], "a, weight 1": [5, 5, 5], "b, weight 1": [7, 7, 7], "scratch": [2, 3, 4]}
+    study = SimpleNamespace(arms=rows, seeds=(0, 1, 2), values=lambda arm, metric, seeds: rows[arm])
+    # without seed 0 the weight 1 is ahead, without seed 1 too (10 to 9), without seed 2 they tie and the first stands
+    assert code.at_best_weight(study, "a, weight 1")[:2] == [5, 5]
+    assert code.at_best_weight(study, "b, weight 1") == [7, 7, 7]
+    assert code.at_best_weight(study, "scratch") == [2, 3, 4]
+
+
 # ------------------------------------------------------------------------------------------------------ mutants
 
 MUTANTS = {
@@ -282,7 +320,7 @@ MUTANTS = {
     ),
     "early positions weigh more": ("2 ** (last - j)", "2**j", "loss"),
     "not per image": ("return logits, total / len(images)", "return logits, total", "loss"),
-    "ten times the weight": ("distance / 1000", "distance / 100", "loss"),
+    "ten times the weight": ("targets) + distance / 1000", "targets) + distance / 100", "loss"),
     "after means before": ("ours = [values.relu() for values in ours]", "pass", "loss"),
     "margin 0 is no ReLU": ("torch.zeros_like(values)", "torch.full_like(values, -1e9)", "loss"),
     "a gradient for the teacher": (
@@ -313,6 +351,11 @@ MUTANTS = {
         '{"L2": partial_l2, "partial L2": squared}',
         "arms",
     ),
+    "a weight that does not reach the maps": ("weight * distance / 1000", "distance / 1000", "weighted"),
+    "soft targets without their nine": ("9 * weight / (9 * weight + 1)", "weight / (weight + 1)", "weighted"),
+    "attention at its usual weight": ("beta=1000 * weight", "beta=1000", "weighted"),
+    "the weight is chosen on the seed itself": ("sum(row) - row[i]", "row[i]", "best_weight"),
+    "the weight of another method": ('== method]', '!= ""]', "best_weight"),
     "margin 0 keeps its margin": (
         '{"method": "features", "margin": False}',
         '{"method": "features", "margin": True}',
@@ -346,3 +389,112 @@ def test_the_stored_teacher_loads():
     assert DISTILLATION.TEACHER.record["metrics"]["test_accuracy"] > 0.7
     assert all(torch.isfinite(tensor).all() for tensor in teacher.state_dict().values())
     assert torch.isfinite(teacher(noise(2, 3, 16, 16))).all()
+
+
+def test_primary_claims_are_those_of_the_sweep():
+    claims = family("08_feature_distillation")
+    assert {block.study.stem for block, _ in claims.values()} == {"08_feature_distillation_weights"} and len(
+        claims
+    ) == 3
+    assert all(block.metric is DISTILLATION.at_best_weight for block, _ in claims.values())
+    assert len(DISTILLATION.SWEEP.seeds) == 6
+    assert all(
+        sum(arm.startswith(f"{name}, weight") for arm in DISTILLATION.SWEEP_ARMS) == 5 for name in DISTILLATION.SWEPT
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- exercises
+
+CHECK_MARGIN, CHECK_DERIVATIVES, MARGIN, DERIVATIVES = from_cells(
+    DISTILLATION,
+    *("negative_mean_summed", "check_margin", "check_derivatives", "margin_solution", "derivatives_solution"),
+)[1:]
+
+
+def margin_with(beta, gamma, limit=1e-3, rare=3.0, sign=1.0, absolute=True, two=2.0, per_sd=True):
+    """The margin, or what a learner makes of it."""
+    sd = abs(gamma) if absolute else gamma
+    below = (1 + math.erf(-beta / sd / math.sqrt(two))) / 2
+    if below <= limit:
+        return -rare * sd if per_sd else -rare
+    density = math.exp(-((beta / sd) ** 2) / 2) / math.sqrt(2 * math.pi)
+    return beta - sign * sd * density / below
+
+
+def by_the_tail(beta, gamma):
+    """Another right answer: erfc, and the limit as a comparison of beta."""
+    sd = abs(gamma)
+    if beta > 3.0902323061678132 * sd:
+        return -3 * sd
+    u = beta / sd
+    return beta - sd * math.exp(-u * u / 2) / math.sqrt(2 * math.pi) / (math.erfc(u / math.sqrt(2)) / 2)
+
+
+@pytest.mark.parametrize("answer", [MARGIN, by_the_tail, margin_with])
+def test_right_margins_pass(answer):
+    CHECK_MARGIN(answer)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ({"limit": 0.05}, "mean of the negative"),
+        ({"limit": 0.01}, "mean of the negative"),
+        ({"limit": 0.0014}, "mean of the negative"),
+        ({"limit": 5e-4}, "fewer than 0.1 %"),
+        ({"limit": 1e-4}, "fewer than 0.1 %"),
+        ({"limit": -1}, "fewer than 0.1 %"),
+        ({"rare": 2.0}, "fewer than 0.1 %"),
+        ({"per_sd": False}, "fewer than 0.1 %"),
+        ({"sign": -1.0}, "minus the mean size"),
+        ({"two": 1.0}, "mean of the negative"),
+        ({"absolute": False}, "sign of γ"),
+    ],
+)
+def test_wrong_margins_get_a_hint(wrong, hint):
+    with pytest.raises(AssertionError, match=hint):
+        CHECK_MARGIN(lambda beta, gamma: margin_with(beta, gamma, **wrong))
+
+
+def test_no_margin_is_wrong():
+    for answer in (lambda beta, gamma: 0.0, lambda beta, gamma: -math.sqrt(2 / math.pi) * abs(gamma)):
+        with pytest.raises(AssertionError):
+            CHECK_MARGIN(answer)
+
+
+def derivatives_with(T, S, relu=True, half=False, skip="both", turned=False, clamp=True):
+    """Both derivatives, or what a learner makes of them."""
+    factor = (1.0 if half else 2.0) * (-1 if turned else 1)
+    own = S.clamp_min(0) if clamp else S
+    after = factor * (own - T.clamp_min(0)) * ((S > 0) if relu else 1.0)
+    skipped = {"both": (S <= T) & (T <= 0), "negative": T <= 0, "below": S <= T, "both negative": (S < 0) & (T < 0)}
+    before = factor * (S - T)
+    return after, before if skip is None else before.masked_fill(skipped[skip], 0.0)
+
+
+@pytest.mark.parametrize("answer", [DERIVATIVES, derivatives_with])
+def test_right_derivatives_pass(answer):
+    CHECK_DERIVATIVES(answer)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ({"relu": False}, r"\(a\)"),
+        ({"relu": False, "clamp": False}, r"\(a\)"),
+        ({"half": True}, r"\(a\)"),
+        ({"turned": True}, r"\(a\)"),
+        ({"skip": None}, r"\(b\)"),
+        ({"skip": "negative"}, r"\(b\)"),
+        ({"skip": "below"}, r"\(b\)"),
+        ({"skip": "both negative"}, r"\(b\)"),
+    ],
+)
+def test_wrong_derivatives_get_a_hint(wrong, hint):
+    with pytest.raises(AssertionError, match=hint):
+        CHECK_DERIVATIVES(lambda T, S: derivatives_with(T, S, **wrong))
+
+
+def test_derivatives_in_the_wrong_order():
+    with pytest.raises(AssertionError, match=r"\(a\)"):
+        CHECK_DERIVATIVES(lambda T, S: DERIVATIVES(T, S)[::-1])

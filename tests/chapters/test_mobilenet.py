@@ -1,15 +1,17 @@
 """Chapter 5: the paper's counts, timm's answers, and what a separable convolution is; then mutants of the code."""
 
+import copy
 import functools
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from toys import chapter_tests, dataset_of, noise, on_meta, random_images
+from toys import chapter_tests, dataset_of, from_cells, noise, on_meta, random_images
 
 from helpers import inspect, parity
 from helpers.chapters import chapter
+from helpers.claims import family
 
 MOBILENET = chapter("05_mobilenet")
 shake_batch_norms = chapter("02_resnet").shake_batch_norms
@@ -294,3 +296,145 @@ def test_resolution_is_noted_with_the_data():
     small = MOBILENET.at_side(data, 16)
     assert small.train.images.shape == small.test.images.shape == (2, 3, 16, 16)
     assert small.provenance.detail.endswith("at 16x16 pixels") and MOBILENET.at_side(data, 16) is small
+
+
+def test_primary_claims_wait_for_twenty_epochs():
+    """A bound and a comparison, both of the longer study; the arms of the bound have the same plan and widths."""
+    claims = {sentence: (block.study.stem, claim) for sentence, (block, claim) in family("05_mobilenet").items()}
+    assert {stem for stem, _ in claims.values()} == {"05_mobilenet_20_epochs"} and len(claims) == 2
+    assert [claim.loses for _, claim in claims.values()] == [2.0, None]
+    networks = {arm: on_meta(MOBILENET.network, **config) for arm, config in MOBILENET.ARMS_20.items()}
+    macs = {arm: inspect.count_macs(network, (3, 32, 32)) for arm, network in networks.items()}
+    assert macs["full"] / macs["separable"] == pytest.approx(7.5, abs=0.05)
+    assert macs["full, thin"] == pytest.approx(macs["separable"], rel=0.01)
+    assert macs["thin"] == pytest.approx(macs["shallow"], rel=0.01)
+
+
+# ---------------------------------------------------------------------------------------------------- exercises
+
+CHECK_COUNT, CHECK_ALPHA, CHECK_FOLD, COUNT, EQUALLY_CHEAP, FOLD = from_cells(
+    MOBILENET,
+    *("built_count", "check_count", "check_alpha", "check_fold"),
+    *("count_solution", "equally_cheap_solution", "fold_solution"),
+)[1:]
+
+
+def counted(layout, alpha, side, first_full=True, late=False, whole=False, cut=False, classes=1000):
+    """A MobileNet's multiply-adds, or those of a learner who takes one wrong turn."""
+    thin = (lambda c: max(1, int(alpha * c))) if cut else (lambda c: MOBILENET.thinned(c, alpha))
+    if whole:
+        thin = lambda c: alpha * c  # noqa: E731
+    (before, stride), *blocks = [(thin(c), stride) for c, stride in layout]
+    side //= stride
+    total = (9 * 3 * before if first_full else 9 * 3 + 3 * before) * side**2
+    for after, stride in blocks:
+        total += 9 * before * (side if late else side // stride) ** 2
+        side //= stride
+        total += before * after * side**2
+        before = after
+    return total + classes * before
+
+
+def with_1024(layout, alpha, side):
+    return COUNT(layout, alpha, side) - 1000 * MOBILENET.thinned(layout[-1][0], alpha) + 1000 * int(1024 * alpha)
+
+
+@pytest.mark.parametrize("answer", [COUNT, counted])
+def test_right_counts_pass(answer):
+    CHECK_COUNT(answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        functools.partial(counted, first_full=False),
+        functools.partial(counted, late=True),
+        functools.partial(counted, whole=True),
+        functools.partial(counted, cut=True),
+        functools.partial(counted, classes=0),
+        functools.partial(counted, classes=10),
+        with_1024,
+        lambda layout, alpha, side: COUNT(layout, 1.0, side),
+        lambda layout, alpha, side: COUNT(layout, alpha, 224),
+        lambda *given: 0,
+    ],
+    ids=["first layer separable", "depthwise before its stride", "not rounded", "cut off", "no linear layer",
+         "ten classes", "always 1024 at the end", "no alpha", "one resolution", "nothing"],
+)  # fmt: skip
+def test_wrong_counts_get_a_hint(answer):
+    with pytest.raises(AssertionError):
+        CHECK_COUNT(answer)
+
+
+@pytest.mark.parametrize("alpha", [0.729, 0.7285])
+def test_right_alphas_pass(alpha):
+    CHECK_ALPHA(lambda: alpha)
+    CHECK_ALPHA(EQUALLY_CHEAP)
+
+
+@pytest.mark.parametrize("alpha", [23 / 32, 0.72, 0.74, 0.75, 0.54, 1.0, 307 / 569])
+def test_wrong_alphas_get_a_hint(alpha):
+    with pytest.raises(AssertionError, match="alpha = "):
+        CHECK_ALPHA(lambda: alpha)
+
+
+def fold_with(convolution, norm, scale=None, bias=None, axis=0, keep=True):
+    """`fold`, with parts that a learner may get wrong."""
+    scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).detach() if scale is None else scale
+    folded = copy.deepcopy(convolution) if keep else nn.Conv2d(6, 12, 3, padding=1).double()
+    shape = [-1, 1, 1, 1] if axis == 0 else [1, -1, 1, 1]
+    folded.weight.data = convolution.weight.data * scale.view(shape)
+    folded.bias = nn.Parameter((norm.bias - norm.running_mean * scale).detach() if bias is None else bias)
+    return folded
+
+
+def by_assignment(convolution, norm):
+    """Another right answer: a new layer, filled in."""
+    c = convolution
+    new = nn.Conv2d(c.in_channels, c.out_channels, c.kernel_size, c.stride, c.padding, groups=c.groups).to(c.weight)
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    with torch.no_grad():
+        new.weight.copy_(c.weight * scale.view(-1, 1, 1, 1))
+        new.bias.copy_(norm.bias - scale * norm.running_mean)
+    return new
+
+
+def in_place(convolution, norm):
+    scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).detach()
+    convolution.weight.data *= scale[:, None, None, None]
+    convolution.bias = nn.Parameter((norm.bias - norm.running_mean * scale).detach())
+    return convolution
+
+
+def no_bias(convolution, norm):
+    folded = fold_with(convolution, norm)
+    folded.bias = None
+    return folded
+
+
+@pytest.mark.parametrize("answer", [FOLD, by_assignment])
+def test_right_folds_pass(answer):
+    CHECK_FOLD(answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda c, n: fold_with(c, n, scale=(n.weight / n.running_var.sqrt()).detach()),
+        lambda c, n: fold_with(c, n, scale=(n.weight / (n.running_var + 1e-5).sqrt()).detach()),
+        lambda c, n: fold_with(c, n, scale=(n.weight / (n.running_var + n.eps)).detach()),
+        lambda c, n: fold_with(c, n, scale=(1 / (n.running_var + n.eps).sqrt()).detach()),
+        lambda c, n: fold_with(c, n, bias=n.bias.detach()),
+        lambda c, n: fold_with(c, n, bias=(n.bias - n.running_mean).detach()),
+        lambda c, n: fold_with(c, n, keep=False),
+        in_place,
+        no_bias,
+        lambda c, n: nn.Sequential(c, n),
+        lambda c, n: c,
+    ],
+    ids=["no epsilon", "the usual epsilon", "the variance, not its root", "no gamma", "no mean in the bias",
+         "mean not scaled", "no groups, no stride", "in place", "no bias", "both in a row", "the convolution alone"],
+)  # fmt: skip
+def test_wrong_folds_get_a_hint(answer):
+    with pytest.raises((AssertionError, RuntimeError)):
+        CHECK_FOLD(answer)
