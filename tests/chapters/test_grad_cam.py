@@ -1,11 +1,10 @@
-"""Chapter 15: the map against autograd, CAM and two public libraries, the rules, the measures; then mutants."""
-
-import types
+"""Chapter 15: the map against autograd, CAM and two public libraries, the rules, the measures; mutants; exercises."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from toys import chapter_tests, from_cells
 
 from helpers import cam
 from helpers.chapters import chapter
@@ -105,10 +104,21 @@ def check_halves(code):
 
 
 def check_pairs(code):
-    photos, labels = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 2, 2), torch.tensor([0, 0, 1, 2])
-    scenes, pairs = code.side_by_side(photos, labels, torch.tensor([True, True, True, False]), 4)
-    assert scenes.shape[2:] == (2, 4) and (pairs[:, 0] != pairs[:, 1]).all() and not (pairs == 2).any()
-    assert torch.equal(labels[scenes[:, 0, 0, 0].long()], pairs[:, 0])
+    """In this order: 0 waits beside 4, 2 goes to the first of them, 1 waits, 5 goes to 0; no photograph twice."""
+    photos, labels = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 3, 2, 2), torch.tensor([0, 0, 1, 2, 0, 1])
+    scenes, pairs = code.side_by_side(photos, labels, [4, 0, 2, 1, 5])
+    assert scenes.shape == (2, 3, 2, 4)
+    shown = scenes[:, 0, 0, [0, 2]].long()
+    assert shown.tolist() == [[4, 2], [0, 5]] and torch.equal(labels[shown], pairs)
+
+
+def check_deconvolution(code):
+    """Without pooling by the maximum it draws one picture for all images; with pooling it does not."""
+    convolution = nn.Conv2d(3, 4, 3).double()
+    for pool, blind in ((nn.AvgPool2d(2), True), (nn.MaxPool2d(2), False)):
+        model = nn.Sequential(convolution, nn.ReLU(), pool, nn.Flatten(), nn.Linear(36, 3).double())
+        found = code.input_gradient(model, IMAGES, code.logit(1), "deconvolution")
+        assert torch.equal(found[0], found[1]) == blind and found.abs().max() > 0
 
 
 def check_component(code):
@@ -197,10 +207,43 @@ def check_adversarial(code):
     assert (loss[1] > loss[0]).all()
 
 
-def check_channel_names(code):
-    activation = torch.tensor([[3.0, 0.0], [2.0, 1.0], [1.0, 2.0], [0.0, 3.0]])
-    names, purity = code.name_channels(activation, torch.tensor([0, 0, 1, 1]), ("cat", "dog"), top=2)
-    assert names == ["cat", "dog"] and purity == [1.0, 1.0]
+def check_towards(code):
+    """One image is on its way, one is there already, and no pixel leaves its bounds."""
+
+    class First(nn.Module):
+        """Says class 1 with the more certainty, the larger the first pixel and the smaller the second."""
+
+        def forward(self, images):
+            score = 4 * (images[:, 0, 0, 0] - images[:, 0, 0, 1])
+            return torch.stack([-score, score], 1)
+
+    images = torch.zeros(2, 3, 1, 2)
+    images[1, 0, 0, 0] = 2.0
+    bounds, names = (torch.full((1, 3, 1, 1), -0.35), torch.full((1, 3, 1, 1), 2.0)), torch.tensor([1, 1])
+    changed = code.towards(First(), images, names, torch.full((3, 1, 1), 0.1), bounds)
+    assert torch.equal(changed[1], images[1]) and not images[0].any()
+    assert (First()(changed).softmax(1)[:, 1] > 0.9999).all()
+    assert changed[0, 0].tolist() == [[pytest.approx(0.9), pytest.approx(-0.35)]]  # 4 x 1.25 is enough, 4 x 1.15 is not
+    stopped = code.towards(First(), images, names, torch.full((3, 1, 1), 0.1), bounds, steps=2)
+    assert stopped[0, 0].tolist() == [[pytest.approx(0.2), pytest.approx(-0.2)]]
+
+
+def check_interval(code):
+    """Two networks that differ and photographs that do not, the other way round, and neither."""
+    assert code.interval(torch.full((3, 20), 2.5)) == [2.5, 2.5]
+    assert code.interval(torch.tensor([0.0, 1.0])[:, None].expand(2, 100)) == [0, 1]
+    low, high = code.interval((torch.arange(100.0) % 2).expand(2, 100))
+    assert 0.37 < low < 0.43 and 0.57 < high < 0.63  # 0.5 and twice 0.05 on each side
+    values = torch.full((3, 20), 1.0)
+    values[0, ::2] = torch.nan
+    assert code.interval(values) == [1, 1]
+
+
+def check_chance(code):
+    """A box of 10 x 10 at the tolerance of 2, 14 x 14 of 64 x 64; the other animal's box does not count."""
+    boxes = torch.tensor([[[10.0, 10, 20, 20], [30, 30, 60, 60]]])
+    targets = {"boxes": boxes, "labels": torch.tensor([[1, 2]])}
+    assert code.chance_of_a_hit(targets, torch.tensor([1]), 64).item() == pytest.approx(14 * 14 / 64**2)
 
 
 def check_masks(code):
@@ -208,14 +251,6 @@ def check_masks(code):
     targets = {"masks": torch.tensor([[[0, 1, 2], [255, 2, 1]]]).repeat(2, 1, 1)}
     masks = code.masks_of_the_asked(targets, torch.tensor([0, 1]))
     assert masks.tolist() == [[[0, 1, 0], [255, 0, 1]], [[0, 0, 2], [255, 2, 0]]]
-
-
-CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_chapter(name):
-    CHECKS[name](GRAD_CAM)
 
 
 # ------------------------------------------------------------------------------------------------------ mutants
@@ -231,7 +266,9 @@ MUTANTS = {
     "the signed maximum": ("return gradient.abs().amax(1)", "return gradient.amax(1)", "input_gradient"),
     "guided Grad-CAM without guidance": ('score, "guided") * maps', "score) * maps", "guided_product"),
     "the other half": ("(right if side else left)", "(left if side else right)", "halves"),
-    "pairs of the same animal": ("labels[i] != labels[j]", "labels[i] == labels[j]", "pairs"),
+    "pairs of the same animal": ("labels[j] != labels[i]", "labels[j] == labels[i]", "pairs"),
+    "a photograph in two scenes": ("waiting.remove(partner)", "pass", "pairs"),
+    "deconvolution looks where the ReLU was off": ('if ctx.rule != "deconvolution":', "if True:", "deconvolution"),
     "the smallest piece": ("m[m > 0].mode().values", "m[m > 0].max()", "component"),
     "a pixel short": ("torch.where(line.any(1), last, 0)", "torch.where(line.any(1), last - 1, 0)", "component"),
     "another threshold": ("threshold=0.15", "threshold=0.05", "box"),
@@ -241,19 +278,18 @@ MUTANTS = {
     "the class before": ("(labels + 1)[:, None, None]", "labels[:, None, None]", "masks"),
     "covering raises": ("row.append(whole - score", "row.append(score(model(images)) * 0 + score", "occlusion"),
     "the attack helps": ("images + epsilon *", "images - epsilon *", "adversarial"),
-    "channels named by their weakest images": ("activation.topk(", "(-activation).topk(", "channel_names"),
+    "away from the class": ("names[going], -epsilon", "names[going], epsilon", "towards"),
+    "beyond white": (", -epsilon).clamp(*bounds)", ", -epsilon)", "towards"),
+    "who is there goes on": ("found <= probability)", "found <= 2)", "towards"),
+    "networks are not drawn": ("torch.randint(networks, (networks, 1), generator=generator)", "[[0], [1]]", "interval"),
+    "photographs are not drawn": (
+        "torch.randint(photographs, (photographs,), generator=generator)", "torch.arange(photographs)", "interval"),
+    "nan is contagious": ("differences[rows, columns].nanmean()", "differences[rows, columns].mean()", "interval"),
+    "the chance of a point on the box": ("near(regions.bool(), tolerance).mean", "regions.float().mean", "chance"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", MUTANTS)
-def test_mutant_is_noticed(name):
-    old, new, check = MUTANTS[name]
-    source = GRAD_CAM.__source__
-    assert source.count(old) == 1, f"the chapter has {old!r} {source.count(old)} times; mend this mutant."
-    mutant = types.ModuleType("mutant")
-    exec(compile(source.replace(old, new), "mutant", "exec"), mutant.__dict__)
-    with pytest.raises((AssertionError, RuntimeError)):
-        CHECKS[check](mutant)
+test_chapter, test_mutant_is_noticed = chapter_tests(GRAD_CAM, globals(), MUTANTS)
 
 
 # ---------------------------------------------------------------------------------------------- public libraries
@@ -291,3 +327,130 @@ def test_arms_of_the_study():
     bias = GRAD_CAM.BIAS
     assert bias["biased"] == {"cats": 0.07, "dogs": 0.78}  # the paper's shares
     assert sum(bias["biased"].values()) == pytest.approx(sum(bias["balanced"].values()))  # as many tags
+
+
+# ------------------------------------------------------------------------------------------------------ exercises
+
+CHECK_HIRES, HIRES, CHECK_DELETION, DELETION = from_cells(
+    GRAD_CAM, "check_hires", "hires_solution", "check_deletion", "deletion_solution"
+)
+
+
+def gradient_and_maps(model, layer, images, score):
+    activation, outputs = GRAD_CAM.GradCAM(model, layer).forward(images)
+    (gradient,) = torch.autograd.grad(score(outputs).sum(), activation)
+    return gradient, activation.detach()
+
+
+def hires_by_channels(model, layer, images, score):
+    """Right, one channel after the other."""
+    gradient, maps = gradient_and_maps(model, layer, images, score)
+    total = 0
+    for k in range(maps.shape[1]):
+        total = total + gradient[:, k] * maps[:, k]
+    return F.relu(total)
+
+
+def hires_by_image(model, layer, images, score):
+    """Right, one image after the other."""
+    return torch.cat([HIRES(model, layer, image[None], score) for image in images])
+
+
+def hires_averaged(model, layer, images, score):
+    gradient, maps = gradient_and_maps(model, layer, images, score)
+    return (gradient.mean((2, 3), keepdim=True) * maps).sum(1).relu()
+
+
+def hires_signed(model, layer, images, score):
+    gradient, maps = gradient_and_maps(model, layer, images, score)
+    return (gradient * maps).sum(1)
+
+
+def hires_absolute(model, layer, images, score):
+    return hires_signed(model, layer, images, score).abs()
+
+
+def hires_relu_first(model, layer, images, score):
+    gradient, maps = gradient_and_maps(model, layer, images, score)
+    return (gradient * maps).relu().sum(1)
+
+
+def hires_with_channels(model, layer, images, score):
+    gradient, maps = gradient_and_maps(model, layer, images, score)
+    return (gradient * maps).relu()
+
+
+@pytest.mark.parametrize("answer", [HIRES, hires_by_channels, hires_by_image])
+def test_right_hires_is_accepted(answer):
+    CHECK_HIRES(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (hires_averaged, "do not average the gradient"),
+        (hires_signed, "the ReLU is missing"),
+        (hires_absolute, "must equal Grad-CAM"),
+        (hires_relu_first, "must equal Grad-CAM"),
+        (hires_with_channels, "(N, h, w)"),
+    ],
+)
+def test_wrong_hires_gets_a_hint(answer, hint):
+    with pytest.raises(AssertionError) as error:
+        CHECK_HIRES(answer)
+    assert hint in str(error.value)
+
+
+def deletion(order=None, cumulative=True, start=True, fill=None, inplace=False):
+    """A deletion curve with one thing that may be wrong. fill: from the images to what replaces a pixel."""
+
+    def answer(model, images, heat, score, steps=16):
+        images = images if inplace else images.clone()
+        whole, filling = images.clone(), 0.0 if fill is None else fill(images)
+        ranks = (order or (lambda heat: heat.flatten(1).argsort(1, descending=True)))(heat)
+        scores = [score(model(images))] if start else []
+        for part in ranks.chunk(steps, 1):
+            gone = torch.zeros(len(images), heat[0].numel(), dtype=torch.bool).scatter(1, part, True)
+            gone = gone.view(len(images), 1, *heat.shape[1:])
+            changed = torch.where(gone, filling, images if cumulative else whole)
+            images.copy_(changed)
+            scores.append(score(model(images)))
+        return torch.stack(scores, 1)
+
+    return answer
+
+
+def one_by_one(model, images, heat, score, steps=16):
+    """Right, with thresholds of the rank and one image at a time."""
+    curves = []
+    for image, one in zip(images, heat, strict=True):
+        rank = one.flatten().argsort(descending=True, stable=True).argsort().view(one.shape)
+        left = [image * (rank >= rank.numel() * k / steps) for k in range(steps + 1)]
+        curves.append(score(model(torch.stack(left))))
+    return torch.stack(curves)
+
+
+@pytest.mark.parametrize("answer", [DELETION, deletion(), one_by_one])
+def test_right_deletion_is_accepted(answer):
+    CHECK_DELETION(answer)
+
+
+def first_for_all(heat):
+    return heat[:1].flatten(1).argsort(1, descending=True).expand(len(heat), -1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (deletion(first_for_all), "each image has an order of its own"),
+        (deletion(lambda heat: heat.flatten(1).argsort(1)), "the hottest row goes first"),
+        (deletion(cumulative=False), "the hottest row goes first"),
+        (deletion(start=False), "(N, steps + 1)"),
+        (deletion(fill=lambda images: images.mean()), "becomes 0"),
+        (deletion(inplace=True), "leave the caller's images"),
+    ],
+)
+def test_wrong_deletion_gets_a_hint(answer, hint):
+    with pytest.raises(AssertionError) as error:
+        CHECK_DELETION(answer)
+    assert hint in str(error.value)
