@@ -537,6 +537,7 @@ def test_arms_differ_in_one_technique():
     """Each step of the ladder adds to the one before; each leave-one-out arm lacks one technique of all."""
     flat = {name: set((arm["tweaks"] | arm["recipe"]).items()) for name, arm in CNN.ARMS.items()}
     steps = list(CNN.STEPS)
+    assert CNN.ladder() == {step: CNN.ARMS[step] for step in steps}
     for before, after in zip(steps, steps[1:], strict=False):
         assert len(flat[after] - flat[before]) == 1
     for name in CNN.LEFT_OUT:

@@ -392,6 +392,21 @@ def test_rescale_each(code):
     assert torch.equal(crops, again)
 
 
+@holds(
+    VGG,
+    {
+        "before its convolution": ("[entry, *count * [(entry[0], 1)]]", "[*count * [(entry[0], 1)], entry]"),
+        "behind the pooling as well": ('[[entry] if entry == "M" else', '[[entry, (8, 1)] if entry == "M" else'),
+        "one behind each": ("*count * [(entry[0], 1)]]", "(entry[0], 1)]"),
+    },
+)
+def test_pixel_filters_stand_behind_each_convolution(code):
+    """Depth without a wider view: the arm has as many layers as its twin of 3x3, and sees as far as the large filter."""
+    assert code.with_pixel_filters([(8, 7), "M", (16, 7)], 2) == [
+        (8, 7), (8, 1), (8, 1), "M", (16, 7), (16, 1), (16, 1)
+    ]  # fmt: skip
+
+
 def odd_data(n=600):
     """Test images that are not the training images, with labels of their own."""
     return dataset_of(random_images(n, 32), torch.randint(0, 10, (n,), generator=generator()))
