@@ -571,6 +571,51 @@ def test_ratio_arm(code):
 @holds(
     UNET,
     {
+        "no walls": ("(first < 0) & (second - first > 2)", "first < 0"),
+        "apart from the start": ("radii.sum(0) * ahead", "2 * radii.sum(0) * ahead"),
+        "the mask moves on": ("blurred = F.avg_pool2d(masks", "blurred = F.avg_pool2d(masks.roll(9, 2)"),
+    },
+)
+def test_discs(code):
+    """Two dozen discs or fewer on a wide background; each meets another, and a wall of two pixels or so parts them."""
+    drawn = code.discs(3, seed=0)
+    assert drawn.images.shape == (3, 1, 256, 256) and drawn.images.dtype == drawn.targets.dtype == torch.uint8
+    assert 0.05 < float((drawn.targets == 1).float().mean()) < 0.25
+    for image, mask in zip(drawn.images.float(), drawn.targets, strict=True):
+        found = label(mask.numpy())[1]
+        merged = label(F.max_pool2d(mask[None].float(), 3, 1, 1)[0].numpy())[1]
+        assert 18 <= found <= 26 and merged <= 12
+        assert float(image[0][mask == 1].mean()) > float(image[0][mask == 0].mean()) + 30
+    assert not torch.equal(drawn.targets, code.discs(3, seed=1).targets)
+
+
+@holds(
+    UNET,
+    {
+        "the ratio of balance": (
+            "mean_weight_ratio(masks, weight_map(masks))\n    return",
+            "mean_weight_ratio(masks, class_weights(masks))\n    return",
+        )
+    },
+)
+def test_disc_arm(code):
+    """The arm of the ratio gets that of the map; the others are arms of the first study."""
+    calls = []
+    code.train_ratio_arm = lambda data, **settings: calls.append(settings)
+    code.train_cell_arm = lambda data, **settings: calls.append(settings)
+    data = toy_slices(2)
+    for arm in code.DISCS.arms.values():
+        code.train_disc_arm(data, seed=3, **arm)
+    masks = data.train.targets
+    assert calls[1].pop("ratio") == code.mean_weight_ratio(masks, code.weight_map(masks))
+    plain, ratio, weight_map = calls
+    assert plain == {"seed": 3, "epochs": 8, "weights": "plain"} and weight_map == plain | {"weights": "map"}
+    assert ratio == {"seed": 3, "epochs": 8}
+
+
+@holds(
+    UNET,
+    {
         "the probability of membrane": ("softmax(1)[:, 1].cpu()", "softmax(1)[:, 0].cpu()"),
         "raw bytes": ("batch = data.normalize(images).to(device)", "batch = images.float().to(device)"),
     },
