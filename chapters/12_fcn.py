@@ -344,7 +344,7 @@ Table(rows)
 #
 # ### Where does a unit sit?
 #
-# Before scores of different layers can be added, they have to lie on top of each other. Unit $i$ of a map sits at pixel $a i + b$ of
+# Scores of different layers can be added only where they lie on top of each other. Unit $i$ of a map sits at pixel $a i + b$ of
 # the photograph: the middle of what it sees. Each layer changes the two numbers in its own way. A convolution or pooling with kernel $k$,
 # stride $s$ and padding $p$ gives
 #
@@ -1471,7 +1471,8 @@ Table(
 )
 
 # %% [markdown]
-# All in %, ours with mean and standard deviation over three seeds. The two sides are **not comparable**: other classes, photographs, sizes and networks, and a training of minutes against days. Compare the rows of a column.
+# All in %, ours with mean and standard deviation over the seeds. The two sides are **not comparable**: other classes, photographs,
+# sizes and networks, and minutes against days. Compare the rows of a column.
 #
 # *Background everywhere* is no score of zero. So what a start or a part of the training is worth is measured **above that floor**:
 
@@ -1588,9 +1589,9 @@ GRID_CLAIMS.table()
 # **From 32s to 16s** the gain is large and clear, in all three tables. **From 16s to 8s** it is small: not clear in mean IoU,
 # but clear in the narrow band (exploratory). That is the paper's own picture, 59.4, 62.4, 62.7, and its reason to stop at 8s.
 #
-# *Where* the gain lies is a surprise. Beyond 8 pixels from any boundary the step from
-# 32s to 16s gains more, 5.70 points against 2.58, though the two intervals overlap. At 96 pixels FCN-32s has nine positions for
-# a photograph. Whether it lacks places to be right in, or C4 helps with the name, this study cannot tell.
+# *Where* the gain lies is a surprise: the step from 32s to 16s gains 2.58 points within 2 pixels of a boundary and 5.70 beyond 8,
+# though the two intervals overlap. At 96 pixels FCN-32s has nine positions for a photograph. Whether it lacks places to be right
+# in, or C4 helps with the name, this study cannot tell.
 #
 # **Start and depth of training.** From nothing, the same network gets a third of the gain over the floor after the same steps.
 # The scores alone get about half of what training all layers gets above the floor, and the pixel accuracy of background
@@ -1959,8 +1960,9 @@ Explorable(
 #
 # <details><summary>Answer</summary>
 #
-# 81 for 32s, 73 for 16s and 69 for 8s. A negative offset means that the enlarged scores begin inside the photograph. A pixel of padding moves every grid by one, so the smallest padding is 100 less the offset:
-# 100 - 19, 100 - 27, 100 - 31. What differs is how far beyond the middle of the first unit the enlargements write: 31.5 pixels for 32s, 24 + 15.5 for 16s, 24 + 12 + 7.5 for 8s. The shortest reach needs most padding. A single pixel as input needs 97: pool5 must have seven positions for the 7x7 kernel.
+# 81 for 32s, 73 for 16s and 69 for 8s: 100 less the offset, since a pixel of padding moves every grid by one. What differs is how
+# far beyond the middle of the first unit the enlargements write: 31.5 pixels for 32s, 24 + 15.5 for 16s, 24 + 12 + 7.5 for 8s. The
+# shortest reach needs most padding. A single pixel as input needs 97: pool5 must have seven positions for the 7x7 kernel.
 #
 # </details>
 #
