@@ -1,11 +1,13 @@
-"""`./course pages`: write the pages of the book that are computed, from what chapters declare and runs have left.
+"""`./course pages`: write the pages that are computed, from what chapters declare and runs have left.
 
-With `--measure`, the times of the models page and the maps of the gallery are measured again first; that takes minutes.
+With `--measure`, the times of the models page and the maps of the gallery and the README are measured again first; that
+takes minutes.
 """
 
-from book import gallery, minutes, models, results
+from book import banner, gallery, minutes, models, readme, results, shown
 
-PAGES = (results, models, gallery, minutes)
+MEASURED = (models, gallery, banner)
+PAGES = (results, models, gallery, minutes, readme)
 
 
 def add_arguments(parser):
@@ -14,8 +16,8 @@ def add_arguments(parser):
 
 def command(options):
     """Write every page. Raises ValueError or FileNotFoundError for what cannot be measured or read."""
+    for page in MEASURED if options.measure else ():
+        page.measure()
     for page in PAGES:
-        if options.measure and hasattr(page, "measure"):
-            page.measure()
         page.write()
-        print(f"pages/{page.PAGE.name}")
+        print(shown(page.PAGE))
