@@ -1918,9 +1918,9 @@ print("last layer random, guided backpropagation's above 0.8:", agreement["fc"][
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 def draw(fig):
     axes = fig.subplots(4, 3)
-    one = photos[FIVE[0]]
+    one = photos[FIVE[-1]]
     image = animals.normalize(one[None])
-    score = logit(naming.PLACES[labels[FIVE[:1]]])
+    score = logit(naming.PLACES[labels[FIVE[-1:]]])
     for place, (name, network) in enumerate(forgetful.items()):
         above, below = axes[place // 3 * 2, place % 3], axes[place // 3 * 2 + 1, place % 3]
         overlay(above, one, GradCAM(network, "layer3")(image, score)[0], name)
