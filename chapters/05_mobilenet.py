@@ -263,7 +263,6 @@ Table(
 # Two input channels of 4x4 numbers, three output channels.
 
 # %% tags=["nbval-check-output"]
-# fmt: off
 x = torch.tensor([[[1., 2., 0., 1.],
                    [0., 1., 3., 1.],
                    [2., 0., 1., 0.],
@@ -275,7 +274,6 @@ x = torch.tensor([[[1., 2., 0., 1.],
 depthwise = torch.tensor([[[0., 0., 0.], [1., -1., 0.], [0., 0., 0.]],  # left neighbour less the pixel
                           [[0., 0.5, 0.], [0., 0., 0.], [0., 0.5, 0.]]])  # mean of above and below
 pointwise = torch.tensor([[1., 1.], [1., -1.], [0., 2.]])  # sum, difference, the second twice
-# fmt: on
 
 
 def slide(channel, kernel):
@@ -444,7 +442,7 @@ print("same by matrix products:", torch.allclose(block(features), by_hand, atol=
 LAYOUT = [
     (32, 2), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1),
     (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1),
-]  # fmt: skip
+]
 SHALLOW = LAYOUT[:7] + LAYOUT[-2:]  # the paper's Table 5: without the five
 SMALL = [(16, 2), (32, 2), *[(64, 1)] * 4, (128, 2), (128, 1)]
 SMALL_SHALLOW = SMALL[:3] + SMALL[-2:]  # without three equal blocks
@@ -524,7 +522,7 @@ PARAMETERS = {(1.0, 224): "4.2 M", (0.75, 224): "2.6 M", (0.5, 160): "1.32 M"}
 MACS = {
     (1.0, 224): "569 M", (0.75, 224): "325 M", (0.5, 224): "149 M", (0.25, 224): "41 M",
     (1.0, 192): "418 M", (1.0, 160): "290 M", (1.0, 128): "186 M", (0.5, 160): "76 M",
-}  # fmt: skip
+}
 CUT_OFF = "the paper cuts off the decimals of these multiply-adds; its 569 M are rounded."
 WITHOUT_NORM = (
     "1.32 million parameters are those without the scales and shifts of batch normalisation."
@@ -565,7 +563,7 @@ Table(counted(NETWORKS))
 TOP_1 = {  # alpha and side: top-1 accuracy in %, Tables 4, 6, 7 and 9
     (1.0, 224): 70.6, (0.75, 224): 68.4, (0.5, 224): 63.7, (0.25, 224): 50.6,
     (1.0, 192): 69.1, (1.0, 160): 67.2, (1.0, 128): 64.4, (0.5, 160): 60.2,
-}  # fmt: skip
+}
 TWIN_TOP_1, SHALLOW_TOP_1 = 71.7, 65.3  # Tables 4 and 5
 
 # %%
@@ -611,7 +609,7 @@ def shares(model, input_shape):
 
 # %% tags=["nbval-check-output"]
 PAPER_SHARES = {"pointwise 1x1": (94.86, 74.59), "depthwise 3x3": (3.06, 1.06),
-                "full 3x3": (1.19, 0.02), "fully connected": (0.18, 24.33)}  # fmt: skip
+                "full 3x3": (1.19, 0.02), "fully connected": (0.18, 24.33)}
 ours = shares(mobilenet, (3, 224, 224))
 Table(
     [
@@ -793,7 +791,7 @@ def draw(fig):
         for row, (end, part) in enumerate(zip(ends, parts, strict=True)):
             if part > 2.5:
                 ax.text(end + part / 2, row, f"{part:.0f}", ha="center", va="center", fontsize=8,
-                        color="white" if number < 3 else "black")  # fmt: skip
+                        color="white" if number < 3 else "black")
         ends = [end + part for end, part in zip(ends, parts, strict=True)]
     ax.set_yticks(range(len(bars)), ["weights", "multiply-adds", "time here"])
     ax.set(xlim=(0, 100), ylim=(2.5, -0.5), xlabel="share in %")
@@ -852,7 +850,7 @@ def draw(fig):
     for name, place in {
         "alpha 0.25": (-4, 8), "alpha 1": (8, -4), "128 px": (-14, -15), "shallow": (8, -12),
         "full twin": (-46, 6), "ResNet-18": (8, -5), "ResNet-50": (8, -5), "VGG-16": (-10, -15),
-    }.items():  # fmt: skip
+    }.items():
         if name in clocked:
             ax.annotate(name, clocked[name], place, textcoords="offset points", fontsize=8)
     giga, ms = clocked["full twin"]
@@ -861,7 +859,7 @@ def draw(fig):
         ends, [ms * end / giga for end in ends], color="#999999", linestyle="--", linewidth=1
     )
     ax.set(xscale="log", yscale="log", xlabel="giga multiply-adds", xlim=(0.03, 40),
-           title="milliseconds for one image")  # fmt: skip
+           title="milliseconds for one image")
     ax.legend(loc="upper left")
 
 
@@ -984,7 +982,7 @@ def at_side(data, side):
         return data
     note = replace(data.provenance, detail=f"{data.provenance.detail}, at {side}x{side} pixels")
     smaller = {name: replace(split, images=resize(split.images, side))
-               for name, split in (("train", data.train), ("test", data.test))}  # fmt: skip
+               for name, split in (("train", data.train), ("test", data.test))}
     return replace(data, **smaller, provenance=note)
 
 
@@ -1181,7 +1179,7 @@ COUNTERPARTS = {
     "alpha 1, 32 px": "70.6", "alpha 0.5, 32 px": "63.7 (alpha 0.5)",
     "alpha 0.25, 32 px": "50.6 (alpha 0.25)", "full": "71.7 (full)", "shallow": "65.3 (shallow)",
     "thin": "68.4 (alpha 0.75)",
-}  # fmt: skip
+}
 Table(
     {
         "network": arm,
@@ -1483,7 +1481,7 @@ def draw(fig):
         ax.set_axis_off()
     for row, label in ((0, "trained"), (2, "untrained")):
         grid[row, 0].text(-0.3, 0, label, rotation=90, ha="right", va="center", fontsize=8,
-                          transform=grid[row, 0].transAxes)  # fmt: skip
+                          transform=grid[row, 0].transAxes)
 
 
 plot.show(
@@ -1624,7 +1622,7 @@ def draw_prices(fig, alpha, side):
         points = [(prices[a, other]["multiply-adds"] / 1e6, found[a, other]) for a in ALPHAS]
         left.plot(*zip(*points, strict=True), "o-", color="#bbbbbb", linewidth=1, markersize=4)
         left.annotate(f"{other} px", points[0], (-2, 6), textcoords="offset points", fontsize=7,
-                      ha="right", color="#666666")  # fmt: skip
+                      ha="right", color="#666666")
     here = prices[alpha, side]
     left.plot(here["multiply-adds"] / 1e6, found[alpha, side], "o", color="C1", markersize=10)
     left.set(xscale="log", xlabel="million multiply-adds")

@@ -362,7 +362,7 @@ def draw(fig):
     box = dict(boxstyle="round,pad=0.4", facecolor="#e8f1f8", edgecolor="C0")
     arrow = dict(arrowstyle="-|>", color="#444444")
     stations = [(0.6, "image"), (2.5, "convolutions"), (4.7, "maps $A^1 \\ldots A^K$"),
-                (7.0, "the rest,\nwhatever it is"), (9.0, "score $y^c$")]  # fmt: skip
+                (7.0, "the rest,\nwhatever it is"), (9.0, "score $y^c$")]
     for x, name in stations:
         ax.text(x, 1.5, name, ha="center", va="center", fontsize=9, bbox=box)
     for start, end in ((1.0, 1.7), (3.35, 3.75), (5.7, 6.2), (7.8, 8.4)):
@@ -431,7 +431,6 @@ plot.show(
 # $\alpha_2 = -1/16$.
 
 # %% tags=["nbval-check-output"]
-# fmt: off
 A = torch.tensor([[[0., 0., 0., 0.],
                    [0., 4., 2., 0.],
                    [0., 2., 2., 0.],
@@ -440,7 +439,6 @@ A = torch.tensor([[[0., 0., 0., 0.],
                    [4., 2., 0., 0.],
                    [0., 0., 0., 2.],
                    [0., 0., 2., 4.]]], requires_grad=True)
-# fmt: on
 by_hand = (2 * A[0] - A[1]).clamp_min(0) / 16
 
 (gradient,) = torch.autograd.grad(2 * A[0].mean() - A[1].mean(), A)
@@ -633,7 +631,7 @@ for name, head in (("ResNet", "average, linear"), ("VGG", "linear, ReLU, linear"
     alpha, _ = gradcam.alphas(inputs[:40], logit(3))
     cosine = F.cosine_similarity(alpha, alpha.roll(1, 0))
     rows.append({"network": name, "head": head,
-                 "cosine, mean": float(cosine.mean()), "smallest": float(cosine.min())})  # fmt: skip
+                 "cosine, mean": float(cosine.mean()), "smallest": float(cosine.min())})
 Table(rows, decimals=3)
 
 # %% [markdown]
@@ -705,7 +703,7 @@ for name, maps in public.items():
     rows.append({"library": name,
                  "compared with": "ours without ReLU" if name == "captum"
                  else "ours, scaled to [0, 1] twice",
-                 "equal": "not installed" if gap is None else gap < 1e-4})  # fmt: skip
+                 "equal": "not installed" if gap is None else gap < 1e-4})
 Table(rows)
 
 # %% [markdown]
@@ -2019,7 +2017,7 @@ for name, maps, compared in (
                  "pointing, %": mean_and_error(found["hit"]),
                  "energy in mask, %": mean_and_error(found["energy"]),
                  "rank correlation with the first": "" if compared is None else
-                 mean_and_error(rank_correlation(before, compared), 1, 2)})  # fmt: skip
+                 mean_and_error(rank_correlation(before, compared), 1, 2)})
 Table(rows)
 
 
