@@ -36,15 +36,16 @@
   }
 
   // What is wider than the screen fades out at its edge, as long as there is more to scroll to; keys scroll it, too.
-  const wide = ".bd-article :is(pre, div.math, .pst-scrollable-table-container, figure)";
+  const scrolls = ".bd-article :is(pre, mjx-container, .pst-scrollable-table-container, figure)";
   function mark(part) {
     const more = part.scrollWidth - part.clientWidth - part.scrollLeft > 2;
     part.classList.toggle("course-cut", more && getComputedStyle(part).overflowX !== "visible");
     if (more) part.tabIndex = 0;
   }
-  const sizes = new ResizeObserver((changes) => changes.forEach((change) => mark(change.target)));
-  for (const part of document.querySelectorAll(wide)) {
-    sizes.observe(part);
-    part.addEventListener("scroll", () => mark(part), { passive: true });
-  }
+  // an equation gets its mjx-container, and with it another size, when MathJax has drawn it
+  const sizes = new ResizeObserver((changes) => {
+    for (const { target } of changes) mark(target.matches(".math") ? target.querySelector("mjx-container") ?? target : target);
+  });
+  for (const part of document.querySelectorAll(`${scrolls}, .bd-article .math`)) sizes.observe(part);
+  document.addEventListener("scroll", ({ target }) => target.matches?.(scrolls) && mark(target), { passive: true, capture: true });
 })();
