@@ -1,10 +1,15 @@
 """The book: builds without a warning, asks no network for anything, and its figures move."""
 
+import functools
+import http.server
 import re
 import shutil
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
+import axe_playwright_python
 import nbformat
 import pytest
 import yaml
@@ -201,7 +206,7 @@ def test_a_request_to_the_network_would_be_seen(opened, html):
 @pytest.mark.browser
 def test_equations_are_drawn(opened):
     page, _, _ = opened("pages/notation")
-    equations = page.locator("mjx-container svg")
+    equations = page.locator("mjx-container mjx-math")
     equations.first.wait_for(timeout=120_000)
     assert equations.count() >= 10
     assert "\\left" not in page.locator("article").inner_text()
@@ -225,3 +230,165 @@ def test_sliders_move_by_keyboard(opened, name):
             assert slider.get_attribute("aria-valuetext") == slider.locator("xpath=../output").inner_text()
             before = after
     assert complaints == []
+
+
+CHAPTERS = [f"chapters/{name}" for name in names()]
+FIRST_SCREEN = 1_500_000  # bytes, as they lie on the disk; many servers send a third of it
+ON_SCREEN = """(selector) => [...document.querySelectorAll(selector)].some((one) => {
+    const place = one.getBoundingClientRect();
+    return place.width > 0 && place.top < innerHeight && place.bottom > 0;
+})"""
+
+
+@pytest.fixture(scope="module")
+def server(html):
+    """The book on a server that says nothing; returns its address."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=html)) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{served.server_port}"
+        served.shutdown()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", TOC)
+def test_first_screen_needs_few_bytes(server, page, name):
+    """All that the browser has fetched when the first screen stands, its equations drawn."""
+    loaded = []
+    page.on("response", lambda response: loaded.append(response))
+    page.goto(f"{server}/{name}.html", wait_until="load")
+    if page.evaluate(ON_SCREEN, "article .math"):
+        page.locator("mjx-container mjx-math").first.wait_for(timeout=120_000)
+    sizes = {response.url: int(response.headers.get("content-length", 0)) for response in loaded}
+    assert sum(sizes.values()) <= FIRST_SCREEN, sorted(((size, url) for url, size in sizes.items()), reverse=True)[:8]
+
+
+@pytest.mark.parametrize("name", TOC)
+def test_pictures_are_files_that_wait_and_have_a_size(html, name):
+    page = html / f"{name}.html"
+    text = page.read_text()
+    assert not re.search(r"data:image/(?!svg)", text)
+    for tag in re.findall(r"<img\b[^>]*>", text[text.index("<article") : text.index("</article>")]):
+        assert re.search(r' width="\d+"', tag) and re.search(r' height="\d+"', tag) and 'loading="lazy"' in tag, tag
+        assert (page.parent / re.search(r'src="([^"]+)"', tag)[1]).exists(), tag
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_figures_and_tables_have_numbers_and_folds_say_what_is_in_them(html, name):
+    text = (html / f"{name}.html").read_text()
+    article = text[text.index("<article") : text.index("</article>")]
+    chapter = int(name.removeprefix("chapters/")[:2])
+    for kind, opening in {"figure": '<figure class="course-figure', "table": "<thead>"}.items():
+        numbers = re.findall(
+            rf'<span class="caption-number" id="{kind}-{chapter}-(\d+)">{kind.title()} {chapter}', article
+        )
+        assert [int(number) for number in numbers] == list(range(1, article.count(opening) + 1)), kind
+    assert article.count("<caption>") == article.count("<thead>")
+    labels = re.findall(r'<p class="collapsed admonition-title">(.*?)</p>', article)
+    assert labels and len(labels) == article.count("<summary><p")
+    said = r"Show (code of (Figure|Table) \d|code of the output|code: \w|solution: \w)"
+    assert [label for label in labels if not re.match(said, label)] == []
+    assert "cell source" not in article and "Toggle hidden" not in article
+
+
+@pytest.mark.parametrize("name", TOC)
+def test_no_column_is_headed_by_nothing(html, name):
+    text = (html / f"{name}.html").read_text()
+    assert not re.search(r"<th\b[^>]*>\s*(<p>\s*</p>)?\s*</th>", text)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", [CHAPTERS[0], CHAPTERS[12]])
+def test_paper_shows_what_is_folded_in_light_colours(opened, name):
+    page, _, _ = opened(name)
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    folds = page.locator("article details")
+    closed = folds.evaluate_all("all => all.filter(one => !one.open).length")
+    assert closed == folds.count() > 5
+    assert not page.locator(".course-frames").first.is_visible()
+    for media, open_folds, theme in [("print", folds.count(), "light"), ("screen", 0, "dark")]:
+        page.emulate_media(media=media)
+        page.wait_for_function("n => document.querySelectorAll('article details[open]').length === n", arg=open_folds)
+        assert page.evaluate("document.documentElement.dataset.theme") == theme
+        sheet = page.locator(".course-frames").first
+        assert sheet.is_visible() == (media == "print")
+        assert page.locator(".course-slider").first.is_visible() == (media == "screen")
+        if media == "print":
+            page.wait_for_function(
+                "[...document.querySelectorAll('.course-frames img')].every(one => one.naturalWidth)"
+            )
+            assert 2 <= sheet.locator("img").count() <= 6
+
+
+@pytest.mark.browser
+def test_without_scripts_there_is_a_notice_and_still_pictures(html, browser):
+    page = browser.new_page(java_script_enabled=False)
+    page.goto((html / f"{CHAPTERS[12]}.html").as_uri())
+    assert page.locator(".course-noscript").is_visible()
+    assert page.locator(".course-frames img").first.is_visible()
+    assert not page.locator(".course-slider").first.is_visible()
+    page.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", ["pages/gallery", "pages/results", CHAPTERS[0]])
+def test_pictures_are_not_dimmed_in_the_dark(opened, name):
+    page, _, _ = opened(name)
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    looks = page.locator("article figure img").evaluate_all("all => all.map(one => getComputedStyle(one).filter)")
+    assert looks and set(looks) == {"none"}
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("words, page_name", [("mAP", "14_yolo"), ("residual block", "02_resnet"), ("IoU", "13_fpn")])
+def test_search_finds_the_chapter_that_explains_a_term(opened, words, page_name):
+    page, _, _ = opened("search")
+    page.goto(page.url + f"?q={words.replace(' ', '+')}")
+    first = page.locator("#search-results li a").first
+    first.wait_for(timeout=120_000)
+    assert page_name in first.get_attribute("href")
+
+
+@pytest.mark.browser
+def test_what_a_phone_cuts_off_fades_at_the_edge(opened):
+    page, _, _ = opened(CHAPTERS[7])
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.keyboard.press("Shift")  # a reader who moves: the equations are drawn
+    page.locator("mjx-container mjx-math").first.wait_for(state="attached", timeout=120_000)
+    page.wait_for_timeout(1000)
+    for wide in ("pre", "mjx-container"):
+        found = page.locator(f"article {wide}").evaluate_all(
+            """all => all.filter(one => one.checkVisibility()).map(one => [
+                one.scrollWidth - one.clientWidth > 2, getComputedStyle(one).maskImage !== "none"])"""
+        )
+        assert [True, True] in found, f"no {wide} is too wide for this test"
+        assert all(cut == cue for cut, cue in found), wide
+    cut = page.locator("article pre.course-cut")
+    before = cut.count()
+    cut.first.evaluate("one => { one.scrollLeft = 10_000 }")
+    page.wait_for_function(
+        "before => document.querySelectorAll('article pre.course-cut').length === before - 1", arg=before
+    )
+
+
+AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text("utf-8")
+THEMES_OWN = {
+    ("region", ".sidebar-primary-items__start > .sidebar-primary-item:nth-child(1)")
+}  # no landmark: the title
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", TOC)
+def test_axe_finds_nothing_but_what_is_the_themes(opened, name):
+    page, _, _ = opened(name)
+    page.evaluate(AXE)
+    for theme in ("light", "dark"):
+        page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
+        page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
+        found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")["violations"]
+        places = {(rule["id"], str(node["target"][0])) for rule in found for node in rule["nodes"]}
+        assert places - THEMES_OWN == set(), theme
