@@ -4,10 +4,10 @@ With `--measure`, the times of the models page and the maps of the gallery and t
 takes minutes.
 """
 
-from book import banner, gallery, minutes, models, readme, results, shown
+from book import banner, bibliography, gallery, minutes, models, readme, results, shown
 
 MEASURED = (models, gallery, banner)
-PAGES = (results, models, gallery, minutes, readme)
+PAGES = (results, models, gallery, minutes, bibliography, readme)
 
 
 def add_arguments(parser):

@@ -1,13 +1,19 @@
-"""Citations and equation numbers: what chapters write as plain Markdown links, Sphinx gets as its roles."""
+"""Citations, equation numbers and the bibliography: what is plain Markdown for all others, Sphinx gets as its own."""
 
 import json
+import re
 import sys
+
+LIST = re.compile(r"^- <a id=.*", re.MULTILINE | re.DOTALL)
+BIBLIOGRAPHY = "```{bibliography}\n:all:\n```\n"
 
 
 def read(app, docname, content):
     from book.links import as_roles
 
-    if str(app.env.doc2path(docname)).endswith(".ipynb"):
+    if docname == "pages/bibliography":
+        content[0] = LIST.sub(lambda _: BIBLIOGRAPHY, content[0])
+    elif str(app.env.doc2path(docname)).endswith(".ipynb"):
         nb = json.loads(content[0])
         for cell in nb["cells"]:
             if cell["cell_type"] == "markdown":

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_markdown_cell, new_notebook
 
-from book import build, links
+from book import bibliography, build, links
 from helpers.settings import ROOT
 
 EQUATIONS = """
@@ -55,6 +55,8 @@ def test_the_book_cites_and_numbers_as_the_links_say(source, tmp_path):
     assert re.findall(r'href="#equation-(eq-\w+)">(.*?)</a>', page) == [("eq-second", "(2.2)"), ("eq-first", "(2.1)")]
     written = nbformat.read(source / "chapters/02_second.ipynb", as_version=4).cells[1].source
     assert "By [(2.2)](#eq-second) and [(2.1)](#eq-first)." in written
+    listed = (tmp_path / "out/html/pages/bibliography.html").read_text()
+    assert listed.count('class="citation"') == len(links.names()) and "2016a.</strong>" not in listed
     assert "](#" not in page and "\\tag" not in page and "bibliography.md" not in page
 
 
@@ -62,3 +64,10 @@ def test_an_unknown_name_reaches_sphinx():
     """Sphinx refuses such a role: see test_book.py."""
     link = "[[N, 1999](../pages/bibliography.md#nobody1999)] and [(2.1)](#eq-nobody)"
     assert links.as_roles(link) == "{cite}`nobody1999` and {eq}`eq-nobody`"
+
+
+def test_the_bibliography_is_that_of_the_references():
+    page = bibliography.PAGE.read_text()
+    assert page == bibliography.text(), "./course pages"
+    assert re.findall(r'<a id="([\w-]+)"></a>\*\*(.+?)\.\*\* \w', page) == list(links.names().items())
+    assert "**He et al., 2016a.** Kaiming He, Xiangyu Zhang, Shaoqing Ren, and Jian Sun" in page
