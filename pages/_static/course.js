@@ -38,7 +38,9 @@
   // What is wider than the screen fades out at its edge, as long as there is more to scroll to; keys scroll it, too.
   const scrolls = ".bd-article :is(pre, mjx-container, .pst-scrollable-table-container, figure)";
   function mark(part) {
-    const more = part.scrollWidth - part.clientWidth - part.scrollLeft > 2;
+    const drawn = part.querySelector("mjx-math"); // the text for screen readers beside it may be wider
+    const end = drawn ? drawn.getBoundingClientRect().right - part.getBoundingClientRect().left : part.scrollWidth;
+    const more = end - part.clientWidth - (drawn ? 0 : part.scrollLeft) > 2;
     part.classList.toggle("course-cut", more && getComputedStyle(part).overflowX !== "visible");
     if (more) part.tabIndex = 0;
   }
