@@ -97,7 +97,7 @@ def label(cell):
         return f"code of {' and '.join(made)}"
     if "cell_output" in cell:
         return "code of the output below"
-    return "code: " + ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+    return "code: " + ", ".join(names[:3]) + (" …" if len(names) > 3 else "") if names else "code"
 
 
 def defined(source):

@@ -292,7 +292,7 @@ def test_figures_and_tables_have_numbers_and_folds_say_what_is_in_them(html, nam
     assert article.count("<caption>") == article.count("<thead>")
     labels = re.findall(r'<p class="collapsed admonition-title">(.*?)</p>', article)
     assert labels and len(labels) == article.count("<summary><p")
-    said = r"Show (code of (Figure|Table) \d|code of the output|code: \w|solution: \w)"
+    said = r"Show (code of (Figure|Table) \d|code of the output|code: \w|solution: \w|code$)"
     assert [label for label in labels if not re.match(said, label)] == []
     assert "cell source" not in article and "Toggle hidden" not in article
 
