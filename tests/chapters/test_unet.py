@@ -719,7 +719,35 @@ def test_deep_arms(code):
 
 class History:
     def last(self, name):
-        return 0.0
+        return {"iou": 0.4, "band": 0.2}.get(name, 0.0)
+
+
+@holds(
+    UNET,
+    {
+        "the truth of the training photographs": (
+            "return animal_scores(predicted, data.test.targets)",
+            "return animal_scores(predicted, data.train.targets)",
+        )
+    },
+)
+def test_evaluate_animals(code):
+    """Class 3 everywhere, and a quarter of the pixels has it: an IoU of 0 for background, of 1/4 for class 3."""
+    data = dataset_of(random_images(4, 64), torch.full((4, 64, 64), 2, dtype=torch.uint8), ("a",))
+    data.test.targets[:] = 0
+    data.test.targets[:, :16], data.test.targets[:, :, 48:] = 3, 255
+    model = code.DeepUNet(code.Backbone())
+    model.deep.bias.data[3] = 1
+    assert code.evaluate_animals(model, data)["iou"] == pytest.approx((0 + 1 / 4) / 2)
+    assert model.training and model.backbone.training
+
+
+@holds(UNET, {"the score of the band": ('epochs=6).last("iou")', 'epochs=6).last("band")')})
+def test_what_the_gallery_learns(code):
+    calls = []
+    code.train_animals = lambda model, data, epochs: calls.append((model, data, epochs)) or History()
+    assert code.learn_animals("network", "photographs") == {"mean_iou": 0.4}
+    assert calls == [("network", "photographs", 6)]
 
 
 def toy_slices(count, side=48):
