@@ -382,8 +382,11 @@ def test_what_a_phone_cuts_off_fades_at_the_edge(opened):
     ends = {"pre": "one.scrollWidth - one.clientWidth", "mjx-container": "right(one.firstElementChild) - right(one)"}
     for wide, beyond in ends.items():
         found = page.locator(f"article {wide}").evaluate_all(
-            f"""(all, right = (one) => one.getBoundingClientRect().right) => all.filter(one => one.checkVisibility())
-                .map(one => [{beyond} > 2, getComputedStyle(one).maskImage !== "none"])"""
+            f"""(all) => {{
+                const right = (one) => one.getBoundingClientRect().right;
+                return all.filter(one => one.checkVisibility())
+                    .map(one => [{beyond} > 2, getComputedStyle(one).maskImage !== "none"]);
+            }}"""
         )
         assert [True, True] in found and [False, False] in found, f"the page has no {wide} for this test"
         assert all(cut == cue for cut, cue in found), wide
