@@ -11,7 +11,7 @@
 #
 # | | |
 # |:--|:--|
-# | Paper | A. G. Howard, M. Zhu, B. Chen, D. Kalenichenko, W. Wang, T. Weyand, M. Andreetto and H. Adam, *MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications*, arXiv 2017 {cite}`howard2017mobilenets` |
+# | Paper | A. G. Howard, M. Zhu, B. Chen, D. Kalenichenko, W. Wang, T. Weyand, M. Andreetto and H. Adam, *MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications*, arXiv 2017 [[Howard et al., 2017](../pages/bibliography.md#howard2017mobilenets)] |
 # | Claim | Split each 3x3 convolution into one that filters every channel by itself and one that combines channels. It costs a ninth to an eighth, and accuracy hardly suffers. Two numbers, for width and for resolution, then fit the network to any budget. |
 # | You need | [Chapter 1](01_vgg): convolution, multiply-adds, the training loop. [Chapter 2](02_resnet): batch normalisation in a block. |
 # | Time | About an hour to read. The last cell prints how long the computations took. |
@@ -110,17 +110,17 @@ Table(costs, decimals=1)
 # ### What had been tried
 #
 # - **Shrink a trained network**: let weights share a few values (quantisation, hashing), drop the small ones
-#   (pruning) and code the rest in few bits {cite}`han2016compression`, or factorise the filters. Most of it aims at the
+#   (pruning) and code the rest in few bits [[Han et al., 2016](../pages/bibliography.md#han2016compression)], or factorise the filters. Most of it aims at the
 #   size of the file.
-# - **Let a large network teach a small one**: distillation {cite}`hinton2015distilling`. That goes together with
+# - **Let a large network teach a small one**: distillation [[Hinton et al., 2015](../pages/bibliography.md#hinton2015distilling)]. That goes together with
 #   everything here; chapter 8 is about it.
 # - **Fewer bits** for weights and activations.
-# - **Train a small network from scratch.** SqueezeNet {cite}`iandola2016squeezenet` has few parameters, but not few
-#   multiply-adds. Flattened {cite}`jin2015flattened` and factorised {cite}`wang2017factorized` networks take the
+# - **Train a small network from scratch.** SqueezeNet [[Iandola et al., 2016](../pages/bibliography.md#iandola2016squeezenet)] has few parameters, but not few
+#   multiply-adds. Flattened [[Jin et al., 2015](../pages/bibliography.md#jin2015flattened)] and factorised [[Wang et al., 2016](../pages/bibliography.md#wang2017factorized)] networks take the
 #   convolution apart.
 #
-# The split that MobileNet uses comes from Sifre's work on scattering networks {cite}`sifre2014scattering`. Inception
-# used it in its first layers, and Xception {cite}`chollet2017xception` built a large network of it. MobileNet builds a
+# The split that MobileNet uses comes from Sifre's work on scattering networks [[Sifre, 2014](../pages/bibliography.md#sifre2014scattering)]. Inception
+# used it in its first layers, and Xception [[Chollet, 2017](../pages/bibliography.md#chollet2017xception)] built a large network of it. MobileNet builds a
 # small one, and asks for speed, not only for size.
 
 # %% [markdown]
@@ -172,16 +172,16 @@ plot.show(
 # %% [markdown]
 # Count multiply-adds on a map of $H \times W$ positions. The full convolution costs
 #
-# $$ k^2 \, C_\text{in} \, C_\text{out} \, H W, $$ (eq-mobilenet-full)
+# $$ k^2 \, C_\text{in} \, C_\text{out} \, H W, \tag{5.1} $$ <a id="eq-mobilenet-full"></a>
 #
 # the separable one
 #
-# $$ k^2 \, C_\text{in} \, H W + C_\text{in} \, C_\text{out} \, H W. $$ (eq-mobilenet-separable)
+# $$ k^2 \, C_\text{in} \, H W + C_\text{in} \, C_\text{out} \, H W. \tag{5.2} $$ <a id="eq-mobilenet-separable"></a>
 #
 # Divide the second by the first ($H W$ cancels):
 #
 # $$ \frac{k^2 C_\text{in} + C_\text{in} C_\text{out}}{k^2 C_\text{in} C_\text{out}}
-#    = \frac{1}{C_\text{out}} + \frac{1}{k^2}. $$ (eq-mobilenet-ratio)
+#    = \frac{1}{C_\text{out}} + \frac{1}{k^2}. \tag{5.3} $$ <a id="eq-mobilenet-ratio"></a>
 #
 # With $k = 3$ and many channels that is a little more than $1/9$. Two multipliers shrink it further. The **width
 # multiplier** $\alpha$ thins every layer, the **resolution multiplier** $\rho$ shrinks the image and all maps with it:
@@ -191,7 +191,7 @@ plot.show(
 # & k^2 \, \alpha C_\text{in} \, \rho^2 H W \\
 # & {} + \alpha C_\text{in} \, \alpha C_\text{out} \, \rho^2 H W.
 # \end{aligned}
-# $$ (eq-mobilenet-multipliers)
+# \tag{5.4} $$ <a id="eq-mobilenet-multipliers"></a>
 #
 # | symbol | meaning | in the paper | in the code |
 # |:--|:--|:--|:--|
@@ -374,7 +374,7 @@ Table(
 # %% [markdown]
 # ## The block
 #
-# The full layer that we replace is a convolution, batch normalisation {cite}`ioffe2015batchnorm` and a ReLU. The
+# The full layer that we replace is a convolution, batch normalisation [[Ioffe and Szegedy, 2015](../pages/bibliography.md#ioffe2015batchnorm)] and a ReLU. The
 # separable block has batch normalisation and a ReLU after *each* of its two convolutions. Where the map is to be halved,
 # the depthwise filter has stride 2; MobileNet has no pooling but the last average.
 
@@ -899,7 +899,7 @@ print_ratio("alpha 1 over 0.25", clocked["alpha 1"], clocked["alpha 0.25"])
 # network arrives.
 #
 # So a count can rank two networks of one family. Between families, or for very small networks, it can mislead by a large factor. Ma et
-# al. {cite}`ma2018shufflenetv2` made this the starting point of a later mobile network. If you care for time, measure time,
+# al. [[Ma et al., 2018](../pages/bibliography.md#ma2018shufflenetv2)] made this the starting point of a later mobile network. If you care for time, measure time,
 # on the device that matters.
 
 # %% [markdown]
@@ -1332,7 +1332,7 @@ LONGER_CLAIMS.table()
 #
 # - **Time.** A thousand steps are few for a network with nearly twice as many normalised layers and, like the paper's, nothing that leads
 #   around them. The paper's networks train until they are done.
-# - **Width.** Equation {eq}`eq-mobilenet-ratio` pays in wide layers. At 16 to 128 channels the saving is smaller, and a depthwise
+# - **Width.** Equation [(5.3)](#eq-mobilenet-ratio) pays in wide layers. At 16 to 128 channels the saving is smaller, and a depthwise
 #   layer with 16 channels has just 16 filters. The paper's typical layer has 512.
 #
 # ## What a longer study will decide
@@ -1444,7 +1444,7 @@ plot.mistakes(trained["separable"], data, answers["separable"], "blocks.4")
 # %% [markdown]
 # ### Where does it look?
 #
-# The ten images of every chapter, with Grad-CAM {cite}`selvaraju2017gradcam` at the last block with 8x8 positions, and the
+# The ten images of every chapter, with Grad-CAM [[Selvaraju et al., 2017](../pages/bibliography.md#selvaraju2017gradcam)] at the last block with 8x8 positions, and the
 # control: the same network before its training.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -1503,7 +1503,7 @@ plot.show(
 # Take the trained twin, with its full convolutions. All its filters for one input channel form a matrix with a row for each
 # output and nine columns. Were they equal up to a factor, that matrix would have rank one, and the layer would be a depthwise
 # separable convolution. Nine terms are always enough: *every* 3x3 convolution is a sum of nine separable ones
-# {cite}`guo2018decoupling`. How many does a trained layer need? The singular value decomposition gives the best sum of
+# [[Guo et al., 2018](../pages/bibliography.md#guo2018decoupling)]. How many does a trained layer need? The singular value decomposition gives the best sum of
 # a given length.
 
 
@@ -1702,16 +1702,16 @@ Table(
 )
 
 # %% [markdown]
-# - **MobileNet V2** {cite}`sandler2018mobilenetv2` puts a residual connection around a block that widens, filters depthwise,
+# - **MobileNet V2** [[Sandler et al., 2018](../pages/bibliography.md#sandler2018mobilenetv2)] puts a residual connection around a block that widens, filters depthwise,
 #   and narrows again, without a ReLU at the narrow end.
-# - **MobileNet V3** {cite}`howard2019mobilenetv3` was found by a search on the clock of a phone, not on a count, and has the
+# - **MobileNet V3** [[Howard et al., 2019](../pages/bibliography.md#howard2019mobilenetv3)] was found by a search on the clock of a phone, not on a count, and has the
 #   gates of chapter 6.
-# - **ShuffleNet** {cite}`zhang2018shufflenet` groups the pointwise convolutions as well, and shuffles the channels so that the
+# - **ShuffleNet** [[Zhang et al., 2018b](../pages/bibliography.md#zhang2018shufflenet)] groups the pointwise convolutions as well, and shuffles the channels so that the
 #   groups talk to each other.
 # - **Eight bits.** Phones calculate with integers. Rounding a trained MobileNet can go badly wrong: Sheng et al.
-#   {cite}`sheng2018quantization` report 70.5 % before and 1.8 % after (their Table 1), and trace it to single depthwise
+#   [[Sheng et al., 2018](../pages/bibliography.md#sheng2018quantization)] report 70.5 % before and 1.8 % after (their Table 1), and trace it to single depthwise
 #   channels far larger than the others. Networks that are trained with rounding in mind lose little
-#   {cite}`jacob2018quantization`: TensorFlow's list of released MobileNets has 70.9 % before and 69.7 % after. Exercise 4 rounds ours.
+#   [[Jacob et al., 2018](../pages/bibliography.md#jacob2018quantization)]: TensorFlow's list of released MobileNets has 70.9 % before and 69.7 % after. Exercise 4 rounds ours.
 #
 # On a server with a large GPU, where a full convolution runs near the peak and a depthwise one waits for memory, a ResNet can be
 # the faster choice at equal accuracy. Measure.
@@ -1929,7 +1929,7 @@ Table(
 # large as the median, and one step per layer lost a quarter of the accuracy with eight bits already.
 
 # %% [markdown]
-# **5. (open)** Why did the separable network lose at equal cost? Xception {cite}`chollet2017xception` found that its networks train better *without* anything between the depthwise
+# **5. (open)** Why did the separable network lose at equal cost? Xception [[Chollet, 2017](../pages/bibliography.md#chollet2017xception)] found that its networks train better *without* anything between the depthwise
 # and the pointwise step. Derive a block from `Separable` without the first ReLU, then one without `bn1` as well. Compare at least
 # three seeds with `train_small` on `study_data()`. Does it matter more at $\alpha$ = 0.25 than at 1? Do the blocks still cost the
 # same?

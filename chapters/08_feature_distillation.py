@@ -11,7 +11,7 @@
 #
 # | | |
 # |:--|:--|
-# | Paper | B. Heo, J. Kim, S. Yun, H. Park, N. Kwak and J. Y. Choi, *A Comprehensive Overhaul of Feature Distillation*, ICCV 2019 {cite}`heo2019overhaul` |
+# | Paper | B. Heo, J. Kim, S. Yun, H. Park, N. Kwak and J. Y. Choi, *A Comprehensive Overhaul of Feature Distillation*, ICCV 2019 [[Heo et al., 2019a](../pages/bibliography.md#heo2019overhaul)] |
 # | Claim | A small network learns better when it also imitates the maps of a large one, taken before the ReLU, with the useless part of what is negative cut away. |
 # | You need | [Chapter 2](02_resnet): residual blocks and batch normalisation. |
 # | Time | About an hour to read. The last cell prints how long the computations took. |
@@ -59,7 +59,7 @@ at_16_pixels, he_initialize = resnet.at_16_pixels, resnet.he_initialize
 with_training_error = resnet.with_training_error
 
 # %% [markdown]
-# The images are those of chapter 2: CIFAR-10 {cite}`krizhevsky2009cifar` at 16x16 pixels. The student gets only 2,000
+# The images are those of chapter 2: CIFAR-10 [[Krizhevsky, 2009](../pages/bibliography.md#krizhevsky2009cifar)] at 16x16 pixels. The student gets only 2,000
 # of the 50,000 for its training. The networks trained on this page are tested on 4,000 of the 10,000 test images, those
 # of the study on all of them.
 
@@ -87,7 +87,7 @@ small = few_images(train=pick(full=2000, quick=320), test=pick(full=4000, quick=
 # %% [markdown]
 # ### A family of networks: Wide ResNets
 #
-# Zagoruyko and Komodakis {cite}`zagoruyko2016wide` asked whether residual networks have to be deep. Their block is
+# Zagoruyko and Komodakis [[Zagoruyko and Komodakis, 2016](../pages/bibliography.md#zagoruyko2016wide)] asked whether residual networks have to be deep. Their block is
 # the pre-activation block of chapter 2: batch normalisation and ReLU come *before* each of two 3x3 convolutions. Three groups of
 # blocks have 16, 32 and 64 channels, as in the ResNets for CIFAR, times a **widening factor** $k$. With $n$ blocks in
 # each group there are $6n + 4$ convolutions: the first one and those of the three shortcuts that change the shape count,
@@ -115,7 +115,7 @@ class WideBlock(nn.Module):
         rest = []
         for kernel in kernels[1:]:
             rest += [nn.BatchNorm2d(channels), nn.ReLU(), nn.Dropout(dropout if not rest else 0.0),
-                     convolution(channels, channels, kernel)]  # fmt: skip
+                     convolution(channels, channels, kernel)]
         self.rest = nn.Sequential(*rest)
         same_shape = before == channels and stride == 1
         self.shortcut = None if same_shape else convolution(before, channels, 1, stride)
@@ -289,11 +289,11 @@ Table(
 # %% [markdown]
 # ### The first answer: its probabilities
 #
-# Hinton et al. {cite}`hinton2015distilling` let the student imitate the teacher's probabilities. To see more than the
+# Hinton et al. [[Hinton et al., 2015](../pages/bibliography.md#hinton2015distilling)] let the student imitate the teacher's probabilities. To see more than the
 # winner, both are softened by a **temperature** $T$: $p_i = \operatorname{softmax}(z / T)_i$ for logits $z$. The loss
 # is the Kullback-Leibler divergence of the student's probabilities from the teacher's, times $T^2$:
 #
-# $$ L_\text{KD} = T^2 \sum_i p^t_i \log \frac{p^t_i}{p^s_i}. $$ (eq-kd)
+# $$ L_\text{KD} = T^2 \sum_i p^t_i \log \frac{p^t_i}{p^s_i}. \tag{8.1} $$ <a id="eq-kd"></a>
 
 
 # %% tags=["model"]
@@ -325,7 +325,7 @@ for temperature in (1.0, 4.0, 20.0):
 centred = (own.detach() - theirs) - (own.detach() - theirs).mean()
 limit = centred / 3
 print("at T = 20 within 5 % of a third of the difference of the logits:",
-      bool((own.grad - limit).norm() < 0.05 * limit.norm()))  # fmt: skip
+      bool((own.grad - limit).norm() < 0.05 * limit.norm()))
 
 # %% [markdown]
 # At a high temperature, then, the student matches logits; at a low one, mostly the winner. In use, this loss is added to
@@ -333,7 +333,7 @@ print("at T = 20 within 5 % of a third of the difference of the logits:",
 #
 # ### The second answer: its maps
 #
-# Logits are ten numbers. The maps of the last group are thousands. FitNets {cite}`romero2015fitnets` made the student's
+# Logits are ten numbers. The maps of the last group are thousands. FitNets [[Romero et al., 2015](../pages/bibliography.md#romero2015fitnets)] made the student's
 # map in the middle resemble the teacher's: a convolution brings it to the teacher's number of channels, and the loss is
 # the squared difference. Others followed. All of them had to decide what in a map is worth imitating. So look into one.
 # These are the teacher's values at the end of each group, just before the ReLU:
@@ -422,10 +422,10 @@ Table(
 #
 # | method | teacher transform | student transform | position | distance | what gets lost |
 # |:--|:--|:--|:--|:--|:--|
-# | FitNets {cite}`romero2015fitnets` | none | a convolution | middle of the network | L2 | nothing |
-# | AT {cite}`zagoruyko2017attention` | attention: squares, summed over the channels | the same | end of each group | L2 of unit vectors | which channel |
-# | FT {cite}`kim2018factor` | encoder of an autoencoder that was trained before | another encoder | end of a group | L1 of unit vectors | what the code leaves out |
-# | AB {cite}`heo2019activation` | binary: is it positive? | 1x1 convolution | before the ReLU | marginal L2, a squared hinge | how large it is |
+# | FitNets [[Romero et al., 2015](../pages/bibliography.md#romero2015fitnets)] | none | a convolution | middle of the network | L2 | nothing |
+# | AT [[Zagoruyko and Komodakis, 2017](../pages/bibliography.md#zagoruyko2017attention)] | attention: squares, summed over the channels | the same | end of each group | L2 of unit vectors | which channel |
+# | FT [[Kim et al., 2018](../pages/bibliography.md#kim2018factor)] | encoder of an autoencoder that was trained before | another encoder | end of a group | L1 of unit vectors | what the code leaves out |
+# | AB [[Heo et al., 2019b](../pages/bibliography.md#heo2019activation)] | binary: is it positive? | 1x1 convolution | before the ReLU | marginal L2, a squared hinge | how large it is |
 # | this paper | margin ReLU | 1x1 convolution and batch normalisation | before the ReLU, end of each group | partial L2 | how negative it is |
 #
 # Read the last column. A transform that throws away is no mistake as such. The question is whether it throws away what
@@ -475,7 +475,7 @@ plot.show(
 #
 # **Teacher transform: the margin ReLU.** A positive value counts as it is. A negative value is told only as "negative":
 #
-# $$ \sigma_m(x) = \max(x, m), \qquad m < 0. $$ (eq-margin-relu)
+# $$ \sigma_m(x) = \max(x, m), \qquad m < 0. \tag{8.2} $$ <a id="eq-margin-relu"></a>
 #
 # Why not $m = 0$, the ReLU itself? Look at the teacher. Where it is off, its values lie below zero, some close to it and some far.
 # Zero is the largest of all that it could mean there. The number that comes closest to all of them, in squares, is their mean:
@@ -486,20 +486,20 @@ plot.show(
 # No image is needed for the margin. The teacher's batch normalisation gives channel $c$ the mean $\beta$ and the
 # standard deviation $|\gamma|$. If the values are normally distributed, then
 #
-# $$ m = \beta - |\gamma| \, \frac{\varphi(\beta / \gamma)}{\Phi(-\beta / |\gamma|)}. $$ (eq-margin)
+# $$ m = \beta - |\gamma| \, \frac{\varphi(\beta / \gamma)}{\Phi(-\beta / |\gamma|)}. \tag{8.3} $$ <a id="eq-margin"></a>
 #
 # **Student transform: a regressor.** A 1x1 convolution to the teacher's number of channels, and batch normalisation.
 #
 # **Distance: partial L2.** Squared differences, but where the teacher is not positive and the student is below it
 # already, there is nothing to learn:
 #
-# $$ d_p(T, S) = \sum_i \begin{cases} 0 & \text{if } S_i \le T_i \le 0 \\ (T_i - S_i)^2 & \text{otherwise.} \end{cases} $$ (eq-partial)
+# $$ d_p(T, S) = \sum_i \begin{cases} 0 & \text{if } S_i \le T_i \le 0 \\ (T_i - S_i)^2 & \text{otherwise.} \end{cases} \tag{8.4} $$ <a id="eq-partial"></a>
 #
 # That answers the question at the top. The teacher's −3 counts only as the margin, say −0.8. The student at −1 is
 # below that already and is left alone; had it been at −0.2, it would be sent down to −0.8, and no further. The teacher's
 # own layers could not tell −0.8 from −3. With three maps, the whole loss is
 #
-# $$ L = L_\text{task} + \frac{\alpha}{N} \sum_{j=1}^{n} \frac{1}{2^{\,n-j}} \, d_p\big(\sigma_m(T_j), r_j(S_j)\big). $$ (eq-overhaul)
+# $$ L = L_\text{task} + \frac{\alpha}{N} \sum_{j=1}^{n} \frac{1}{2^{\,n-j}} \, d_p\big(\sigma_m(T_j), r_j(S_j)\big). \tag{8.5} $$ <a id="eq-overhaul"></a>
 #
 # The factor $1/2^{n-j}$ is there because an earlier map has twice the elements: half the channels, four times the
 # positions. In the authors' code $\alpha$ is 1/1000 on CIFAR and 1/10,000 on ImageNet, whose maps are larger.
@@ -523,7 +523,6 @@ plot.show(
 # One channel of 4x4 numbers, with a margin of −0.8. First everything with loops and conditions, to see each case.
 
 # %% tags=["nbval-check-output"]
-# fmt: off
 T = torch.tensor([[ 1.5, -2.0,  0.3, -0.5],
                   [-0.1,  2.0, -3.0, -1.0],
                   [ 0.0, -0.8,  0.6, -4.0],
@@ -532,7 +531,6 @@ S = torch.tensor([[ 1.0, -1.0, -0.7, -0.9],
                   [ 0.4,  2.0, -0.8, -5.0],
                   [-0.3,  0.2, -1.5,  1.2],
                   [-0.5,  1.5, -0.1,  0.5]])
-# fmt: on
 MARGIN = -0.8
 
 
@@ -629,7 +627,7 @@ def draw(fig):
         ax.plot([-3, 3], [-3, 3], color="white" if ax is left else "#666666", linewidth=1)
         ax.plot([-3, 0, 0], [-3, 0, -3], color="C1", linewidth=1.5)
         ax.text(-0.15, -2.0, "skipped", color="white" if ax is left else "black",
-                ha="right", fontsize=9)  # fmt: skip
+                ha="right", fontsize=9)
         ax.set(xlabel="teacher T, after the margin ReLU", ylabel="student S", title=name)
         ax.grid(False)
         fig.colorbar(picture, ax=ax, shrink=0.85)
@@ -658,7 +656,7 @@ plot.show(
 # first layer of group $j + 1$ (in a pre-activation network), and that of the last group stands before the pooling. In
 # a network whose blocks end with a ReLU, such as the ResNet of chapter 2, it is the sum in the last block of the
 # stage, before that ReLU. There the authors take the margin from the last batch normalisation alone, while the map is its output
-# plus the shortcut: for such networks equation {eq}`eq-margin` is not exact. A trap: a ReLU that works in place would overwrite the map that was just taken. Ours do not.
+# plus the shortcut: for such networks equation [(8.3)](#eq-margin) is not exact. A trap: a ReLU that works in place would overwrite the map that was just taken. Ours do not.
 
 # %% tags=["nbval-check-output"]
 batch = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -667,12 +665,12 @@ for number, values in enumerate(maps, 1):
     print(f"group {number}: {tuple(values.shape)}, some negative: {bool((values < 0).any())}")
 pooled = F.relu(maps[-1]).mean((2, 3))
 print("the classifier sees the last one through a ReLU:",
-      torch.equal(teacher.fc(pooled), logits))  # fmt: skip
+      torch.equal(teacher.fc(pooled), logits))
 
 # %% [markdown]
 # ### The margin
 #
-# Equation {eq}`eq-margin` is the mean of a truncated normal distribution; exercise 3 derives it. One case needs care.
+# Equation [(8.3)](#eq-margin) is the mean of a truncated normal distribution; exercise 3 derives it. One case needs care.
 # Where $\beta$ is large beside $|\gamma|$, hardly any value is negative, and the formula divides almost nothing by
 # almost nothing. If fewer than one in a thousand is below zero, the authors' code takes $-3|\gamma|$, and so do we.
 
@@ -752,7 +750,7 @@ def draw(fig):
     left, *rest = fig.subplots(1, 5, width_ratios=(1.7, 1, 1, 1, 1))
     for number, (norm, values) in enumerate(zip(norms, teacher_maps, strict=True), 1):
         left.plot(margin_of(norm).flatten(), negative_mean(values), ".", markersize=4,
-                  label=f"group {number}")  # fmt: skip
+                  label=f"group {number}")
     low = min(left.get_xlim()[0], left.get_ylim()[0])
     left.plot([low, 0], [low, 0], color="#666666", linewidth=1)
     left.set(xlabel="margin from β and γ", title="mean of the negative")
@@ -826,7 +824,7 @@ for number, part in enumerate(pupil.regressors, 1):
 extra = inspect.count_parameters(pupil) - inspect.count_parameters(pupil.student)
 print(f"{extra:,} weights for the training only")
 print("the pupil answers as the student does:",
-      torch.equal(pupil.eval()(batch), pupil.student(batch)))  # fmt: skip
+      torch.equal(pupil.eval()(batch), pupil.student(batch)))
 
 # %% [markdown]
 # ### The loss
@@ -881,7 +879,7 @@ class FeatureLoss:
 # A detail with consequences. While the student learns, the authors leave the teacher's batch normalisation in training
 # mode: it normalises by the statistics of the *batch*. Nothing of the teacher is trained; `torch.no_grad` sees to
 # that. Their reason is that the student's own batch normalisation, in its regressor, works by the batch, too, so the two
-# maps are normalised alike. It also makes equation {eq}`eq-margin` exact in its two inputs: over the batch, channel
+# maps are normalised alike. It also makes equation [(8.3)](#eq-margin) exact in its two inputs: over the batch, channel
 # $c$ has the mean $\beta$ and the standard deviation $|\gamma|$, whatever the images.
 
 # %% tags=["nbval-check-output"]
@@ -954,7 +952,7 @@ same = all(
 )
 print("its weights are the same:", same)
 print("its running statistics are the same:",
-      torch.equal(fresh.bn.running_mean, drifted.bn.running_mean))  # fmt: skip
+      torch.equal(fresh.bn.running_mean, drifted.bn.running_mean))
 
 # %% [markdown]
 # With images of its own kind the teacher hardly changes. With others it does, and what has changed is not in any list of
@@ -1082,7 +1080,7 @@ for k in (1, 2):
         f"WRN-10-{k}: the answers depend on the image:", bool((a[0] - a[1]).abs().max() > 1e-3)
     )
     print(f"WRN-10-{k}: relative difference below 1e-12:",
-          bool((a - b).abs().max() < 1e-12 * a.abs().max()))  # fmt: skip
+          bool((a - b).abs().max() < 1e-12 * a.abs().max()))
 
 # %% [markdown]
 # **The losses.** Partial L2 has two limits that are known. Where every teacher value is positive, it is the plain squared
@@ -1159,7 +1157,7 @@ print(
     "mean of each channel within 0.01 of 0:", bool((sample.mean((0, 2, 3)).abs() < 0.01).all())
 )
 print("standard deviation within 0.01 of 1:",
-      bool(((sample.std((0, 2, 3)) - 1).abs() < 0.01).all()))  # fmt: skip
+      bool(((sample.std((0, 2, 3)) - 1).abs() < 0.01).all()))
 
 # %% [markdown]
 # Mean and standard deviation are those of the few images. The teacher was trained with those of all 50,000; the two
@@ -1214,7 +1212,7 @@ ARMS = {
     "overhaul, margin 0": {"method": "features", "margin": False},
     "overhaul, plain L2": {"method": "features", "distance": "L2"},
     "overhaul, running statistics": {"method": "features", "mode": "running"},
-}  # fmt: skip
+}
 
 
 def make_loss(method, teacher, distance=None, **settings):
@@ -1292,8 +1290,9 @@ Table(
 # | VOC, mean IoU | ResNet-101 (77.89) | ResNet-18 | 72.07 | 73.98 | 1.91 |
 #
 # The line that made the paper known is that of ResNet-50: with 42 % of the weights it ends at the error of its teacher. Others do
-# not get so far. The toolbox MMRazor lists its own trainings, as accuracies: ResNet-50 goes from 76.55 to 78.05 %, with a teacher at
-# 78.48 %; WRN-16-2 on CIFAR-100 goes from 73.5 to 74.32 %. Both gain, by less than in the table, and from a better start.
+# not get so far. The toolbox [MMRazor](https://github.com/open-mmlab/mmrazor/blob/main/configs/distill/mmcls/ofd/README.md) lists its
+# own trainings, as accuracies: ResNet-50 goes from 76.55 to 78.05 %, with a teacher at 78.48 %; WRN-16-2 on CIFAR-100 goes from
+# 73.5 to 74.32 %. Both gain, by less than in the table, and from a better start.
 #
 # Ours is a study of eight losses with three seeds each: 2,000 training images, 10 epochs, the whole test split.
 
@@ -1555,12 +1554,12 @@ plot.mistakes(students["overhaul"], small, best_logits, "group2")
 # %% [markdown]
 # ### Where do they look?
 #
-# Grad-CAM {cite}`selvaraju2017gradcam` for the teacher and the four students on the same ten images, each for its own
+# Grad-CAM [[Selvaraju et al., 2017](../pages/bibliography.md#selvaraju2017gradcam)] for the teacher and the four students on the same ten images, each for its own
 # prediction.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 looking = {"teacher": teacher, "scratch": students["scratch"], "KD": students["KD"],
-           "L2 after": students["L2 after the ReLU"], "overhaul": students["overhaul"]}  # fmt: skip
+           "L2 after": students["L2 after the ReLU"], "overhaul": students["overhaul"]}
 plot.evidence(
     looking,
     small,
@@ -1591,7 +1590,7 @@ Table(
     [{"student": name, "correlation with the teacher's map": value}
      for name, value in likeness.items()],
     decimals=2,
-)  # fmt: skip
+)
 
 # %% [markdown]
 # Every student that was taught looks more where the teacher looks than the one on its own. Probabilities alone do it, too. But all
@@ -1619,7 +1618,7 @@ def draw(fig):
     grid[0, 0].imshow(small.test.images[INDEX].permute(1, 2, 0))
     for row, (maps, label) in enumerate(((theirs, "teacher"), (ours, "student"))):
         grid[row, 1].text(-0.1, 0.5, label, rotation=90, ha="right", va="center", fontsize=8,
-                          transform=grid[row, 1].transAxes)  # fmt: skip
+                          transform=grid[row, 1].transAxes)
         for ax, channel in zip(grid[row, 1:], liveliest, strict=True):
             ax.imshow(maps[channel], cmap="RdBu_r", vmin=-3, vmax=3)
             ax.set_axis_off()
@@ -1653,14 +1652,14 @@ def draw(fig):
     axes = fig.subplots(1, 2, sharey=True)
     width = max(1, len(notes) // 40)
     for ax, which, title in ((axes[0], 0, "elements skipped, %"),
-                             (axes[1], 1, "share of plain L2 in them, %")):  # fmt: skip
+                             (axes[1], 1, "share of plain L2 in them, %")):
         for position, shade in zip(range(3), (0.4, 0.7, 1.0), strict=True):
             smooth = [
                 100 * float(some.mean()) for some in notes[:, position, which].split(width)
             ]
             ax.plot([width * (i + 0.5) for i in range(len(smooth))], smooth,
                     "-" if len(smooth) > 1 else "o", color="C0", alpha=shade,
-                    label=f"group {position + 1}")  # fmt: skip
+                    label=f"group {position + 1}")
         ax.set(xlabel="step", title=title)
     axes[0].set_ylim(0, None)
     axes[0].legend()
@@ -1709,7 +1708,7 @@ def draw_element(fig, beta, value):
     left.axvline(margin, color="C1", linewidth=1.8)
     left.annotate("", (wanted, 0.46), (value, 0.46),
                   arrowprops=dict(arrowstyle="-|>", color="#444444",
-                                  shrinkA=0, shrinkB=0))  # fmt: skip
+                                  shrinkA=0, shrinkB=0))
     left.plot([value], [0.46], "o", color="#444444", markersize=5)
     left.set(xlim=(-5, 5), ylim=(0, 0.52), xlabel="value in the teacher's channel", yticks=[])
     left.set_title(f"margin {margin:.2f}, T becomes {wanted:.2f}", fontsize=10)
@@ -1764,12 +1763,12 @@ Explorable(
 #   store well: one row of logits per image. [Chapter 9](09_assembled_cnn) uses them as one trick of many.
 # - **Features** when both networks have maps of the same size in corresponding places. Detectors and segmenters, whose
 #   answer is a map itself, are the natural case.
-# - **Patience.** Beyer et al. {cite}`beyer2022patient` found that soft targets work very well if teacher and student see
+# - **Patience.** Beyer et al. [[Beyer et al., 2022](../pages/bibliography.md#beyer2022patient)] found that soft targets work very well if teacher and student see
 #   exactly the same crop of an image, if the images are mixed strongly, and if the training is very long.
 #
-# What came after: contrastive distillation {cite}`tian2020crd` compares how images relate to each other instead of their
-# maps; knowledge review {cite}`chen2021reviewkd` lets a late map of the student learn from early maps of the teacher;
-# decoupled distillation {cite}`zhao2022dkd` takes Hinton's loss apart into the true class and the others, weighs the two
+# What came after: contrastive distillation [[Tian et al., 2020](../pages/bibliography.md#tian2020crd)] compares how images relate to each other instead of their
+# maps; knowledge review [[Chen et al., 2021](../pages/bibliography.md#chen2021reviewkd)] lets a late map of the student learn from early maps of the teacher;
+# decoupled distillation [[Zhao et al., 2022](../pages/bibliography.md#zhao2022dkd)] takes Hinton's loss apart into the true class and the others, weighs the two
 # on their own, and gets logits back into the race with features. What stays of this paper is its analysis: every
 # method above still has a transform, a position and a distance.
 
@@ -1796,7 +1795,7 @@ Explorable(
 #
 # </details>
 #
-# **3. (code)** Derive equation {eq}`eq-margin`: integrate $x$ times the density of the normal distribution from
+# **3. (code)** Derive equation [(8.3)](#eq-margin): integrate $x$ times the density of the normal distribution from
 # $-\infty$ to 0, and divide by the probability of being there. The one trick: $\varphi'(u) = -u\,\varphi(u)$. Then write
 # it with nothing but `math` (`math.erf` gives $\Phi(u) = (1 + \operatorname{erf}(u/\sqrt{2}))/2$), with the exception for
 # rare negative values.
