@@ -1704,7 +1704,7 @@ Explorable(
 # The second story. Walls of two pixels are an extreme case; photographs are the usual one, large objects and a boundary around
 # them. The data are the animals of PASCAL VOC [[Everingham et al., 2010](../pages/bibliography.md#everingham2010voc)], with masks of VOC and of Hariharan et al.
 # [[Hariharan et al., 2011](../pages/bibliography.md#hariharan2011sbd)]. Shown is the first photograph of each class with one animal alone, a fifth to half of the picture,
-# nothing before it and no person.
+# nothing before it and no person annotated.
 
 
 # %% tags=["model"]

@@ -80,7 +80,7 @@ masks = data.test.targets
 #
 # The obvious way to find out: cut a window around each pixel and ask for its name. Here with windows of 64x64 pixels, but only
 # at every eighth pixel. The photographs follow a rule: the first of each class with one animal alone, a fifth to half of the
-# picture, nothing before it and no person.
+# picture, nothing before it and no person annotated.
 
 
 # %%
