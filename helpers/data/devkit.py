@@ -1,5 +1,6 @@
 """PASCAL VOC 2012 as published, or the part of it that shows animals, in its official folders."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class Devkit:
     def folder(self):
         return self.root / self.place
 
-    @property
+    @functools.cached_property  # asked for every photograph, and it lists a folder of thousands of files
     def mask_folder(self):
         """`SegmentationClassAug` (masks of VOC and of SBD) where it holds any, else `SegmentationClass`."""
         both = self.folder / "SegmentationClassAug"

@@ -1,6 +1,7 @@
 """The animals of VOC: boxes, labels and masks of a devkit, and files that are refused by name."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -288,6 +289,15 @@ def test_an_empty_folder_of_masks_does_not_hide_the_other(voc):
 
 
 needs_data = pytest.mark.skipif(not REAL, reason="COURSE_DATA names no folder of real data")
+
+
+def test_folders_are_listed_as_often_for_many_photographs_as_for_few(voc, monkeypatch):
+    """A folder of masks has thousands of files: to list it for each photograph took minutes."""
+    listed, glob = [], Path.glob
+    monkeypatch.setattr(Path, "glob", lambda path, pattern: listed.append(path.name) or glob(path, pattern))
+    data.voc_animals(32)
+    assert listed.count("SegmentationClassAug") == 1
+
 
 
 @needs_data
