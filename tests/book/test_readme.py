@@ -40,6 +40,7 @@ def test_the_picture_is_there_and_described(name):
     alt, caption = re.search(
         r"!\[([^]]+)\]\(pages/_static/banner\.webp\)\n\n\*(.+?)\*\n", (ROOT / name).read_text(), re.S
     ).groups()
+    assert "\n" not in alt, "the book would join the words"
     for text in (alt, caption):
         assert found["animal"] in text and NUMBERS[len(found["networks"])] in text.lower()
 
