@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from helpers import cam, plot, study
 from helpers.chapters import chapter
-from helpers.data import largest_animal, voc_animals
+from helpers.data import clear_examples, largest_animal, voc_animals
 from helpers.naming import EPOCHS, NAMED
 from helpers.settings import ROOT
 from helpers.table import Table
@@ -67,14 +67,6 @@ def scores(maps, targets, labels):
     }
 
 
-def chosen(data, labels):
-    """Index (10,) of two photographs of each class: the first whose largest animal covers a tenth to half of them."""
-    boxes = data.test.targets["boxes"]
-    areas = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).amax(1) / SIDE**2
-    fits = (areas > 0.1) & (areas < 0.5) & data.test.targets["has_mask"]
-    return torch.cat([(fits & (labels == label)).nonzero()[:2, 0] for label in range(len(data.classes))])
-
-
 def of_file(path):
     """A hash of a file, to tell whether a network was trained again since."""
     return sha256(Path(path).read_bytes()).hexdigest()[:16]
@@ -90,7 +82,7 @@ def measure():
         raise ValueError(f"the gallery needs real photographs, and these are: {data.provenance}.")
     images, targets = data.test.images, data.test.targets
     labels = largest_animal(data).test.targets
-    index = chosen(data, labels)
+    index = clear_examples(data.test, each=2)
     rows, shown = {}, {}
     for trained in explorable():
         maps = heat(trained, data, images, labels)
@@ -130,18 +122,25 @@ def titles(networks):
 
 
 def _table(found, networks):
-    results = {
-        f"[{int(trained.chapter[:2])} {trained.title}](../chapters/{trained.chapter})": found["networks"].get(
-            trained.title, NOT_MEASURED
-        )
-        for trained in networks
-    }
-    results["everywhere alike"] = found["everywhere alike"]
     rows = [
-        {"network": label} | {f"{kind}, %": result[kind] for kind in NOT_MEASURED if kind != "empty maps"}
-        for label, result in results.items()
+        {"network": f"[{int(trained.chapter[:2])} {trained.title}](../chapters/{trained.chapter})"}
+        | _right(trained.record["metrics"])
+        | _scores(found["networks"].get(trained.title, NOT_MEASURED))
+        for trained in networks
     ]
-    return Table(rows, decimals=1)._repr_markdown_()
+    nothing = dict.fromkeys(rows[0], None)
+    return Table(
+        [*rows, nothing | {"network": "everywhere alike"} | _scores(found["everywhere alike"])], decimals=1
+    )._repr_markdown_()
+
+
+def _right(metrics):
+    """How often a network that names pictures is right, in percent; nothing for the others."""
+    return {"right on CIFAR-10, %": 100 * metrics["cifar10_accuracy"]} if "cifar10_accuracy" in metrics else {}
+
+
+def _scores(result):
+    return {f"{kind}, %": value for kind, value in result.items() if kind in NOT_MEASURED and kind != "empty maps"}
 
 
 def _listed(names):
@@ -179,8 +178,9 @@ The same ten photographs through every network of the course. Below each photogr
 evidence for the animal that is really there, whatever it would have answered: Grad-CAM, as chapter 15 derives it.
 Bright is strong. Each map is scaled to its own range, so maps can be compared in shape and not in strength.
 
-The photographs are validation photographs of VOC's animals: {animals}. They are the first two of each class whose
-largest animal covers from a tenth to half of the picture. Nobody picked them for their maps.
+The photographs are validation photographs of VOC's animals: {animals}. They are the first two of each class
+that show one animal alone, in one piece, on a fifth to half of the picture, and no person. Nobody picked them for
+their maps.
 
 ## Ten networks that name what they see
 
@@ -239,8 +239,9 @@ whole map.
 The networks differ less than their papers do. The two that fall behind in the pointing game, MobileNet and the one
 that reads frequencies, are those whose maps have 8x8 positions here and not 16x16.
 
-Look along the columns. The first dog lies before a door, and several networks find evidence for *dog* in the door
-frame. Such agreement is a hint about the training pictures; chapter 15 shows how to follow one up.
+Look along the columns. On the first horse's photograph three networks (VGG, MobileNet, frequencies) find evidence for
+*horse* in the upper left corner, where there is no animal. Such agreement is a hint about the training pictures; chapter
+15 shows how to follow one up.
 """
 
 READING_PLACED = """\

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from book import gallery as page_gallery
-from helpers import data
 from helpers.weights import explorable
 
 SIDE = page_gallery.SIDE
@@ -34,14 +33,6 @@ def test_scores_by_hand():
     assert page_gallery.scores(maps, targets, labels)["pointing game"] == 0.0
     nothing = page_gallery.scores(torch.zeros_like(maps), targets, labels)
     assert nothing["empty maps"] == 1 and nothing["pointing game"] == 0.0
-
-
-def test_the_chosen_photographs_are_two_of_each_class():
-    photographs = data.voc_animals(size=SIDE, train=20, test=100)
-    labels = data.largest_animal(photographs).test.targets
-    index = page_gallery.chosen(photographs, labels)
-    assert sorted(labels[index].tolist()) == labels[index].tolist() and len(set(index.tolist())) == len(index)
-    assert photographs.test.targets["has_mask"][index].all()
 
 
 def test_the_page_is_that_of_the_committed_numbers():
