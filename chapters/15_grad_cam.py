@@ -361,6 +361,7 @@ for name in ("ResNet", "VGG"):
 def draw(fig):
     ax = fig.subplots()
     box = dict(boxstyle="round,pad=0.4", facecolor="#e8f1f8", edgecolor="C0")
+    orange = {**box, "edgecolor": "C1", "facecolor": "#fdf0e0"}
     arrow = dict(arrowstyle="-|>", color="#444444")
     stations = [
         (0.6, "image"),
@@ -375,29 +376,15 @@ def draw(fig):
         ax.annotate("", (end, 1.5), (start, 1.5), arrowprops=arrow)
     back = dict(arrowstyle="-|>", color="C1", connectionstyle="arc3,rad=0.25", linewidth=1.8)
     ax.annotate("", (4.9, 1.85), (9.0, 1.85), arrowprops=back)
-    ax.text(
-        7.0,
-        2.62,
-        "gradient $\\partial y^c / \\partial A^k_{ij}$",
-        color="C1",
-        ha="center",
-        fontsize=9,
-    )
+    gradient = "gradient $\\partial y^c / \\partial A^k_{ij}$"
+    ax.text(7.0, 2.62, gradient, color="C1", ha="center", fontsize=9)
     steps = [
         (4.7, "average over $i, j$: $\\alpha_k^c$"),
         (7.3, "$\\sum_k \\alpha_k^c A^k$"),
         (9.0, "ReLU"),
     ]
     for x, name in steps:
-        ax.text(
-            x,
-            0.35,
-            name,
-            ha="center",
-            va="center",
-            fontsize=9,
-            bbox={**box, "edgecolor": "C1", "facecolor": "#fdf0e0"},
-        )
+        ax.text(x, 0.35, name, ha="center", va="center", fontsize=9, bbox=orange)
     ax.annotate("", (4.7, 0.65), (4.7, 1.2), arrowprops={**arrow, "color": "C1"})
     for start, end in ((5.95, 6.5), (8.1, 8.55)):
         ax.annotate("", (end, 0.35), (start, 0.35), arrowprops={**arrow, "color": "C1"})
