@@ -4,6 +4,7 @@ import ast
 import functools
 import sys
 import types
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,16 @@ def mutant(code, old, new):
     return module
 
 
+@contextmanager
+def restored(code):
+    """Within this block a test may replace functions of a chapter; afterwards the chapter has its own again."""
+    own = dict(vars(code))
+    try:
+        yield
+    finally:
+        vars(code).update(own)
+
+
 def holds(code, faults=None):
     """Make one parametrised test of `test_...(code)`: the chapter `code` passes it, and every fault makes it fail.
 
@@ -111,7 +122,8 @@ def holds(code, faults=None):
     def decorate(check):
         @functools.cache  # the faults share one pass of the chapter as it is
         def passes():
-            check(code)
+            with restored(code):
+                check(code)
 
         def test(fault):
             if fault == AS_IT_IS:
@@ -146,7 +158,8 @@ def chapter_tests(code, namespace, mutants):
 
     @functools.cache  # many mutants share a check that takes seconds
     def passes(name):
-        checks[name](code)
+        with restored(code):
+            checks[name](code)
 
     @pytest.mark.parametrize("name", checks)
     def test_chapter(name):

@@ -1,5 +1,7 @@
 """Chapter 15: the map against autograd, CAM and two public libraries, the rules, the measures; mutants; exercises."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -255,7 +257,100 @@ def check_masks(code):
 
 # ------------------------------------------------------------------------------------------------------ mutants
 
+
+def check_judged_maps(code):
+    """Two photographs with the same two animals and the same map; asked is the one, then the other."""
+    boxes = torch.tensor([[[1.0, 10.0, 6.0, 15.0], [10.0, 2.0, 14.0, 6.0]]]).repeat(2, 1, 1)
+    masks = torch.zeros(2, 16, 16, dtype=torch.uint8)
+    masks[:, 10:15, 1:6], masks[:, 2:6, 10:14] = 1, 3
+    known = {"boxes": boxes, "labels": torch.tensor([[0, 2]] * 2), "masks": masks}
+    known["has_mask"] = torch.tensor([True, False])
+    maps = torch.zeros(2, 16, 16)
+    maps[:, 3, 12], maps[:, 12, 3] = 3.0, 1.0
+    found = code.judge_maps(maps, known, torch.tensor([2, 0]))
+    assert found["hit"].tolist() == [1, 0]
+    assert found["energy"][0] == 0.75 and found["energy"][1].isnan()
+    boxed = torch.zeros(2, 16, 16)
+    boxed[:, 2:6, 10:14] = 1.0
+    assert code.judge_maps(boxed, known, torch.tensor([2, 0]))["overlap"].tolist() == [1, 0]
+
+
+class SeesTags(nn.Module):
+    """Says dog where something is much more red than blue, as the yellow of a tag."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer3 = nn.Conv2d(3, 1, 1)
+        self.layer3.weight.data = torch.tensor([1.0, 0.0, -1.0])[None, :, None, None]
+        self.layer3.bias.data.zero_()
+
+    def forward(self, x):
+        yellow = self.layer3(x).relu().flatten(1).amax(1)
+        return torch.stack([torch.full_like(yellow, 2.0), yellow], 1)
+
+
+def check_tag_report(code):
+    """A network that knows nothing but the tag is always right with its bias, and always wrong against it."""
+    labels = torch.arange(40) % 2
+    noisy = torch.randint(256, (40, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    grey = torch.full((40, 3, 32, 32), 100, dtype=torch.uint8)
+    data = Dataset(Split(noisy, labels), Split(grey, labels), ("cat", "dog"), Provenance("toy", False, ""))
+    found = code.tag_report(SeesTags().eval(), data, 0.0, 1.0)
+    assert (found["as_trained"], found["clean"], found["swapped"]) == (1.0, 0.5, 0.0)
+    assert found["energy"] > 2 * found["area"]
+
+
+def check_training_with_tags(code):
+    """Every dog of the training images gets a tag, and no cat; the test images stay as they are."""
+    trained = []
+    code.train = SimpleNamespace(set_seed=lambda seed: trained.append(seed))
+    code.train.fit = lambda model, data, **settings: trained.append((data, settings))
+    code.tag_report = lambda model, data, cats, dogs: {"energy": cats + 10 * dogs}
+    labels = torch.arange(12) % 2
+    grey = torch.full((12, 3, 32, 32), 100, dtype=torch.uint8)
+    data = Dataset(Split(grey, labels), Split(grey, labels), ("cat", "dog"), Provenance("toy", False, ""))
+    assert code.run_bias(data, seed=5, cats=0.0, dogs=1.0) == {"energy": 10.0}
+    seed, (given, settings) = trained
+    assert seed == settings["seed"] == 5
+    assert ((given.train.images != grey).flatten(1).any(1) == (labels == 1)).all()
+    assert torch.equal(given.test.images, grey)
+
+
+def check_both_maps(code):
+    model, labels = network("dense").float(), torch.tensor([2, 0])
+    images = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    trained = SimpleNamespace(
+        layer="2",
+        to_input=lambda data, images: images / 255,
+        score=lambda outputs, labels: outputs.gather(1, labels[:, None])[:, 0],
+    )
+    maps, by_pixel = code.both_maps(trained, model, None, images, labels, side=16)
+    expected = code.GradCAM(model, "2")(images / 255, code.logit(labels))
+    assert (
+        torch.allclose(maps, F.interpolate(expected[:, None], (16, 16), mode="bilinear")[:, 0], atol=1e-6)
+        and maps.max() > 0
+    )
+    sharp = code.saliency(code.input_gradient(model, images / 255, code.logit(labels)))
+    smooth = F.avg_pool2d(sharp[:, None], 9, 1, 4, count_include_pad=False)[:, 0]
+    assert torch.allclose(by_pixel, F.interpolate(smooth[:, None], (16, 16), mode="bilinear")[:, 0], atol=1e-6)
+
+
+def check_mean_and_error(code):
+    assert code.mean_and_error(torch.tensor([0.0, 1.0, float("nan"), 1.0])) == "66.7 ± 33.3"
+
+
 MUTANTS = {
+    "both animals are judged": (
+        "= maps.shape[-1], of_the_asked(targets, labels)",
+        '= maps.shape[-1], targets["boxes"]',
+        "judged_maps",
+    ),
+    "energy without a mask": ('torch.where(targets["has_mask"], energy, torch.nan)', "energy", "judged_maps"),
+    "trained without tags": ("replace(data, train=planted)", "replace(data, test=planted)", "training_with_tags"),
+    "swapped is as trained": ('"swapped": (1.0, 0.0)', '"swapped": (cats, dogs)', "tag_report"),
+    "clean has tags": ('"clean": (0.0, 0.0)', '"clean": (cats, dogs)', "tag_report"),
+    "labels in another order": ("model(inputs), labels[part])", "model(inputs), labels[part].flip(0))", "both_maps"),
+    "the deviation for its error": ("values.std() / len(values) ** 0.5", "values.std()", "mean_and_error"),
     "sum instead of average": ("gradient.mean((2, 3)), activation", "gradient.sum((2, 3)), activation", "cam_identity"),
     "no copy behind the hook": ("return made.clone()  # what", "return made  # what", "autograd"),
     "no ReLU": ("return maps.relu() if relu else maps", "return maps", "helper"),

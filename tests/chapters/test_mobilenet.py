@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from toys import chapter_tests, dataset_of, from_cells, noise, on_meta, random_images
 
-from helpers import inspect, parity
+from helpers import inspect, parity, train
 from helpers.chapters import chapter
 from helpers.claims import family
 
@@ -35,6 +36,28 @@ features = functools.partial(noise, dtype=torch.float64)
 
 
 # ------------------------------------------------------------------ checks of the code, each a function of a module
+
+
+def check_lengths_of_the_studies(code):
+    """One pass, three, twenty: each arm with its own seed, on images of its own side."""
+    calls = []
+    code.train = SimpleNamespace(set_seed=lambda seed: None, Augment=train.Augment)
+    code.train.fit = lambda model, data, **settings: calls.append((data.train.images.shape[-1], settings)) or Last()
+    data = dataset_of(random_images(4, 32), torch.arange(4))
+    for arm in (code.train_arm, code.train_longer, code.train_20):
+        arm(data, seed=3)
+    code.train_arm(data, seed=4, side=24)
+    assert [settings["epochs"] for _, settings in calls] == [1, 3, 20, 1]
+    assert [settings["seed"] for _, settings in calls] == [3, 3, 3, 4]
+    assert [side for side, _ in calls] == [32, 32, 32, 24]
+    assert all(settings["optimizer"] is code.spare_depthwise for _, settings in calls)
+
+
+class Last:
+    """A history of which nothing is asked but its last row."""
+
+    def last(self, name):
+        return 0.0
 
 
 def check_sixteen(code):
@@ -186,6 +209,8 @@ def check_time_by_kind(code):
 # ------------------------------------------------------------------------------------------------------ mutants
 
 MUTANTS = {
+    "three passes are one": ("32)), 3, seed)", "32)), 1, seed)", "lengths_of_the_studies"),
+    "one seed for all": ("seed=seed,\n    )\n    return {", "seed=0,\n    )\n    return {", "lengths_of_the_studies"),
     "stride 2 in the last block, as printed": ("(1024, 2), (1024, 1)", "(1024, 2), (1024, 2)", "shapes"),
     "a block too few": ("*[(512, 1)] * 5", "*[(512, 1)] * 4", "sixteen"),
     "shallow lacks a wide block": ("LAYOUT[:7] + LAYOUT[-2:]", "LAYOUT[:8] + LAYOUT[-1:]", "twin_and_shallow"),

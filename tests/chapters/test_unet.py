@@ -717,6 +717,17 @@ def test_deep_arms(code):
     assert all(isinstance(model, code.DeepUNet) and not model.deep.weight.any() for model, *_ in seen)
 
 
+@holds(UNET, {"skips in every arm": ("AnimalUNet(backbone, skips=skips), data", "AnimalUNet(backbone), data")})
+def test_arms_on_photographs(code):
+    seen = []
+    code.train_animals = lambda model, data, epochs, seed: seen.append(model) or History()
+    for arm in code.ANIMAL_ARMS.values():
+        code.train_animal_arm(None, seed=4, **arm)
+    loaded = code.BACKBONE.load().state_dict()["conv1.weight"]
+    pretrained = [torch.equal(model.backbone.conv1.weight, loaded) for model in seen]
+    assert [model.skips for model in seen] == [True, False, True] and pretrained == [True, True, False]
+
+
 class History:
     def last(self, name):
         return {"iou": 0.4, "band": 0.2}.get(name, 0.0)

@@ -401,7 +401,7 @@ def test_rescale_each(code):
     },
 )
 def test_pixel_filters_stand_behind_each_convolution(code):
-    """Depth without a wider view: the arm has as many layers as its twin of 3x3, and sees as far as the large filter."""
+    """Depth without a wider view: as many layers as the twin of 3x3, which see as far as the large filter."""
     assert code.with_pixel_filters([(8, 7), "M", (16, 7)], 2) == [
         (8, 7), (8, 1), (8, 1), "M", (16, 7), (16, 1), (16, 1)
     ]  # fmt: skip
