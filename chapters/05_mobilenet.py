@@ -809,14 +809,8 @@ Table(
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 def draw(fig):
     ax = fig.subplots()
-    kinds = [
-        "pointwise 1x1",
-        "depthwise 3x3",
-        "full 3x3",
-        "fully connected",
-        "BatchNorm2d",
-        "ReLU",
-    ]
+    kinds = ["pointwise 1x1", "depthwise 3x3", "full 3x3",
+             "fully connected", "BatchNorm2d", "ReLU"]
     bars = (
         {kind: weights for kind, (_, weights) in by_count.items()},
         {kind: macs for kind, (macs, _) in by_count.items()},
@@ -893,14 +887,9 @@ def draw(fig):
         if name in ("full twin", "shallow") or not known:
             ax.plot(giga, ms, "s" if known else "D", color="C1" if known else "#777777")
     for name, place in {
-        "alpha 0.25": (-4, 8),
-        "alpha 1": (8, -4),
-        "128 px": (-14, -15),
-        "shallow": (8, -12),
-        "full twin": (-46, 6),
-        "ResNet-18": (8, -5),
-        "ResNet-50": (8, -5),
-        "VGG-16": (-10, -15),
+        "alpha 0.25": (-4, 8), "alpha 1": (8, -4),
+        "128 px": (-14, -15), "shallow": (8, -12), "full twin": (-46, 6),
+        "ResNet-18": (8, -5), "ResNet-50": (8, -5), "VGG-16": (-10, -15),
     }.items():
         if name in clocked:
             ax.annotate(name, clocked[name], place, textcoords="offset points", fontsize=8)
@@ -909,13 +898,8 @@ def draw(fig):
     ax.plot(
         ends, [ms * end / giga for end in ends], color="#999999", linestyle="--", linewidth=1
     )
-    ax.set(
-        xscale="log",
-        yscale="log",
-        xlabel="giga multiply-adds",
-        xlim=(0.03, 40),
-        title="milliseconds for one image",
-    )
+    ax.set(xscale="log", yscale="log", xlabel="giga multiply-adds", xlim=(0.03, 40),
+           title="milliseconds for one image")
     ax.legend(loc="upper left")
 
 
