@@ -263,31 +263,17 @@ Table(
 # Two input channels of 4x4 numbers, three output channels.
 
 # %% tags=["nbval-check-output"]
-x = torch.tensor(
-    [
-        [
-            [1.0, 2.0, 0.0, 1.0],
-            [0.0, 1.0, 3.0, 1.0],
-            [2.0, 0.0, 1.0, 0.0],
-            [1.0, 1.0, 0.0, 2.0],
-        ],
-        [
-            [0.0, 1.0, 1.0, 0.0],
-            [1.0, 2.0, 2.0, 1.0],
-            [1.0, 2.0, 2.0, 1.0],
-            [0.0, 1.0, 1.0, 0.0],
-        ],
-    ]
-)
-depthwise = torch.tensor(
-    [
-        [[0.0, 0.0, 0.0], [1.0, -1.0, 0.0], [0.0, 0.0, 0.0]],  # left neighbour less the pixel
-        [[0.0, 0.5, 0.0], [0.0, 0.0, 0.0], [0.0, 0.5, 0.0]],
-    ]
-)  # mean of above and below
-pointwise = torch.tensor(
-    [[1.0, 1.0], [1.0, -1.0], [0.0, 2.0]]
-)  # sum, difference, the second twice
+x = torch.tensor([[[1., 2., 0., 1.],
+                   [0., 1., 3., 1.],
+                   [2., 0., 1., 0.],
+                   [1., 1., 0., 2.]],
+                  [[0., 1., 1., 0.],
+                   [1., 2., 2., 1.],
+                   [1., 2., 2., 1.],
+                   [0., 1., 1., 0.]]])
+depthwise = torch.tensor([[[0., 0., 0.], [1., -1., 0.], [0., 0., 0.]],  # left neighbour less the pixel
+                          [[0., 0.5, 0.], [0., 0., 0.], [0., 0.5, 0.]]])  # mean of above and below
+pointwise = torch.tensor([[1., 1.], [1., -1.], [0., 2.]])  # sum, difference, the second twice
 
 
 def slide(channel, kernel):
@@ -454,16 +440,8 @@ print("same by matrix products:", torch.allclose(block(features), by_hand, atol=
 # Channels and stride of each layer: the paper's Table 1 and, for CIFAR-10, a small network of
 # the same plan. The first is a full convolution, all others are blocks.
 LAYOUT = [
-    (32, 2),
-    (64, 1),
-    (128, 2),
-    (128, 1),
-    (256, 2),
-    (256, 1),
-    (512, 2),
-    *[(512, 1)] * 5,
-    (1024, 2),
-    (1024, 1),
+    (32, 2), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1),
+    (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1),
 ]
 SHALLOW = LAYOUT[:7] + LAYOUT[-2:]  # the paper's Table 5: without the five
 SMALL = [(16, 2), (32, 2), *[(64, 1)] * 4, (128, 2), (128, 1)]
@@ -542,14 +520,8 @@ print("layers with weights:", len(weights))
 # %% jupyter={"source_hidden": true} tags=["model", "hide-input"]
 PARAMETERS = {(1.0, 224): "4.2 M", (0.75, 224): "2.6 M", (0.5, 160): "1.32 M"}
 MACS = {
-    (1.0, 224): "569 M",
-    (0.75, 224): "325 M",
-    (0.5, 224): "149 M",
-    (0.25, 224): "41 M",
-    (1.0, 192): "418 M",
-    (1.0, 160): "290 M",
-    (1.0, 128): "186 M",
-    (0.5, 160): "76 M",
+    (1.0, 224): "569 M", (0.75, 224): "325 M", (0.5, 224): "149 M", (0.25, 224): "41 M",
+    (1.0, 192): "418 M", (1.0, 160): "290 M", (1.0, 128): "186 M", (0.5, 160): "76 M",
 }
 CUT_OFF = "the paper cuts off the decimals of these multiply-adds; its 569 M are rounded."
 WITHOUT_NORM = (
@@ -589,14 +561,8 @@ Table(counted(NETWORKS))
 
 # %% tags=["model"]
 TOP_1 = {  # alpha and side: top-1 accuracy in %, Tables 4, 6, 7 and 9
-    (1.0, 224): 70.6,
-    (0.75, 224): 68.4,
-    (0.5, 224): 63.7,
-    (0.25, 224): 50.6,
-    (1.0, 192): 69.1,
-    (1.0, 160): 67.2,
-    (1.0, 128): 64.4,
-    (0.5, 160): 60.2,
+    (1.0, 224): 70.6, (0.75, 224): 68.4, (0.5, 224): 63.7, (0.25, 224): 50.6,
+    (1.0, 192): 69.1, (1.0, 160): 67.2, (1.0, 128): 64.4, (0.5, 160): 60.2,
 }
 TWIN_TOP_1, SHALLOW_TOP_1 = 71.7, 65.3  # Tables 4 and 5
 
@@ -642,12 +608,8 @@ def shares(model, input_shape):
 
 
 # %% tags=["nbval-check-output"]
-PAPER_SHARES = {
-    "pointwise 1x1": (94.86, 74.59),
-    "depthwise 3x3": (3.06, 1.06),
-    "full 3x3": (1.19, 0.02),
-    "fully connected": (0.18, 24.33),
-}
+PAPER_SHARES = {"pointwise 1x1": (94.86, 74.59), "depthwise 3x3": (3.06, 1.06),
+                "full 3x3": (1.19, 0.02), "fully connected": (0.18, 24.33)}
 ours = shares(mobilenet, (3, 224, 224))
 Table(
     [
@@ -733,7 +695,7 @@ print("same by im2col and one product:", torch.allclose(layer(maps), as_product,
 def shortest(work):
     """The shortest of some times of `work()`, in ms: disturbances only ever add."""
     times = []
-    for _ in range(pick(full=40, quick=3)):
+    for _ in range(pick(full=20, quick=3)):
         start = time.perf_counter()
         work()
         times.append(1000 * (time.perf_counter() - start))
@@ -809,8 +771,14 @@ Table(
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 def draw(fig):
     ax = fig.subplots()
-    kinds = ["pointwise 1x1", "depthwise 3x3", "full 3x3",
-             "fully connected", "BatchNorm2d", "ReLU"]
+    kinds = [
+        "pointwise 1x1",
+        "depthwise 3x3",
+        "full 3x3",
+        "fully connected",
+        "BatchNorm2d",
+        "ReLU",
+    ]
     bars = (
         {kind: weights for kind, (_, weights) in by_count.items()},
         {kind: macs for kind, (macs, _) in by_count.items()},
@@ -822,15 +790,8 @@ def draw(fig):
         ax.barh(range(len(bars)), parts, left=ends, color=f"C{number}", label=kind)
         for row, (end, part) in enumerate(zip(ends, parts, strict=True)):
             if part > 2.5:
-                ax.text(
-                    end + part / 2,
-                    row,
-                    f"{part:.0f}",
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                    color="white" if number < 3 else "black",
-                )
+                ax.text(end + part / 2, row, f"{part:.0f}", ha="center", va="center", fontsize=8,
+                        color="white" if number < 3 else "black")
         ends = [end + part for end, part in zip(ends, parts, strict=True)]
     ax.set_yticks(range(len(bars)), ["weights", "multiply-adds", "time here"])
     ax.set(xlim=(0, 100), ylim=(2.5, -0.5), xlabel="share in %")
@@ -887,9 +848,8 @@ def draw(fig):
         if name in ("full twin", "shallow") or not known:
             ax.plot(giga, ms, "s" if known else "D", color="C1" if known else "#777777")
     for name, place in {
-        "alpha 0.25": (-4, 8), "alpha 1": (8, -4),
-        "128 px": (-14, -15), "shallow": (8, -12), "full twin": (-46, 6),
-        "ResNet-18": (8, -5), "ResNet-50": (8, -5), "VGG-16": (-10, -15),
+        "alpha 0.25": (-4, 8), "alpha 1": (8, -4), "128 px": (-14, -15), "shallow": (8, -12),
+        "full twin": (-46, 6), "ResNet-18": (8, -5), "ResNet-50": (8, -5), "VGG-16": (-10, -15),
     }.items():
         if name in clocked:
             ax.annotate(name, clocked[name], place, textcoords="offset points", fontsize=8)
@@ -914,28 +874,28 @@ plot.show(
 
 
 # %%
-def print_ratio(text, first, second):
-    """How many times the multiply-adds and the milliseconds of `second` `first` has."""
-    macs, ms = first[0] / second[0], first[1] / second[1]
+def compared(text, first, second, end=None):
+    """Multiply-adds and time of a MobileNet `first`, as multiples of those of `second`."""
+    counts, times = [], []
+    for settings in (first, second):
+        model = MobileNet(**settings).eval()
+        if end:
+            model = nn.Sequential(model.stem, *model.blocks[:end])
+        counts.append(inspect.count_macs(model, (3, 224, 224)))
+        with torch.inference_mode():
+            times.append(shortest(lambda model=model: model(image)))
+    macs, ms = counts[0] / counts[1], times[0] / times[1]
     print(f"{text}: {macs:.1f} times the multiply-adds, {ms:.1f} times the time.")
 
 
-def without_the_end(block):
-    """Giga multiply-adds and ms of a network of such blocks without its last two blocks."""
-    model = MobileNet(block=block)
-    model = nn.Sequential(model.stem, *model.blocks[:-2])
-    giga = inspect.count_macs(model, (3, 224, 224)) / 1e9
-    return giga, milliseconds(model, (3, 224, 224))
-
-
-print_ratio("Twin over MobileNet", clocked["full twin"], clocked["alpha 1"])
-print_ratio("without their last two blocks", without_the_end(Full), without_the_end(Separable))
-print_ratio("alpha 1 over 0.25", clocked["alpha 1"], clocked["alpha 0.25"])
+compared("Twin over MobileNet", {"block": Full}, {})
+compared("without their last two blocks", {"block": Full}, {}, end=-2)
+compared("alpha 1 over 0.25", {}, {"alpha": 0.25})
 
 # %% [markdown]
 # The first line answers the question from the beginning, for this machine. The second one warns you about the first: at 7x7 positions
-# the twin mostly copies its weights. Without its last two blocks it is slower by a clearly smaller factor. Had the two numbers
-# of the first line agreed, that would have been partly chance. The third line says how much of the saving of a narrow
+# the twin mostly copies its weights. Without its last two blocks it is slower by a clearly smaller factor. Should the two numbers
+# of the first line agree on your machine, that is partly chance. The third line says how much of the saving of a narrow
 # network arrives.
 #
 # So a count can rank two networks of one family. Between families, or for very small networks, it can mislead by a large factor. Ma et
@@ -1021,10 +981,8 @@ def at_side(data, side):
     if side == data.train.images.shape[-1]:
         return data
     note = replace(data.provenance, detail=f"{data.provenance.detail}, at {side}x{side} pixels")
-    smaller = {
-        name: replace(split, images=resize(split.images, side))
-        for name, split in (("train", data.train), ("test", data.test))
-    }
+    smaller = {name: replace(split, images=resize(split.images, side))
+               for name, split in (("train", data.train), ("test", data.test))}
     return replace(data, **smaller, provenance=note)
 
 
@@ -1218,11 +1176,8 @@ for first, second in (("full, thin", "alpha 1, 32 px"), ("thin", "shallow")):
 
 # %%
 COUNTERPARTS = {
-    "alpha 1, 32 px": "70.6",
-    "alpha 0.5, 32 px": "63.7 (alpha 0.5)",
-    "alpha 0.25, 32 px": "50.6 (alpha 0.25)",
-    "full": "71.7 (full)",
-    "shallow": "65.3 (shallow)",
+    "alpha 1, 32 px": "70.6", "alpha 0.5, 32 px": "63.7 (alpha 0.5)",
+    "alpha 0.25, 32 px": "50.6 (alpha 0.25)", "full": "71.7 (full)", "shallow": "65.3 (shallow)",
     "thin": "68.4 (alpha 0.75)",
 }
 Table(
@@ -1527,16 +1482,8 @@ def draw(fig):
         ax.imshow(kernel, cmap="RdBu_r", vmin=-limit, vmax=limit)
         ax.set_axis_off()
     for row, label in ((0, "trained"), (2, "untrained")):
-        grid[row, 0].text(
-            -0.3,
-            0,
-            label,
-            rotation=90,
-            ha="right",
-            va="center",
-            fontsize=8,
-            transform=grid[row, 0].transAxes,
-        )
+        grid[row, 0].text(-0.3, 0, label, rotation=90, ha="right", va="center", fontsize=8,
+                          transform=grid[row, 0].transAxes)
 
 
 plot.show(
@@ -1676,15 +1623,8 @@ def draw_prices(fig, alpha, side):
     for other in SIDES:
         points = [(prices[a, other]["multiply-adds"] / 1e6, found[a, other]) for a in ALPHAS]
         left.plot(*zip(*points, strict=True), "o-", color="#bbbbbb", linewidth=1, markersize=4)
-        left.annotate(
-            f"{other} px",
-            points[0],
-            (-2, 6),
-            textcoords="offset points",
-            fontsize=7,
-            ha="right",
-            color="#666666",
-        )
+        left.annotate(f"{other} px", points[0], (-2, 6), textcoords="offset points", fontsize=7,
+                      ha="right", color="#666666")
     here = prices[alpha, side]
     left.plot(here["multiply-adds"] / 1e6, found[alpha, side], "o", color="C1", markersize=10)
     left.set(xscale="log", xlabel="million multiply-adds")
