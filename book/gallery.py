@@ -240,8 +240,8 @@ The networks differ less than their papers do. The two that fall behind in the p
 that reads frequencies, are those whose maps have 8x8 positions here and not 16x16.
 
 Look along the columns. On the first horse's photograph three networks (VGG, MobileNet, frequencies) find evidence for
-*horse* in the upper left corner, where there is no animal. Such agreement is a hint about the training pictures; chapter
-15 shows how to follow one up.
+*horse* in the upper left corner, where there is no animal. Such agreement is a hint about the training pictures;
+chapter 15 shows how to follow one up.
 """
 
 READING_PLACED = """\

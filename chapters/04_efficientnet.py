@@ -1689,13 +1689,6 @@ TRAINED = Weights(
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
-def of_cifar10(network):
-    """The network with the first ten of its twelve answers, those of CIFAR-10."""
-    last = network.classifier
-    last.weight, last.bias = nn.Parameter(last.weight[:10]), nn.Parameter(last.bias[:10])
-    return network
-
-
 record = TRAINED.record
 Table(
     [
@@ -1711,7 +1704,10 @@ Table(
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 plot.evidence(
-    {"trained": of_cifar10(TRAINED.load()), "untrained": of_cifar10(TRAINED.untrained())},
+    {
+        "trained": naming.of_cifar10(TRAINED.load()),
+        "untrained": naming.of_cifar10(TRAINED.untrained()),
+    },
     data,
     "stages.1",
     "Evidence for the predicted class at the end of the second stage (16x16 positions), and for what the untrained network says.",
