@@ -299,7 +299,6 @@ def test_folders_are_listed_as_often_for_many_photographs_as_for_few(voc, monkey
     assert listed.count("SegmentationClassAug") == 1
 
 
-
 @needs_data
 def test_real_animals_have_boxes_inside_and_classes_in_their_masks(monkeypatch):
     monkeypatch.setenv("COURSE_DATA", REAL)
