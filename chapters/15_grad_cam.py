@@ -19,7 +19,7 @@
 #
 # **You will be able to**
 #
-# - derive Grad-CAM in three lines, prove that it contains CAM, and say where the factor $Z$ goes;
+# - derive Grad-CAM in three lines, prove that it contains CAM, and say where the factor *Z* goes;
 # - measure whether a heat map finds the object, and against which baselines it has to;
 # - find a bias in a data set with a heat map, and name the pictures that look convincing and explain nothing.
 #
