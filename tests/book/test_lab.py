@@ -97,7 +97,7 @@ def test_chapter_runs_and_its_slider_shows_the_books_frames(lab, page):
         failed = [o for cell in code for o in cell.outputs if o.output_type == "error"]
         return nb if failed or [c.execution_count for c in code] == [*range(1, len(code) + 1)] else None
 
-    nb = until(finished, 300, page)
+    nb = until(finished, 900, page)
     assert nb, "the chapter did not run to its end"
     errors = [o.ename + ": " + o.evalue for cell in pairs.code_cells(nb) for o in cell.outputs if "ename" in o]
     assert errors == []
