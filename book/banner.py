@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from book import gallery
+from helpers.cam import unit_range
 from helpers.data import VOC_ANIMALS, clear_examples, voc_animals
 from helpers.settings import ROOT
 from helpers.weights import explorable
@@ -30,8 +31,8 @@ def tiles(photograph, maps):
     picture = Image.new("RGBA", ((2 + COLUMNS) * step - GAP, 2 * step - GAP))
     large = Image.fromarray(pixels).resize((2 * step - GAP,) * 2, Image.Resampling.LANCZOS)
     picture.paste(large, (0, 0))
-    for n, one in enumerate(maps):
-        heat = matplotlib.colormaps["inferno"]((one / one.max().clamp(min=1e-12)).numpy())[..., :3]
+    for n, one in enumerate(unit_range(maps)):
+        heat = matplotlib.colormaps["inferno"](one.numpy())[..., :3]
         tile = Image.fromarray((0.4 * pixels + 0.6 * 255 * heat).astype(np.uint8))
         picture.paste(tile, ((2 + n % COLUMNS) * step, n // COLUMNS * step))
     return picture
