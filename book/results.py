@@ -26,7 +26,7 @@ Each chapter tests its paper's claim in miniature: two networks that differ in o
 This page gathers these comparisons, also those that did not come out as the paper says. Every number is computed
 from the files in `results/`, in the same way as in the chapters.
 
-**Primary and exploratory.** In each chapter one to three comparisons stand closest to what the paper claims; they are
+**Primary and exploratory.** In each chapter a few comparisons stand closest to what the paper claims; they are
 primary, and on top here. All others are exploratory: they say where to look next, and among so many some will stand
 out by chance.
 

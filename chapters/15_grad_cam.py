@@ -2033,7 +2033,7 @@ for name, maps in evidence_for.items():
                  "rank correlation with the first": mean_and_error(
                      rank_correlation(before, maps), 1, 2),
                  "pointing, %": mean_and_error(found["hit"]),
-                 "energy in mask, %": mean_and_error(found["energy"])})  # fmt: skip
+                 "energy in mask, %": mean_and_error(found["energy"])})
 Table(rows)
 
 

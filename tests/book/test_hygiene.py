@@ -163,6 +163,11 @@ def pasted(sources):
     return twice
 
 
+@pytest.mark.parametrize("name", names())
+def test_nothing_in_a_chapter_speaks_to_the_formatter(name):
+    assert not re.search(r"#\s*fmt:", (FOLDER / f"{name}.py").read_text())  # pyproject.toml keeps it out of chapters
+
+
 def test_no_definition_stands_in_two_chapters():
     found = pasted({name: (FOLDER / f"{name}.py").read_text() for name in names()})
     assert found == {}
