@@ -38,7 +38,7 @@ live.figures.page = async (root) => {
   function card(name) {
     const canvas = live.canvas(SHOWN, name), bars = live.bars(), time = make("p", { class: "live-note" });
     const more = make("button", { type: "button", onclick: () => occlude(name) }, "occlusion map");
-    const title = make("h3", {}, make("a", { href: `../chapters/${info.networks[name].chapter}.html` }, name));
+    const title = make("h2", {}, make("a", { href: `../chapters/${info.networks[name].chapter}.html` }, name));
     const section = make("section", { class: "live-card", "aria-label": name }, title, make("div", { class: "live-maps" }, canvas), bars, more, time);
     cards.set(name, { section, canvas, bars, more, time, round: -1 });
     return section;

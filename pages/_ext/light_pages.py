@@ -7,7 +7,6 @@ into view; its width and height stand in the page, so that nothing jumps.
 import base64
 import hashlib
 import html
-import io
 import json
 import re
 from pathlib import Path
@@ -62,12 +61,14 @@ def pictures_to_files(app, page, template, context, doctree):
             (folder / name).write_bytes(picture)
         return prefix + name
 
+    named = {name: Path(app.srcdir, source) for source, name in app.builder.images.items()}
+
     def with_size(tag):
         source = re.search(r'\bsrc="([^"]+)"', tag[0])
-        path = source and source[1].startswith(prefix) and folder / source[1].removeprefix(prefix)
-        if not path or not path.exists():
+        if not source or not source[1].startswith(prefix):
             return tag[0]
-        width, height = imagesize.get(io.BytesIO(path.read_bytes()))
+        name = source[1].removeprefix(prefix)
+        width, height = imagesize.get(named.get(name, folder / name))
         given = re.search(r'\bwidth="(\d+)"', tag[0])
         shown = int(given[1]) if given else width
         size = "" if given else f' width="{shown}"'

@@ -23,7 +23,14 @@ def read(app, docname, content):
         content[0] = as_roles(content[0])
 
 
+def list_items(app, docname, template, context, doctree):
+    """The bibliography's entries by the role that replaced docutils' `doc-biblioentry` (WAI-ARIA DPUB 1.1)."""
+    if docname == "pages/bibliography":
+        context["body"] = context["body"].replace(' role="doc-biblioentry"', ' role="listitem"')
+
+
 def setup(app):
     sys.path.append(str(app.srcdir))
     app.connect("source-read", read)
+    app.connect("html-page-context", list_items)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

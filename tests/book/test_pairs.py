@@ -409,6 +409,12 @@ SCRIPT_FAULTS = {
         "cell 3 has 41 lines of code",
     ),
     "not Python": ("return 2 * x", "return 2 *", check.parses, "cell 3 is not Python: invalid syntax (its line 2)"),
+    "a citation that is no link": (
+        "# A small chapter",
+        "# A small chapter {cite}`simonyan2015vgg`",
+        check.linked,
+        "cell 1 has a citation or an equation that is no link; ./course sync 01_small",
+    ),
     "a setup cell": (
         "# %%\nimport os",
         '# %% tags=["setup-cell"]\n1\n\n# %%\nimport os',

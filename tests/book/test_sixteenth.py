@@ -14,7 +14,7 @@ from helpers.settings import ROOT
 
 TEMPLATE = Path(__file__).parent / "template" / "16_toy.py"
 PARTS = ("book", "helpers", "chapters", "pages", "results", "weights")
-FILES = ("conf.py", "_config.yml", "_toc.yml", "index.md", "references.bib", "pyproject.toml")
+FILES = ("conf.py", "_config.yml", "_toc.yml", "README.md", "index.md", "references.bib", "pyproject.toml")
 
 
 @pytest.fixture(scope="module")
