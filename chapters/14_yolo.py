@@ -1544,10 +1544,12 @@ Table(
 # %% [markdown]
 # ## The paper's claims in miniature
 #
-# One training proves little. A study changes one thing at a time, with three seeds and the same batches, at
-# 64 px, with a grid of 4x4, for 4 epochs. All arms cost the same multiply-adds but for one box per cell, which has five output
-# channels fewer. From nothing, all layers are trained; otherwise the first stage keeps its pretrained weights. (When the study was
-# measured, the running statistics of that stage still moved. Today it stands still, so the study is to be measured again.)
+# One training proves little. A study changes one thing at a time, with five seeds and the same batches, at
+# 64 px, with a grid of 4x4, for 12 epochs. All arms cost the same multiply-adds but for one box per cell, which has five output
+# channels fewer. From nothing, all layers are trained; otherwise the first stage keeps its pretrained weights.
+#
+# A cell with an animal puts out two boxes. Which of them counts? Taking the one that fits better would need the truth, and the better of two
+# tries wins by luck alone. A detector shows the one of which it is surer, and so does the study.
 
 
 # %% jupyter={"source_hidden": true} tags=["model", "hide-input"]
@@ -1585,9 +1587,9 @@ ARMS = {
 # %% jupyter={"source_hidden": true} tags=["model", "hide-input"]
 @torch.inference_mode()
 def fit_of_cells(model, data):
-    """Of every occupied cell of the test photographs: the best box's overlap with the truth,
-    its confidence, true area."""
-    fits, sure, areas = [], [], []
+    """Of every occupied cell of the test photographs, four tensors: the overlap of its surer box
+    with the truth, that of its better box, the confidence of the surer one, the true area."""
+    found = []
     size = data.test.images.shape[-1]
     for start in range(0, len(data.test), 128):
         part = slice(start, start + 128)
@@ -1599,15 +1601,15 @@ def fit_of_cells(model, data):
             seen.box.shape[1],
         )
         occupied = true.label >= 0
-        best = fit_in_cell(seen, true)[occupied].max(-1)
-        fits.append(best.values)
-        sure.append(seen.confidence[occupied].gather(1, best.indices[:, None])[:, 0])
-        areas.append(true.box[occupied][:, 2:].prod(1))
-    return torch.cat(fits), torch.cat(sure), torch.cat(areas)
+        fits, sure = fit_in_cell(seen, true)[occupied], seen.confidence[occupied].max(-1)
+        surer = fits.gather(1, sure.indices[:, None])[:, 0]
+        areas = true.box[occupied][:, 2:].prod(1)
+        found.append((surer, fits.amax(1), sure.values, areas))
+    return tuple(torch.cat(part) for part in zip(*found, strict=True))
 
 
 # %% tags=["model"]
-def train_arm(data, *, seed, pretrained=True, root=True, empty=0.5, boxes=2, epochs=4):
+def train_arm(data, *, seed, pretrained=True, root=True, empty=0.5, boxes=2, epochs=12):
     """One training of the study."""
     train.set_seed(seed)
     model = small_yolo(BACKBONE.load() if pretrained else Backbone(), boxes=boxes)
@@ -1617,13 +1619,15 @@ def train_arm(data, *, seed, pretrained=True, root=True, empty=0.5, boxes=2, epo
         model, data, epochs, loss, seed, pretrained, ema=0.98, evaluate=lambda *_: {}
     )
     found = detections(*look(model, data, data.test.images))
-    fits, sure, areas = fit_of_cells(model, data)
+    surer, better, sure, areas = fit_of_cells(model, data)
     small = areas < areas.median()
     shares = kinds_of_mistakes(found, data.test.targets, len(data.classes)).mean(0)
     return {
         "mAP": mean_average_precision(found, data.test.targets, len(data.classes)),
-        "fit_small": float(fits[small].mean()),
-        "fit_large": float(fits[~small].mean()),
+        "fit": float(surer.mean()),
+        "fit_small": float(surer[small].mean()),
+        "fit_large": float(surer[~small].mean()),
+        "better": float(better.mean()),
         "confidence": float(sure.mean()),
         **dict(zip(KINDS, shares.tolist(), strict=True)),
     }
@@ -1634,7 +1638,9 @@ def study_photographs():
     return photographs(size=64)
 
 
-STUDY = Study("14_yolo", run=train_arm, arms=ARMS, data=study_photographs)
+STUDY = Study(
+    "14_yolo", run=train_arm, arms=ARMS, seeds=range(5), data=study_photographs
+)
 
 # %%
 Table(
@@ -1643,6 +1649,7 @@ Table(
         "mAP in %": STUDY.text(arm, "mAP", 100),
         "overlap, small": STUDY.text(arm, "fit_small"),
         "overlap, large": STUDY.text(arm, "fit_large"),
+        "better box": STUDY.text(arm, "better"),
         "confidence": STUDY.text(arm, "confidence"),
         "badly placed, %": STUDY.text(arm, "localisation", 100, 1),
         "wrong name, %": STUDY.text(arm, "other animal", 100, 1),
@@ -1651,8 +1658,9 @@ Table(
 )
 
 # %% [markdown]
-# "Overlap" is that of the best box in the cell of each animal with that animal, for the smaller and the larger half of the
-# animals; "confidence" is what the network says for that box. The last two columns are shares of the surest boxes (below).
+# "Overlap" is that of the surer box in the cell of each animal with that animal, for the smaller and the larger half of the
+# animals; "better box" that of the one that fits better, for all; "confidence" is what the network says for the surer one. The last two columns are shares of
+# the surest boxes (below).
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 plot.study(
@@ -1677,24 +1685,30 @@ CLAIMS = Claims(
         "a pretrained start raises mAP": ("from nothing", "YOLO"),
         "half the weight raises mAP": ("empty cells count full", "YOLO"),
     },
-    about="One choice of the paper changed at a time, for 4 epochs. All arms cost the same multiply-adds, but for one box "
+    about="One choice of the paper changed at a time, for 12 epochs. All arms cost the same multiply-adds, but for one box "
     "per cell, which costs a little less. The claim of speed is no matter of seeds; the chapter measures it.",
 )
 FIT_CLAIMS = Claims(
     STUDY,
     "fit_small",
-    "overlap of the better box, small animals, points",
+    "overlap of the surer box, small animals, points",
     scale=100,
     matters=1.0,
     main={"roots fit small animals better": ("without roots", "YOLO")},
-    also={"the better of two boxes fits better than one": ("one box per cell", "YOLO")},
 )
 LARGE_CLAIMS = Claims(
     STUDY,
     "fit_large",
-    "overlap of the better box, large animals, points",
+    "overlap of the surer box, large animals, points",
     scale=100,
     also={"roots cost large animals nothing": ("without roots", "YOLO")},
+)
+BOX_CLAIMS = Claims(
+    STUDY,
+    "fit",
+    "overlap of the surer box, points",
+    scale=100,
+    also={"the surer of two boxes fits better than one": ("one box per cell", "YOLO")},
 )
 CONFIDENCE_CLAIMS = Claims(
     STUDY,
@@ -1712,6 +1726,9 @@ FIT_CLAIMS.table()
 
 # %%
 LARGE_CLAIMS.table()
+
+# %%
+BOX_CLAIMS.table()
 
 # %%
 CONFIDENCE_CLAIMS.table()

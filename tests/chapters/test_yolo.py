@@ -436,21 +436,24 @@ class Oracle(nn.Module):
 @holds(
     YOLO,
     {
-        "the worse box": ("[occupied].max(-1)\n", "[occupied].min(-1)\n"),
-        "the other box's confidence": (".gather(1, best.indices[:, None])", ".gather(1, 1 - best.indices[:, None])"),
-        "sides for areas": ("[occupied][:, 2:].prod(1))", "[occupied][:, 2:].sum(1))"),
+        "the less sure box": ("[occupied].max(-1)\n", "[occupied].min(-1)\n"),
+        "the better box in both": ("found.append((surer,", "found.append((fits.amax(1),"),
+        "the worse box": ("fits.amax(1), sure", "fits.amin(1), sure"),
+        "sides for areas": ("[occupied][:, 2:].prod(1)", "[occupied][:, 2:].sum(1)"),
     },
 )
 def test_fit_of_cells(code):
-    """Of one occupied cell: the better box's overlap, its confidence, the object's area."""
+    """Of one occupied cell, whose surer box fits worse: both overlaps, the surer box's confidence, the object's area."""
     truth, seen = one_cell(code)
     box = code.decode(truth.box, 64)[0, 0, 1]
     targets = {"boxes": box[None, None], "labels": torch.tensor([[2]])}
     images = random_images(1, 64)
     data = dataset_of(images, targets, VOC_ANIMALS, test=code.Split(images, targets))
-    fits, sure, areas = code.fit_of_cells(Oracle(code, seen), data)
-    expected = ops.box_iou(code.decode(seen.box, 64.0)[0, 0, 1, 1:], box[None])
-    assert fits.tolist() == pytest.approx(expected[0].tolist(), rel=1e-4)
+    seen = seen._replace(confidence=seen.confidence.flip(-1))
+    surer, better, sure, areas = code.fit_of_cells(Oracle(code, seen), data)
+    overlaps = ops.box_iou(code.decode(seen.box, 64.0)[0, 0, 1], box[None])[:, 0].tolist()
+    assert surer.tolist() == pytest.approx(overlaps[:1], rel=1e-4)
+    assert better.tolist() == pytest.approx(overlaps[1:], rel=1e-4) and overlaps[1] > overlaps[0]
     assert sure.tolist() == pytest.approx([0.8]) and areas.tolist() == pytest.approx([0.36 * 0.64], rel=1e-4)
 
 
@@ -497,7 +500,7 @@ def test_one_training_of_the_study():
     data = YOLO.photographs(size=64, train=16, test=8)
     assert set(data.train.targets) == {"boxes", "labels"}
     measured = YOLO.train_arm(data, seed=0, epochs=1)
-    assert {"mAP", "fit_small", "fit_large", "confidence", *YOLO.KINDS} <= set(measured)
+    assert {"mAP", "fit", "fit_small", "fit_large", "better", "confidence", *YOLO.KINDS} <= set(measured)
     model = YOLO.animal_network()
     before = {name: value.clone() for name, value in model.features.backbone.layer1.state_dict().items()}
     YOLO.train_detector(model, data, 1, YOLO.YoloLoss())
