@@ -1696,6 +1696,7 @@ FIT_CLAIMS = Claims(
     matters=1.0,
     main={"roots fit small animals better": ("without roots", "YOLO")},
 )
+# %% tags=["model"]
 LARGE_CLAIMS = Claims(
     STUDY,
     "fit_large",
