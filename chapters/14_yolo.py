@@ -463,7 +463,10 @@ class Yolo(nn.Module):
         return self.head(self.features(images)).permute(0, 2, 3, 1)
 
     def read(self, output):
-        """The output (N, S, S, 5B + C) as a Prediction."""
+        """The output (N, S, S, 5B + C) as a Prediction. Raises ValueError where the grid is not square."""
+        rows, columns = output.shape[1:3]
+        if rows != columns:
+            raise ValueError(f"{rows}x{columns} cells: the paper's grid is square, so the images have to be.")
         fives, classes = output.split([5 * self.boxes, self.classes], -1)
         fives = fives.unflatten(-1, (self.boxes, 5))
         if self.squash:

@@ -412,6 +412,13 @@ def test_unknown_rules_are_refused():
         YOLO.average_precision(torch.ones(1), torch.ones(1), "12 points")
 
 
+def test_photographs_that_are_not_square_are_refused():
+    model, images = YOLO.small_yolo(YOLO.Backbone()).eval(), random_images(2, 64)[..., :48]
+    targets = {"boxes": torch.tensor([[[0.0, 0.0, 9.0, 9.0]]] * 2), "labels": torch.zeros(2, 1, dtype=torch.long)}
+    with pytest.raises(ValueError, match="4x3 cells: the paper's grid is square"):
+        YOLO.YoloLoss()(model, images.float(), targets)
+
+
 def test_arms_of_the_study_differ_in_one_thing():
     assert all(len(arm) == (name != "YOLO") for name, arm in YOLO.ARMS.items())
 
@@ -467,7 +474,7 @@ def test_fit_of_cells(code):
 )
 def test_score_of_an_animal(code):
     """The logarithm of the largest confidence times probability, over cells and boxes."""
-    outputs, labels = noise(3, 2, 4, 15), torch.tensor([4, 0, 2])
+    outputs, labels = noise(3, 2, 2, 15), torch.tensor([4, 0, 2])
     seen = code.Yolo(nn.Identity(), nn.Identity(), 2, 5, squash=True).read(outputs)
     scores = (seen.confidence[..., None] * seen.classes[..., None, :]).flatten(1, 3).amax(1)
     expected = scores[torch.arange(3), labels].log()
