@@ -450,7 +450,7 @@ class Oracle(nn.Module):
     },
 )
 def test_fit_of_cells(code):
-    """Of one occupied cell, whose surer box fits worse: both overlaps, the surer box's confidence, the object's area."""
+    """Of one occupied cell, whose surer box fits worse: both overlaps, the surer one's confidence, the true area."""
     truth, seen = one_cell(code)
     box = code.decode(truth.box, 64)[0, 0, 1]
     targets = {"boxes": box[None, None], "labels": torch.tensor([[2]])}
