@@ -518,9 +518,12 @@ def deep_stem(channels=64):
 def averaged_shortcut(before, after, stride):
     """ResNet-D's shortcut: the mean of each 2x2 square first, then a projection without stride.
 
-    Its convolution and its batch normalisation have the names of chapter 2's projection.
+    At the edge of a map of odd size, the mean of what is there. Its convolution and its batch
+    normalisation have the names of chapter 2's projection.
     """
-    pool = nn.AvgPool2d(2, stride) if stride > 1 else nn.Identity()
+    pool = nn.Identity()
+    if stride > 1:
+        pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
     convolution = nn.Conv2d(before, after, 1, bias=False)
     parts = {"pool": pool, "0": convolution, "1": nn.BatchNorm2d(after)}
     return nn.Sequential(OrderedDict(parts))
@@ -929,8 +932,8 @@ class DropBlock(nn.Module):
         size = min(self.size, height, width)
         centres = x.new_empty(n, channels, height - size + 1, width - size + 1)
         centres.bernoulli_(self.gamma(height, width))
-        centres = F.pad(centres, [size // 2] * 4)  # squares stay within the map
-        return 1 - F.max_pool2d(centres, size, stride=1, padding=size // 2)
+        centres = F.pad(centres, [size - 1] * 4)  # squares stay within the map
+        return 1 - F.max_pool2d(centres, size, stride=1)
 
     def forward(self, x):
         if not self.training or self.keep == 1:

@@ -284,11 +284,14 @@ def _max_pool(self, y, x, kernel, stride=(), padding=0, dilation=1, ceil=False):
 
 @operation("avg_pool2d")
 def _average_pool(self, y, x, kernel, stride=(), padding=0, ceil=False, *rest):
-    refuse_unless(
-        same(padding, "padding") == 0 and not ceil and not any(rest), "average pooling with padding or ceil_mode"
-    )
     k = same(kernel, "a kernel")
-    self.add(y, "avgpool", x, k=k, stride=same(stride or k, "stride"))
+    step = same(stride or k, "stride")
+    whole = [(side - k) // step + 1 for side in x.shape[2:]]  # ceil_mode may have found more, over the edge
+    refuse_unless(
+        same(padding, "padding") == 0 and list(y.shape[2:]) == whole and not any(rest),
+        "average pooling with padding or over the edge",
+    )
+    self.add(y, "avgpool", x, k=k, stride=step)
 
 
 @operation("mean")

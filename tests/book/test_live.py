@@ -253,6 +253,7 @@ def test_every_operation_and_its_gradient(live_page):
         (nn.GELU(), "gelu"),
         (nn.Conv2d(4, 4, 3, dilation=2), "dilation"),
         (nn.MaxPool2d(3, ceil_mode=True), "ceil_mode"),
+        (nn.AvgPool2d(3, ceil_mode=True, count_include_pad=False), "over the edge"),
         (nn.Conv2d(4, 4, (1, 3)), "kernel"),
         (Also(lambda x: 2 * x), "mul"),
         (nn.AdaptiveAvgPool2d(2), "adaptive"),

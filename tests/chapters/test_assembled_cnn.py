@@ -90,7 +90,12 @@ def test_same_start(code):
 @holds(
     CNN,
     {
-        "the shortcut takes the largest": ("nn.AvgPool2d(2, stride)", "nn.MaxPool2d(2, stride)"),
+        "the shortcut takes the largest": (
+            "nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)",
+            "nn.MaxPool2d(2, stride)",
+        ),
+        "half a square counts as a whole": (", ceil_mode=True, count_include_pad=False", ", padding=1"),
+        "an odd edge is cut off": (", ceil_mode=True, count_include_pad=False", ""),
         "D projects where the shape stays": ("if d and projects:", "if d:"),
     },
 )
@@ -100,6 +105,8 @@ def test_averaged_shortcut(code):
     x = noise(2, 4, 8, 8)
     expected = path[2](F.conv2d(F.avg_pool2d(x, 2), path[1].weight))
     assert torch.allclose(path(x), expected, atol=1e-6)
+    edge = path.pool(torch.tensor([[[[1.0, 3.0, 5.0], [1.0, 3.0, 7.0], [2.0, 4.0, 9.0]]]]))
+    assert edge.tolist() == [[[[2.0, 6.0], [3.0, 9.0]]]]
     block = code.AssembledBottleneck(8, 2, d=True)
     assert isinstance(block.downsample, nn.Identity)  # same shape: nothing to project
 
@@ -198,8 +205,8 @@ def test_big_little_shapes(code):
     {
         "gamma without its border": ("height * width / (size**2 * centres)", "1 / size**2"),
         "squares leave the map": (
-            "1 - F.max_pool2d(centres, size, stride=1, padding=size // 2)",
-            "1 - F.max_pool2d(centres, size, stride=1, padding=size // 2).roll(1, 3)",
+            "1 - F.max_pool2d(centres, size, stride=1)",
+            "1 - F.max_pool2d(centres, size, stride=1).roll(1, 3)",
         ),
         "DropBlock does not scale up": ("x * mask * (mask.numel() / mask.sum().clamp_min(1))", "x * mask"),
         "DropBlock in use": ("if not self.training or self.keep == 1:", "if self.keep == 1:"),
@@ -215,6 +222,22 @@ def test_dropblock(code):
     theirs = torchvision.ops.drop_block2d(x, 0.2, 5, training=True)
     assert torch.allclose(ours, theirs, atol=1e-5) and (ours == 0).any()
     assert torch.equal(layer.eval()(x), x)
+
+
+@holds(CNN, {"an even square is one too large": ("[size - 1] * 4)", "[size // 2 * 2] * 4)")})
+def test_dropblock_on_maps_of_even_size(code):
+    """On a map that is 4 high the square has a side of 4: a column is dropped from top to bottom."""
+    torch.manual_seed(0)
+    mask = code.DropBlock(0.5).mask(torch.ones(50, 2, 4, 9))
+    assert mask.shape == (50, 2, 4, 9) and torch.equal(mask, mask[:, :, :1].expand_as(mask))
+    lengths = {len(run) for row in mask[:, :, 0].flatten(0, 1) for run in "".join("x."[int(v)] for v in row).split(".")}
+    assert lengths - {0} >= {4} and min(lengths - {0}) == 4
+
+
+@pytest.mark.parametrize("height, width", [(100, 75), (240, 240), (300, 225)])
+def test_photographs_of_any_size(height, width):
+    network = CNN.AssembledResNet(classes=3, d=True, attention="SK", blur=True).eval()
+    assert network(noise(1, 3, height, width)).isfinite().all()
 
 
 @holds(CNN, {"no factor for the stage": ("return self.scale * (1 - self.keep)", "return (1 - self.keep)")})
