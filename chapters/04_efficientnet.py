@@ -397,6 +397,8 @@ class StochasticDepth(nn.Module):
 
     def __init__(self, p):
         super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(f"p={p} is no probability below 1; at 1 nothing would be left.")
         self.p = p
 
     def forward(self, x):
@@ -432,6 +434,8 @@ print("in evaluation it does nothing:", drop.eval()(some) is some)
 # %% tags=["model"]
 def convolution(before, after, kernel, stride=1, groups=1, activation=True):
     """Convolution without bias, batch normalisation and, unless told not to, SiLU."""
+    if kernel % 2 == 0:
+        raise ValueError(f"a kernel of {kernel}x{kernel} has no middle; use 3 or 5.")
     layers = [
         nn.Conv2d(before, after, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(after),

@@ -444,6 +444,8 @@ class SpatialAttention(nn.Module):
 
     def __init__(self, kernel_size=7):
         super().__init__()
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size={kernel_size} has no middle; use 3 or 7.")
         self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
         self.bn = nn.BatchNorm2d(1)
         self.sigmoid = nn.Sigmoid()

@@ -110,6 +110,8 @@ def test_average_is_squeeze(code):
     },
 )
 def test_spatial_equation(code):
+    with pytest.raises(ValueError, match="kernel_size=4 has no middle"):
+        code.SpatialAttention(4)
     for kernel_size in (3, 7):
         x, unit = noise(2, 8, 9, 6), shaken(code.SpatialAttention(kernel_size))
         stacked = torch.stack([x.mean(1), x.amax(1)], 1)

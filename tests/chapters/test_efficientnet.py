@@ -185,6 +185,11 @@ def test_stochastic_depth(code):
     assert abs(float(made.mean()) - 7) < 0.1
     assert drop.eval()(x) is x
     assert code.StochasticDepth(0.0).train()(x) is x
+    for p in (-0.1, 1.0, 1.5):
+        with pytest.raises(ValueError, match=f"p={p} is no probability below 1"):
+            code.StochasticDepth(p)
+    with pytest.raises(ValueError, match="a kernel of 4x4 has no middle"):
+        code.MBConv(8, 8, kernel=4)
 
 
 @holds(
