@@ -434,28 +434,36 @@ def segment(model, images, tile=None, stride=None, offset=0, mode="reflect"):
     """Overlap-tile: logits (N, classes, H, W) for normalised images (N, C, H, W), as large as
     the images.
 
-    tile: side of the output of one tile, 2^depth k + 4; one tile for the whole image unless
-    given.
-    stride: pixels from tile to tile, `tile` - 4 unless given. offset: how far outside of the
-    image the first tile begins.
+    tile: side of the output of one square tile, 2^depth k + 4; one tile for the whole image
+    unless given.
+    stride: pixels from tile to tile, 4 less than the tile unless given. offset: how far outside
+    of the image the first tile begins.
     mode: what is outside: "reflect" mirrors, "constant" is 0.
+
+    Raises ValueError for an image that is too small to be mirrored.
     """
     step, margin = 2**model.depth, border(model.depth)
     sides = images.shape[-2:]
-    tile = step * -(-max(sides) // step) + 4 if tile is None else tile
-    stride = tile - 4 if stride is None else stride
-    rows, columns = (1 + -(-max(side + offset - tile, 0) // stride) for side in sides)
-    covered = [(count - 1) * stride + tile for count in (rows, columns)]
+    tiles = [step * -(-side // step) + 4 if tile is None else tile for side in sides]
+    strides = [one - 4 if stride is None else stride for one in tiles]
+    along = list(zip(sides, tiles, strides, strict=True))
+    covered = [t + -(-max(side + offset - t, 0) // s) * s for side, t, s in along]
+    before = margin + offset
     below, right = (c - offset - side + margin for c, side in zip(covered, sides, strict=True))
-    padded = F.pad(images, (margin + offset, right, margin + offset, below), mode=mode)
+    if mode == "reflect" and (max(before, below) >= sides[0] or max(before, right) >= sides[1]):
+        raise ValueError(
+            f"an image of {sides[0]}x{sides[1]} px has too few to be mirrored by "
+            f"{max(before, below)} and {max(before, right)}; take a larger one, or mode='constant'."
+        )
+    padded = F.pad(images, (before, right, before, below), mode=mode)
     logits = None
-    for y in range(0, rows * stride, stride):
-        for x in range(0, columns * stride, stride):
-            side = tile + 2 * margin
-            made = model(padded[..., y : y + side, x : x + side])
+    height, width = tiles
+    for y in range(0, covered[0] - height + 1, strides[0]):
+        for x in range(0, covered[1] - width + 1, strides[1]):
+            made = model(padded[..., y : y + height + 2 * margin, x : x + width + 2 * margin])
             if logits is None:
                 logits = made.new_empty(*made.shape[:2], *covered)
-            logits[..., y : y + tile, x : x + tile] = made
+            logits[..., y : y + height, x : x + width] = made
     return logits[..., offset : offset + sides[0], offset : offset + sides[1]]
 
 

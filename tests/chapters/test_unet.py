@@ -149,13 +149,32 @@ def test_tiles(code):
         assert ((tiles - whole).abs().max() < 1e-10) == exact, (tile, stride, offset)
 
 
-@holds(UNET, {"steps of a whole tile": ("stride = tile - 4 if stride is None", "stride = tile if stride is None")})
+@holds(UNET, {"steps of a whole tile": ("[one - 4 if stride is None", "[one if stride is None")})
 def test_stride(code):
     """Left alone, tiles go in the largest exact steps: 4 less than a tile, at three levels and more."""
     model, image = small_net(code, depth=3), noise(1, 1, 100, 90).double()
     whole = code.segment(model, image)
     assert torch.allclose(code.segment(model, image, tile=20), whole)
     assert not torch.allclose(code.segment(model, image, tile=20, stride=20), whole)
+
+
+@holds(
+    UNET,
+    {
+        "one side for both": (
+            "tile is None else tile for side in sides]",
+            "tile is None else tile for side in [max(sides)] * 2]",
+        )
+    },
+)
+def test_images_that_are_much_longer_than_wide(code):
+    """One tile for the whole fits each side of the image; what is too small to be mirrored is refused."""
+    model, image = small_net(code), noise(1, 1, 72, 28).double()
+    whole = code.segment(model, image)
+    assert whole.shape == (1, 2, 72, 28) and torch.allclose(whole, code.segment(model, image, tile=16, stride=12))
+    with pytest.raises(ValueError, match="an image of 72x16 px has too few to be mirrored by 24 and 24"):
+        code.segment(model, image[..., :16])
+    assert code.segment(model, image[..., :16], mode="constant").shape == (1, 2, 72, 16)
 
 
 @holds(UNET, {"zeros instead of a mirror": ('offset=0, mode="reflect"', 'offset=0, mode="constant"')})
