@@ -343,18 +343,25 @@ def upsample(planes):
 
 
 # %% tags=["model"]
+def count_blocks(planes, side):
+    """Rows and columns of blocks of (N, C, H, W). Raises ValueError where a part would be left over."""
+    height, width = planes.shape[2:]
+    if height % side or width % side:
+        raise ValueError(f"{height}x{width} pixels cannot be cut into blocks of {side}x{side}.")
+    return height // side, width // side
+
+
 def to_channels(planes, side=8):
     """DCT of each side x side block of planes (N, C, H, W): (N, C side², H/side, W/side).
 
     Channel c side² + side u + v holds frequency (u, v) of plane c.
     """
-    n, c, height, width = planes.shape
-    if height % side or width % side:
-        raise ValueError(f"{height}x{width} pixels cannot be cut into blocks of {side}x{side}.")
-    blocks = planes.reshape(n, c, height // side, side, width // side, side)
+    n, c = planes.shape[:2]
+    rows, columns = count_blocks(planes, side)
+    blocks = planes.reshape(n, c, rows, side, columns, side)
     D = dct_matrix(side).to(planes)
     coefficients = torch.einsum("ux,ncixjy,vy->ncuvij", D, blocks, D)
-    return coefficients.reshape(n, c * side**2, height // side, width // side)
+    return coefficients.reshape(n, c * side**2, rows, columns)
 
 
 def from_channels(channels, side=8):
@@ -369,6 +376,7 @@ def from_channels(channels, side=8):
 
 def frequencies(pixels, side=8):
     """The whole road: RGB pixels (N, 3, H, W), 0 to 255, to (N, 3 side², H/side, W/side)."""
+    count_blocks(pixels, side)
     luma, chroma = to_ycbcr(pixels).split((1, 2), dim=1)
     planes = torch.cat([luma, upsample(subsample(chroma))], dim=1)
     return to_channels(planes, side)
@@ -551,6 +559,7 @@ class FrequencyInput(nn.Module):
         self.bias.sub_(means.mean(0)).div_(std)
 
     def forward(self, images):
+        count_blocks(images, self.side)  # the convolution would drop what is left over
         return F.conv2d(images, self.weight, self.bias, stride=self.side)
 
 
@@ -740,6 +749,10 @@ class Gate(nn.Module):
     def forward(self, x):
         self.kept = gumbel_gate(self.scores(x), noise=self.training)
         return x * self.kept[:, :, None, None]
+
+    def __getstate__(self):
+        """For copies: without the last decisions, which hang on the graph that made them."""
+        return {name: value for name, value in vars(self).items() if name != "kept"}
 
 
 # %% [markdown]

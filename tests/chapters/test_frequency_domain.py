@@ -1,5 +1,7 @@
 """Chapter 10: the DCT against SciPy, colours against Pillow, gates against PyTorch, controls, exercises."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -159,6 +161,22 @@ def test_empty_channels(code):
     spread = found.std((0, 2, 3)).view(3, 8, 8)
     assert found.isfinite().all() and (spread < 1e-3).sum() == 30
     assert (spread[1:, 4] < 1e-3).all() and (spread[1:, :, 4] < 1e-3).all()
+
+
+@pytest.mark.parametrize("height, width", [(64, 60), (63, 64), (4, 8)])
+def test_pixels_that_fill_no_block_are_refused(height, width):
+    pixels = torch.zeros(1, 3, height, width)
+    module = FREQUENCY.FrequencyInput(dataset(), list(range(12)))
+    for read in (FREQUENCY.to_channels, FREQUENCY.frequencies, module):
+        with pytest.raises(ValueError, match=f"{height}x{width} pixels cannot be cut into blocks of 8x8"):
+            read(pixels)
+
+
+def test_a_gate_can_be_copied_in_the_middle_of_training():
+    gate, x = FREQUENCY.Gate(6), torch.randn(4, 6, 4, 4)
+    gate(x)
+    twin = copy.deepcopy(gate)
+    assert torch.equal(twin.eval()(x), gate.eval()(x)) and twin.mix.weight is not gate.mix.weight
 
 
 @holds(FREQUENCY, {"every stage halves": ("stride = 1 if number == 0 else 2", "stride = 2")})
