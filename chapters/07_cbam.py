@@ -1511,7 +1511,7 @@ plot.panels(
 )
 
 # %% [markdown]
-# Channels (blue, before training green): within an image the trained gates differ as much as they can, but in six of nine
+# Channels (blue, before training green): within an image the trained gates differ as much as they can, but in most
 # blocks one and the same gate does not change from image to image at all. They are open or shut, a constant; the untrained
 # gates, which random weights drive, react more to the image. So a spread between channels is no sign of attention.
 # Positions (orange, before training pink): the gates have left one half, and vary most in the first block.

@@ -237,8 +237,9 @@ def panels(rows, x, columns, xlabel="", alt="", caption="", label="", height=3.0
                 colour = f"C{number if label else place}"
                 ax.plot([row[x] for row in own], [row[column] for row in own], "o-", color=colour, label=line)
             ax.set(title=title, xlabel=xlabel or x)
+            ax.tick_params(axis="x", labelsize=8)
         if label:
-            axes[0].legend()
+            fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
     return show(draw, alt, caption, height=height)
 

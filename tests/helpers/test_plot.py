@@ -317,3 +317,5 @@ def test_panels_draw_the_numbers_of_the_table(monkeypatch):
     assert [left.get_title(loc="left") or left.get_title(), right.get_xlabel()] == ["error in %", "k"]
     assert [line.get_ydata().tolist() for line in left.get_lines()] == [[1, 3], [10, 30]]
     assert [line.get_label() for line in left.get_lines()] == ["a", "b"]
+    assert left.get_legend() is None  # it would lie on the lines
+    assert [text.get_text() for legend in fig.legends for text in legend.get_texts()] == ["a", "b"]
