@@ -1398,8 +1398,8 @@ Table(rows, decimals=2)
 
 # %% [markdown]
 # Squeeze-and-excitation is the classic case: hardly any multiply-adds, but on the paper's GPU a good part of the speed (from 493 to 420 images per second). It
-# reads each map twice and waits in between. That is why the paper counts images per second. On a processor the step from the row above is much smaller. So
-# measure on the machine that you will use.
+# reads each map twice and waits in between. That is why the paper counts images per second. On this processor the step from the row above is as large; on
+# another machine we saw a third of it. So measure on the machine that you will use.
 
 # %% [markdown]
 # ## Where we differ from the paper
@@ -2132,8 +2132,8 @@ Table(
 )
 
 # %% [markdown]
-# Untrained shares reach 0 and 1, too, so that shows nothing. But training takes the part between images from about a tenth to more than half in the last two
-# units, and leaves it where it was in the first. At 0 % a unit would be a fixed mixture, and the layers that compute its weights could be thrown away.
+# Untrained shares reach 0 and 1, too, so that shows nothing. But training raises the part between images from about a tenth, most of all in the last
+# unit. At 0 % a unit would be a fixed mixture, and the layers that compute its weights could be thrown away.
 
 # %% [markdown]
 # ## Play: move the image
