@@ -1398,8 +1398,8 @@ Table(rows, decimals=2)
 
 # %% [markdown]
 # Squeeze-and-excitation is the classic case: hardly any multiply-adds, but on the paper's GPU a good part of the speed (from 493 to 420 images per second). It
-# reads each map twice and waits in between. That is why the paper counts images per second. On this processor the step from the row above is as large; on
-# another machine we saw a third of it. So measure on the machine that you will use.
+# reads each map twice and waits in between. That is why the paper counts images per second. On this processor the step from the row above is about as large; on
+# another it may not be. So measure on the machine that you will use.
 
 # %% [markdown]
 # ## Where we differ from the paper

@@ -1744,9 +1744,9 @@ CONFIDENCE_CLAIMS.table()
 #
 # - **Two boxes** raise mAP by two points: seen. It is no luck of two tries: the box that counts here is the one that the network is surer of, and it fits better than an only box.
 #   By the table of arms, large animals have the whole gain, small ones none.
-# - **The roots** make no difference to small animals that would matter, and large ones lose two points of overlap. That is not what the paper hopes for; it calls the roots a partial remedy. The
-#   figure "What the root does" has the mechanism: the root weakens the pull at large boxes. Here small boxes get nothing for that. Whether a larger weight of
-#   the whole term would give large ones their part back, we have not tested.
+# - **The roots** make no difference to small animals that would matter, and large ones lose two points of overlap. That is not what the paper hopes for; it calls the roots a partial remedy. Why large
+#   ones lose stays open. The figure "What the root does" suggests a reason, a weaker pull at large boxes; the test would be an arm with a larger weight of the
+#   whole term.
 # - **The start** is worth far more than everything else together. From nothing, the boxes in the cells fit nearly as well: what is missing are mostly the names. The paper spent a week on
 #   its start.
 # - **The weight of empty cells** acts on the confidence. With a squared error, confidence settles at an average of what it is
