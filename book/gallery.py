@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from helpers import cam, plot, study
 from helpers.chapters import chapter
 from helpers.data import clear_examples, largest_animal, voc_animals
-from helpers.naming import EPOCHS, NAMED
+from helpers.naming import NAMED
 from helpers.settings import ROOT
 from helpers.table import Table
 from helpers.weights import explorable
@@ -135,12 +135,19 @@ def _table(found, networks):
 
 
 def _right(metrics):
-    """How often a network that names pictures is right, in percent; nothing for the others."""
-    return {"right on CIFAR-10, %": 100 * metrics["cifar10_accuracy"]} if "cifar10_accuracy" in metrics else {}
+    """How long a network that names pictures was trained, and how often it is right in percent; nothing for others."""
+    if "cifar10_accuracy" not in metrics:
+        return {}
+    return {"epochs": f"{metrics['epochs']:g}", "right on CIFAR-10, %": 100 * metrics["cifar10_accuracy"]}
 
 
 def _scores(result):
     return {f"{kind}, %": value for kind, value in result.items() if kind in NOT_MEASURED and kind != "empty maps"}
+
+
+def _span(numbers):
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _listed(names):
@@ -161,11 +168,11 @@ def text():
         table_named=_table(found, named),
         table_placed=_table(found, placed),
         tolerance=TOLERANCE,
-        epochs=EPOCHS,
+        epochs=_span([round(trained.record["metrics"]["epochs"]) for trained in named]),
         middle=found["the middle"]["pointing game"],
         side=SIDE,
         reading_named=READING_NAMED,
-        reading_placed=READING_PLACED.format(empty=" to ".join(str(count) for count in (min(empty), max(empty)))),
+        reading_placed=READING_PLACED.format(empty=_span(empty)),
     )
 
 

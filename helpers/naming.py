@@ -12,7 +12,7 @@ from helpers.data import NAMED_CLASSES as CLASSES
 from helpers.data import VOC_ANIMALS, named_pictures
 
 NAMED = "named"
-EPOCHS = 4
+EPOCHS = 16
 PLACES = torch.tensor([CLASSES.index(name) for name in VOC_ANIMALS])  # of an animal in CLASSES
 CIFAR_TEST = 10_000  # the test split holds CIFAR-10's images first
 
@@ -30,7 +30,7 @@ def scores(model, data):
 
 def learn(model, data, epochs=EPOCHS):
     """Train a classifier of pictures of 32 px; returns its `scores` and the epochs."""
-    train.fit(model, data, epochs=epochs, lr=0.1, weight_decay=5e-4, seed=0, eval_every=epochs)
+    train.fit(model, data, train.SHORT, epochs=epochs, eval_every=epochs)
     return scores(model, data) | {"epochs": epochs}
 
 

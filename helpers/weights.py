@@ -165,15 +165,24 @@ def stale(chapter_name):
 
 def add_arguments(parser):
     parser.add_argument("chapter", help="a chapter's name, such as 08_feature_distillation")
+    parser.add_argument("name", nargs="?", help="one of the networks that it declares, such as teacher; or all")
     parser.add_argument("--restart", action="store_true", help="train again what is there already")
 
 
 def command(options):
-    """Train what a chapter declares and is not there yet, and print what came out."""
+    """Train what a chapter declares and is not there yet, and print what came out.
+
+    Raises ValueError for a network that the chapter does not declare.
+    """
     found = weights(chapters.check_name(options.chapter))
+    names = [each.name for each in found]
     if not found:
         print(f"{options.chapter} declares no weights.")
+    elif options.name and options.name not in names:
+        raise ValueError(f"{options.chapter} declares no weights named {options.name!r}. Use one of {', '.join(names)}.")
     for each in found:
+        if options.name not in (None, each.name):
+            continue
         if options.restart or not each.path.exists():
             each.make()
         scores = ", ".join(f"{name} {value:.4g}" for name, value in each.record["metrics"].items())

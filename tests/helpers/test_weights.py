@@ -151,3 +151,12 @@ def test_command(script, capsys):
 def test_the_record_is_plain_json_in_the_file(script):
     with safe_open(teacher().make().path, "pt") as file:
         assert json.loads(file.metadata()["course"])["weights"] == "01_toy_teacher"
+
+
+def test_one_of_several_networks(script, capsys):
+    script.write_text(f'{CHAPTER}\nSTUDENT = Weights("01_toy", name="student", build=build, train=learn, data=data)\n')
+    chapters.chapter.cache_clear()
+    command("student")
+    assert [path.name for path in weights.FOLDER.iterdir()] == ["01_toy_student.safetensors"]
+    with pytest.raises(ValueError, match="no weights named 'pupil'. Use one of teacher, student"):
+        command("pupil")
