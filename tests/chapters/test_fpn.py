@@ -257,26 +257,40 @@ def test_loss(code):
     assert float(value) == pytest.approx(math.log(2) + distance / 2, rel=1e-4)
 
 
-@holds(FPN, {"rows as they come": ("descending=True, stable=True)", "stable=True)")})
+@holds(
+    FPN,
+    {
+        "rows as they come": ("descending=True, stable=True)", "stable=True)"),
+        "names of other boxes": ('targets["labels"].gather(1, order)', 'targets["labels"][:, :most]'),
+    },
+)
 def test_existing(code):
     boxes = random_boxes(2, 4)
     labels = torch.tensor([[-1, 3, -1, 1], [-1, -1, -1, 0]])
     kept, there = code.existing({"boxes": boxes, "labels": labels})
     assert there.tolist() == [[True, True], [True, False]]
     assert torch.equal(kept[0], boxes[0, [1, 3]]) and torch.equal(kept[1, 0], boxes[1, 3])
+    same, names = code.with_names({"boxes": boxes, "labels": labels})
+    assert torch.equal(same, kept) and names.tolist() == [[3, 1], [0, -1]]
 
 
 @holds(
-    FPN, {"sizes on the wrong level": ("tuple((SIDES[k],) for k in levels)", "tuple((SIDES[7 - k],) for k in levels)")}
+    FPN,
+    {
+        "sizes on the wrong level": (
+            "tuple((SIDES[k],) for k in self.read)",
+            "tuple((SIDES[7 - k],) for k in self.read)",
+        )
+    },
 )
 def test_network(code):
     torch.manual_seed(0)
+    counts = {"one map": 768, "all on P2": 12_288}
     for arm, config in code.ARMS.items():
-        settings = {k: v for k, v in config.items() if k != "pretrained"}
-        model = code.ProposalNetwork(Backbone(), **settings).eval()
+        model = code.ProposalNetwork(Backbone(), **config).eval()
         anchors = model.anchors((128, 128))
         assert model(torch.zeros(1, 3, 128, 128)).shape == (1, len(anchors), 5)
-        assert len(anchors) == (768 if arm == "one map" else 4080)
+        assert len(anchors) == counts.get(arm, 4080)
         assert code.area(anchors).sqrt().round().unique().tolist() == [12, 24, 48, 96]
     first = model.anchors((128, 128))[: 3 * 32**2]
     assert torch.allclose(code.area(first).sqrt(), torch.tensor(12.0))
@@ -500,10 +514,9 @@ def test_decoys(code):
 def test_arms_cost_what_the_chapter_says():
     costs = {}
     for arm, config in FPN.ARMS.items():
-        settings = {k: v for k, v in config.items() if k != "pretrained"}
-        model = FPN.ProposalNetwork(Backbone(), **settings)
+        model = FPN.ProposalNetwork(Backbone(), **config)
         costs[arm] = inspect.count_parameters(model), inspect.count_macs(model, (3, 128, 128))
-    assert costs["FPN"] == costs["bottom-up"] == costs["FPN from nothing"]
+    assert costs["FPN"] == costs["bottom-up"]
     assert costs["one map"][1] < 0.75 * costs["FPN"][1]
     assert costs["no lateral"][0] == costs["FPN"][0] - sum(32 * c + 32 for c in CHANNELS[:-1])
 
@@ -523,15 +536,15 @@ def test_arms_with_equal_layers_start_equal():
 @holds(
     FPN,
     {
-        "the coarsest level is read": ("features(images))[:1])", "features(images))[-1:])"),
-        "one size": ("(tuple(SIDES.values()),)\n        self.head", "((SIDES[2],),) * 4\n        self.head"),
-        "no lateral connections": ("super().__init__(backbone, d=d)", "super().__init__(backbone, d=d, lateral=False)"),
+        "the coarsest level is read": ("for k in self.levels])[: len(self.read)]", "for k in self.levels])[-1:]"),
+        "one size": ("(tuple(SIDES.values()),) if alone", "((SIDES[2],),) if alone"),
+        "only what is read is built": ("[CHANNELS[k - 2] for k in levels]", "[CHANNELS[k - 2] for k in self.read]"),
     },
 )
 def test_all_anchors_on_p2(code):
     """Twelve anchors at each position of P2, which depends on all four stages."""
     torch.manual_seed(0)
-    network = code.FinestOnly(RESNET.Backbone()).eval()
+    network = code.ProposalNetwork(RESNET.Backbone(), **code.ARMS["all on P2"]).eval()
     anchors = network.anchors((128, 96))
     answers = network(noise(2, 3, 128, 96))
     assert answers.shape == (2, len(anchors), 5) and len(anchors) == 32 * 24 * 12
@@ -570,14 +583,18 @@ class Oracle(nn.Module):
         answers[..., 0] = torch.linspace(5, -5, len(self.boxes))
         return answers
 
+    def maps(self, images):
+        return [images]
+
+    def names(self, maps, boxes, image):
+        return torch.tensor([1.0, 0, 0]).expand(len(boxes), 3)
+
 
 @holds(
     FPN,
     {
-        "the training images": (
-            "return evaluate_on(model, data, data.test)",
-            "return evaluate_on(model, data, data.train)",
-        ),
+        "the training images": ("evaluate_on(model, data, data.test) |", "evaluate_on(model, data, data.train) |"),
+        "names of training images": ("named_on(model, data, data.test)", "named_on(model, data, data.train)"),
         "all proposals for AR10": ("average_recall(found[:, :10], boxes", "average_recall(found, boxes"),
     },
 )
@@ -585,12 +602,64 @@ def test_recall_of_the_test_images(code):
     small, large = torch.tensor([[[8.0, 8, 20, 20]]]), torch.tensor([[[20.0, 10, 110, 120]]])
     images = torch.zeros(1, 3, 128, 128, dtype=torch.uint8)
     one = torch.zeros(1, 1, dtype=torch.long)
-    data = dataset_of(images, {"boxes": small, "labels": one}, test=Split(images, {"boxes": large, "labels": one}))
+    data = dataset_of(images, {"boxes": small, "labels": one + 1}, test=Split(images, {"boxes": large, "labels": one}))
     fillers = torch.tensor([[40.0 + k, 0, 41 + k, 1] for k in range(0, 80, 2)] * 3)
     model = Oracle(torch.cat([fillers[:20], large[0], fillers[20:]]))
-    scores = code.evaluate_proposals(model, data)
+    scores = code.evaluate_detector(model, data)
     assert scores["AR100 all"] == scores["AR100 P5"] == 1 and scores["AR10 all"] == 0
+    assert scores["named all"] == scores["named P5"] == 1, "the oracle calls everything 0"
     assert code.evaluate_on(model, data, data.train)["AR100 all"] == 0
+    assert code.named_on(model, data, data.train)["named all"] == 0
+
+
+@holds(
+    FPN,
+    {
+        "boxes of the first image": ("torch.cat([image[:, None].to(boxes), boxes], 1)", "F.pad(boxes, (1, 0))"),
+        "stride of P2 for all": (
+            "roi_align(x, boxes[place == k], 7, 1 / stride",
+            "roi_align(x, boxes[place == k], 7, 1 / 4",
+        ),
+        "all from P2": ("- self.read[0]).clamp(0, len(maps) - 1)", "* 0)"),
+        "the anchors' levels": ("level(boxes, 64.0)", "level(boxes, CANONICAL)"),
+    },
+)
+def test_names_of_boxes(code):
+    """Each box is read from its own image and level, at the scale of that level; 64 px belong on P4."""
+    torch.manual_seed(0)
+    model = code.Detector(Backbone(), names=3).eval()
+    del model.namer
+    model.namer = lambda features: (features, None)
+    maps = [random(2, 32, 128 // stride, 96 // stride, seed=stride) for stride in (4, 8, 16, 32)]
+    sides = torch.tensor([10.0, 31, 33, 60, 66, 90])
+    boxes = torch.stack([torch.full_like(sides, 2.0), torch.full_like(sides, 5.0), 2 + sides, 5 + sides], 1)
+    image = torch.tensor([1, 0, 1, 0, 1, 0])
+    found = model.names(maps, boxes, image)
+    mapper = torchvision.ops.poolers.LevelMapper(2, 5, canonical_scale=64)
+    for box, of, level, here in zip(boxes, image, mapper([boxes]), found, strict=True):
+        assert torch.allclose(here, code.align(maps[level][of], box / 4 / 2**level, 7), atol=1e-4)
+
+
+@holds(
+    FPN,
+    {
+        "names of no account": ("return proposed + F.cross_entropy", "return proposed + 0 * F.cross_entropy"),
+        "boxes that are not there": ("(names >= 0).nonzero", "(names >= -1).nonzero"),
+    },
+)
+def test_detection_loss(code):
+    """The loss of the proposals, and that of the names of boxes that exist."""
+    torch.manual_seed(0)
+    model = code.Detector(Backbone()).eval()
+    images = noise(2, 3, 128, 128)
+    boxes = torch.tensor([[[4.0, 4, 20, 24], [0, 0, 0, 0]], [[30.0, 30, 100, 110], [60, 8, 90, 40]]])
+    targets = {"boxes": boxes, "labels": torch.tensor([[3, -1], [1, 2]])}
+    torch.manual_seed(1)
+    whole = code.detection_loss(model, images, targets)
+    torch.manual_seed(1)
+    proposed = code.proposal_loss(model, images, targets)
+    scores = model.names(model.maps(images), boxes[[0, 1, 1], [0, 0, 1]], torch.tensor([0, 1, 1]))
+    assert torch.allclose(whole - proposed, F.cross_entropy(scores, torch.tensor([3, 1, 2])), rtol=1e-4)
 
 
 def test_the_gallery_s_score_is_the_largest_objectness():
@@ -599,12 +668,12 @@ def test_the_gallery_s_score_is_the_largest_objectness():
 
 
 def test_one_training_of_the_study():
-    """On few images: recall of the scenes by size, and of the photographs without small animals."""
+    """On few images: recall of the scenes by size, and names."""
     data = FPN.scenes(train=16, test=16)
     assert data.train.targets["boxes"].shape[1] > 4 and "small animals" in str(data.provenance)
     measured = FPN.train_arm(data, seed=0, epochs=1, levels=(4,))
-    assert {"train_loss", "AR100 all", "AR100 P2", "AR10 all", "photographs AR100 all"} <= set(measured)
-    assert FPN.study_scenes.__doc__ and FPN.build(pretrained=False, top_down=False).pyramid.top_down is False
+    assert {"train_loss", "AR100 all", "AR100 P2", "AR10 all", "named all", "named P2"} <= set(measured)
+    assert FPN.build(pretrained=False, top_down=False).pyramid.top_down is False
 
 
 # ------------------------------------------------------------------------------------- the exercises' checks
