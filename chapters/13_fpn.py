@@ -123,8 +123,7 @@ Table(rows, decimals=1)
 # So the oldest answer is an **image pyramid**: run the network on the image at several sizes, and look for
 # everything at the size at which the network knows it. Every top entry of the detection challenges of the time did
 # that. The price: to see things at a quarter of the size, the image is enlarged four times, at
-# sixteen times the multiply-adds. The paper says that image pyramids multiply the inference time (by four in
-# one case that it cites), and that training on them does not fit in memory.
+# sixteen times the multiply-adds. And training on such a pyramid, says the paper, does not fit in memory.
 #
 # But the network itself has a pyramid inside. Its stages shrink the image: C2, C3, C4 and C5 are a quarter, an
 # eighth, a sixteenth and a thirty-second of its size. Can these maps replace the image pyramid, at no cost?
@@ -676,6 +675,7 @@ def draw_lots(labels, count=64):
     return chosen
 
 
+# %% tags=["model"]
 def existing(targets):
     """Boxes (N, M, 4) and which of them exist (N, M), with M no larger than these images need."""
     boxes, names = with_names(targets)
@@ -1235,10 +1235,10 @@ print(
 # | anchors | side 8 strides, 3 shapes | side 3 strides, 3 shapes | small things in small images |
 # | labels | object from 0.7 or best, background below 0.3 | object from 0.5 or best, background below 0.3 | anchors further apart, see above |
 # | drawn per image | 256 anchors, at most half of them objects | 64, the same | fewer anchors |
-# | optimiser | SGD, 0.02 then 0.002, 40,000 steps of 16 images on 8 GPUs | AdamW, one cycle with peak 0.003, 150 steps of 16 images in the study, some 540 below | minutes on a laptop |
+# | optimiser | SGD, 0.02 then 0.002, 40,000 steps of 16 images on 8 GPUs | AdamW, one cycle with peak 0.003, some 900 steps of 16 images in the study, 540 below | minutes on a laptop |
 # | batch normalisation | frozen, as usual then for detectors | trains on | batches of 16 are large enough |
 # | proposals kept | 100 and 1,000 | 100, of at most 400 candidates | 4,080 anchors instead of 200,000 |
-# | detector behind it | Fast R-CNN on each level | its parts, checked, not trained | [chapter 14](14_yolo) trains a detector |
+# | detector behind it | Fast R-CNN on each level | a head that names, trained on the true boxes | [chapter 14](14_yolo) trains a whole detector |
 #
 # As in the paper, anchors that stick out of the image take part in training; Faster R-CNN had left them out.
 
@@ -1480,7 +1480,7 @@ print("every box inside its image:", bool(inside))
 # %% [markdown]
 # ## Training
 #
-# First, one batch by heart. Then the recipe that all arms share: AdamW, batches of 16, random flips and windows. The boxes move with the image.
+# First, four images by heart. Then the recipe that all arms share: AdamW, batches of 16, random flips and windows. The boxes move with the image.
 
 
 # %% tags=["model"]
@@ -1615,8 +1615,7 @@ plot.show(
 # %% [markdown]
 # ## Results: the paper beside ours
 #
-# One training of each proves little. A study trained all five arms three times, with the same seeds and batches, on the same 1,200
-# images for two epochs. Its recall is measured on 300 validation photographs, with and without small animals.
+# One training of each proves little. A study trained all five arms five times for five epochs, with the same seeds and batches.
 
 
 # %% tags=["model"]
@@ -1666,7 +1665,7 @@ Table(
 
 # %% [markdown]
 # In the paper's table the columns small, medium and large are for 1,000 proposals. Do not compare the columns of the two tables: other images, other sizes,
-# a backbone twenty times smaller, and 150 steps of training instead of 40,000. Compare the rows. And remember what the arms cost:
+# a backbone twenty times smaller, and 900 steps of training instead of 40,000. Compare the rows. And remember what the arms cost:
 
 # %% tags=["nbval-check-output"]
 COSTS
@@ -1765,6 +1764,8 @@ NAMES = Claims(
         "all levels name better than P2" + SMALL: (*PYRAMID[ALONE], "Table 2, AP: +0.5"),
     },
 )
+
+# %% tags=["model"]
 ALL_SIZES = Claims(STUDY, "AR100 all", "AR100, points", also=PYRAMID, scale=100)
 MIDDLE = Claims(
     STUDY, "AR100 P4", "AR100 from 34 to 68 pixels, points", also=PYRAMID, scale=100
