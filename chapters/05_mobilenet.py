@@ -214,8 +214,7 @@ def separable_cost(k, before, after, side):
 
 
 # %% [markdown]
-# The paper works through one of its layers, 512 to 512 channels at 14x14 (its Table 3). Each row adds one saving to
-# those above it.
+# The paper works through one of its layers, 512 to 512 channels at 14x14 (its Table 3).
 
 # %% tags=["nbval-check-output"]
 steps = {
@@ -254,8 +253,8 @@ Table(
 )
 
 # %% [markdown]
-# "Between 8 and 9 times", as the paper says, holds from 72 channels on. A narrow network, such as those that we can train
-# here, saves less. And note that $C_\text{in}$ does not matter at all.
+# "Between 8 and 9 times", as the paper says, holds from 72 channels on. A narrow network saves less.
+# $C_\text{in}$ does not matter at all.
 
 # %% [markdown]
 # ## The smallest piece by hand
@@ -346,9 +345,9 @@ flat = features.flatten(2)
 print("for 1x1 there is nothing to reorder:", torch.equal(F.unfold(features, 1), flat))
 
 # %% [markdown]
-# Two things to keep. A 1x1 convolution *is* a matrix product, without any copying; the paper chose it for that reason. And
+# A 1x1 convolution *is* a matrix product, without any copying; the paper chose it for that reason. And
 # the matrices of a depthwise convolution have a single row: every number that is fetched from memory takes part in few
-# multiplications. Let us count. For the layer above (512 channels, 14x14): how many multiply-adds are there for every
+# multiplications. For the layer above (512 channels, 14x14): how many multiply-adds are there for every
 # number that is read or written, if each is moved only once?
 
 # %% tags=["nbval-check-output"]
@@ -369,7 +368,7 @@ Table(
 
 # %% [markdown]
 # A processor multiplies faster than its memory delivers. The full and the pointwise convolution keep it busy. The depthwise
-# one has so little to do per number that the processor waits. Remember this table when we come to the clock.
+# one has so little to do per number that the processor waits.
 
 # %% [markdown]
 # ## The block
@@ -454,7 +453,7 @@ def thinned(channels, alpha):
 
 
 # %% [markdown]
-# `thinned` rounds. For the paper's four values of $\alpha$ it never has to: all products are multiples of eight.
+# For the paper's four values of $\alpha$, `thinned` never has to round: all products are multiples of eight.
 
 
 # %% tags=["model"]
@@ -506,16 +505,16 @@ weights = [m for m in mobilenet.modules() if isinstance(m, (nn.Conv2d, nn.Linear
 print("layers with weights:", len(weights))
 
 # %% [markdown]
-# 1 + 2 x 13 + 1 = 28 layers, as the paper counts. Look at the last block. The paper's Table 1 prints stride 2 for its
-# depthwise convolution, with 7x7 positions before and after. Both cannot be. With stride 2 the map would shrink to 4x4 and
-# the last pointwise convolution would cost a third of what it does; the paper's own total of 569 million needs stride 1.
+# 1 + 2 x 13 + 1 = 28 layers, as the paper counts. For the depthwise convolution of the last block, the paper's Table 1
+# prints stride 2, with 7x7 positions before and after. Both cannot be. With stride 2 the map would shrink to 4x4,
+# and the paper's own total of 569 million needs stride 1.
 
 # %% [markdown]
 # ## Checks: are these the paper's networks?
 #
 # **All of them.** Four widths by four resolutions, and the two networks that the paper compares with: the *twin* has full
-# convolutions in all layers, the *shallow* network lacks the five equal blocks at 14x14. The resolution does not change
-# the parameters. The paper gives figures for some of the sixteen (its Tables 4 to 9).
+# convolutions in all layers, the *shallow* network lacks the five equal blocks at 14x14. The paper gives figures
+# for some of the sixteen (its Tables 4 to 9).
 
 # %% jupyter={"source_hidden": true} tags=["model", "hide-input"]
 PARAMETERS = {(1.0, 224): "4.2 M", (0.75, 224): "2.6 M", (0.5, 160): "1.32 M"}
@@ -554,8 +553,7 @@ NETWORKS = Variants(
 Table(counted(NETWORKS))
 
 # %% [markdown]
-# They agree; the paper cuts off some decimals that others would round up. TensorFlow's list of trained models has
-# 317 million for $\alpha$ = 0.75 at 224. The formula gives 325, and so does the paper.
+# They agree; the paper cuts off some decimals that others would round up.
 #
 # What these networks are worth on ImageNet, by the paper:
 
@@ -572,9 +570,9 @@ shown |= {"full convolutions": TWIN_TOP_1, "shallow": SHALLOW_TOP_1}
 Table(({"network": name, "paper: top-1 in %": top_1} for name, top_1 in shown.items()), 1)
 
 # %% [markdown]
-# The twin's 4,867 million are 4,866 million without the fully connected layer. For MobileNet itself, the paper's 569
-# million include it. The price on ImageNet is 1.1 points of accuracy for 8.6 times fewer multiply-adds. And at about
-# 300 million, thin beats shallow by 3.1 points.
+# The paper's 4,866 million for the twin leave out the fully connected layer; its 569 million for MobileNet include it. The
+# price on ImageNet is 1.1 points of accuracy for 8.6 times fewer multiply-adds. And at about 300 million, thin beats shallow
+# by 3.1 points.
 #
 # **Who holds what.** The paper's Table 2, for weights without batch normalisation and biases:
 
@@ -626,23 +624,21 @@ Table(
 )
 
 # %% [markdown]
-# One number differs. The paper's first column sums to 99.29 %, and with 1.91 in place of 1.19 it would sum to 100.01. The
-# first layer's share is 1.91 %; the paper seems to have swapped two digits.
+# One number differs. The first layer's share is 1.91 %, and the paper seems to have swapped two digits: its multiply-adds
+# sum to 99.29 %, and with 1.91 they would sum to 100.01.
 #
 # So 95 % of the multiply-adds are in matrix products that need no reordering, and the depthwise filters are nearly free.
 # The authors sum up that MobileNet "spends 95% of its computation time in 1x1 convolutions". But the table counts
-# multiply-adds, not time. Hold on to that sentence for a moment.
+# multiply-adds, not time.
 #
-# **Equality.** `torchvision` has no MobileNet of this first version (its `mobilenet_v2` has 3,504,872 parameters and is
-# another network). The library `timm` has one. A test of this course gives both the same weights and finds the same
-# answers to 12 digits, once `timm`'s ReLU6 is replaced by the paper's ReLU. Here we have compared our block with matrix
-# products instead, which needs no other library.
+# **Equality.** `torchvision` has no MobileNet of this first version, but the library `timm` has one. A test of this course
+# gives both networks the same weights and finds the same answers to 12 digits, once `timm`'s ReLU6 is replaced by the paper's
+# ReLU.
 
 # %% [markdown]
 # ## Multiply-adds are not milliseconds
 #
-# Now the clock. We time the two kinds of layer at the six sizes at which the twin has them, one image at a time. The count
-# promises the factor in the third column.
+# Now the clock. We time the two kinds of layer at the six sizes at which the twin has them, one image at a time.
 
 
 # %%
@@ -674,15 +670,15 @@ print(f"The count promises factors from {min(promised):.1f} to {max(promised):.1
 print(f"The clock gives factors from {min(kept):.1f} to {max(kept):.1f}.")
 
 # %% [markdown]
-# Your numbers depend on your processor, on the number of its cores and on the version of PyTorch. What to look for: in
-# which rows is the last column below the third, and in which above it? Two things hold the separable block back.
+# Your numbers depend on your processor, its cores and the version of PyTorch. In which rows does the clock give less
+# than the count promises, and in which more? Two things hold the separable block back.
 #
 # - **Fixed costs.** It is six operations, the full one three. Each has to be started.
 # - **Memory.** Depthwise filters, batch normalisation and ReLU do little with each number that they fetch, and there is twice as
 #   much batch normalisation and ReLU, which the count leaves out. That hurts most where the maps are large, at the top of the table.
 #
 # Then why does it win by so much in the last row? The full convolution is to blame. It has as many multiply-adds as the row above.
-# But its 9.4 million weights meet only 49 positions. Is it the fetching of so many weights? Let us take the layer apart.
+# But its 9.4 million weights meet only 49 positions. Is it the fetching of so many weights?
 
 # %%
 layer = nn.Conv2d(1024, 1024, 3, padding=1, bias=False).requires_grad_(False)
@@ -716,11 +712,11 @@ Table([{"1024 x 7 x 7": name, "ms": shortest(work)} for name, work in WORK.items
 # Not the fetching: to read all weights takes a small part of the time. And not the arithmetic: im2col and one product do the same
 # multiply-adds several times faster. It is the **order** of the weights. Our maps are stored channels last, our weights are
 # not. So PyTorch copies the weights into that order at *every* call, and its library oneDNN copies them once more, into
-# blocks for its own loops. (Its log, `torch.backends.mkldnn.verbose`, lists that copy as `reorder`; here it takes longer than the
-# convolution itself.) Where a map is large, nobody notices. Where 9.4 million weights meet 49 positions, copying costs
-# more than computing. The developers of PyTorch know it (their issue 35937). It is a property of a program, not of convolutions.
+# blocks for its own loops. (Its log, `torch.backends.mkldnn.verbose`, lists that copy as `reorder`.) Where a map is large, nobody
+# notices. Here copying costs more than computing. The developers of PyTorch know it (their issue 35937). It is a property of a
+# program, not of convolutions.
 #
-# Where does a whole MobileNet spend its time? We stop the clock at the beginning and the end of every layer.
+# Where does a whole MobileNet spend its time? We time every layer.
 
 
 # %% tags=["model"]
@@ -811,11 +807,10 @@ plot.show(
 # %% [markdown]
 # So "95% of its computation time" does not hold on the machine of this page: the pointwise convolutions take a much smaller share of the
 # time than of the multiply-adds, the depthwise ones a larger. And layers that count for nothing, batch normalisation above all, take
-# time as well. A program that only answers, and trains no more, can fold them into the convolutions; exercise 4 does that, and
-# takes the time again.
+# time as well. A program that only answers, and trains no more, can fold batch normalisation into the convolutions, as in
+# exercise 4.
 #
-# And whole networks? All at batch size 1: MobileNets of four widths and of four resolutions, the twin, the shallow one, and
-# the networks from the beginning of the chapter.
+# And whole networks, at batch size 1?
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 clocked = {
@@ -918,8 +913,8 @@ compared("alpha 1 over 0.25", {}, {"alpha": 0.25})
 # | ReLU | ReLU | ReLU | much code, TensorFlow's included, has ReLU6, which cuts at 6 |
 # | narrow networks | $\alpha C$; the released code keeps at least 8 channels | $\alpha C$, rounded | $\alpha$ = 0.25 starts with 4 channels here |
 #
-# The weight decay deserves a look, because few recipes have the exception. The optimiser gets the depthwise filters in a
-# group of their own. They can be told by their shape: one input channel.
+# To spare the depthwise filters the weight decay, the optimiser gets them in a group of their own. They can be told by their
+# shape: one input channel.
 
 
 # %% tags=["model"]
@@ -959,8 +954,7 @@ for group in optimizer.param_groups:
 # %% [markdown]
 # ## The data
 #
-# The resolution multiplier is not a layer; it is the size of the images. The first test image of each class, at the three
-# sizes of our study:
+# The resolution multiplier is not a layer; it is the size of the images. The first test image of each class:
 
 
 # %% tags=["model"]
@@ -1090,15 +1084,15 @@ plot.show(
 )
 
 # %% [markdown]
-# Step for step the full network learns faster. The clock has a surprise: the twin has 7.5 times the multiply-adds, and its training
-# takes far less than 7.5 times as long. Depthwise filters, batch normalisation and ReLU wait for memory in both directions. And
+# Step for step the full network learns faster. But with 7.5 times the multiply-adds, its training takes far less than
+# 7.5 times as long. Depthwise filters, batch normalisation and ReLU wait for memory in both directions. And
 # where the processor has fast instructions for bfloat16, numbers of 16 bits, the course trains with them; they are made for matrix
 # products, so full convolutions gain most.
 #
 # ## Results: the paper beside ours
 #
 # One training proves little. So a study trained thirteen networks three times each: three widths times three resolutions, and
-# four special ones. The costs are equal where the names below say so:
+# four special ones:
 #
 # - *full* has the plan and the widths of $\alpha$ = 1, and full convolutions;
 # - *full, thin* has full convolutions, thinned to the multiply-adds **and** the parameters of the separable $\alpha$ = 1;
@@ -1241,12 +1235,11 @@ plot.show(
 
 # %% [markdown]
 # The paper calls its results log-linear, with a drop at $\alpha$ = 0.25: on this axis its points lie nearly on a line, and then fall.
-# Ours lie nearly on a line too, and the three resolutions almost share it. A tenth of the multiply-adds costs some ten points, and it
-# matters little which of the two knobs saves them.
+# Ours lie nearly on a line too, and the three resolutions almost share it. A tenth of the multiply-adds costs some ten points,
+# whichever of the two knobs saves them.
 #
-# The grey marks are another story. In the paper the shallow network lies below the line, and the full one gains 1.1 points for
-# 8.6 times the cost. Here the shallow network and the thin one with full convolutions lie *above* the line. Is that the truth about small
-# networks, or about short trainings?
+# The grey marks are another story. In the paper the shallow network lies below the line. Here the shallow network and the thin
+# one with full convolutions lie *above* the line. Is that the truth about small networks, or about short trainings?
 
 # %% [markdown]
 # The paper's own comparison with other networks (its Tables 8 and 9):
@@ -1330,8 +1323,8 @@ LONGER_CLAIMS.table()
 # %% [markdown]
 # The order stays as it was. Two reasons come to mind, and we have tested neither:
 #
-# - **Time.** A thousand steps are few for a network with nearly twice as many normalised layers and, like the paper's, nothing that leads
-#   around them. The paper's networks train until they are done.
+# - **Time.** A thousand steps are few for a network with nearly twice as many normalised layers and, like the paper's, no shortcuts
+#   around them.
 # - **Width.** Equation [(5.3)](#eq-mobilenet-ratio) pays in wide layers. At 16 to 128 channels the saving is smaller, and a depthwise
 #   layer with 16 channels has just 16 filters. The paper's typical layer has 512.
 #
@@ -1340,7 +1333,7 @@ LONGER_CLAIMS.table()
 # The paper does not say that a separable network is better. It says that it loses *little* for its price: 1.1 points for 8.6
 # times fewer multiply-adds. That is a bound, so we test one. Designed before its runs: 20 epochs of all 50,000 images, five seeds.
 # The first primary claim: the separable network loses at most two points to its full twin, at 7.5 times fewer multiply-adds. The
-# second: thin beats shallow. Holm's correction counts both. If a claim about *depth* comes out reversed again, time was not the reason. Where
+# second: thin beats shallow. Holm's correction counts both. Where
 # the table says "not measured yet", `./course study 05_mobilenet` measures it.
 
 
@@ -1404,7 +1397,7 @@ CLAIMS_20 = Claims(
 CLAIMS_20.table()
 
 # %% [markdown]
-# To be sure that the code of the studies still runs, each arm trains here for a moment on 128 images, and the result is thrown away.
+# To be sure that the studies still run, each arm trains for a moment on 128 images, and the result is thrown away.
 
 # %% tags=["nbval-check-output"]
 few = cifar10(train=128, test=100)
@@ -1460,8 +1453,8 @@ plot.evidence(
 #
 # ### What the depthwise filters do
 #
-# A depthwise filter can be looked at as it is: nine numbers, for one channel. In a full convolution a channel has as many
-# filters as there are outputs. The layer at `blocks.3` has 64 channels; here are its largest filters after training, and before it.
+# A depthwise filter can be looked at as it is: nine numbers, for one channel. The layer at `blocks.3` has
+# 64 channels; here are its largest filters.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -1497,12 +1490,12 @@ plot.show(
 
 # %% [markdown]
 # Many filters of the upper rows have their twin below. One could have called them detectors of edges and points, but they are what the
-# dice gave: two passes have hardly moved them. The pointwise convolutions learned to use them.
+# dice gave: two passes have hardly moved them.
 
 # %% [markdown]
 # ### How separable is a full convolution?
 #
-# Take the trained twin, with its full convolutions. All its filters for one input channel form a matrix with a row for each
+# Take the trained twin. All its filters for one input channel form a matrix with a row for each
 # output and nine columns. Were they equal up to a factor, that matrix would have rank one, and the layer would be a depthwise
 # separable convolution. Nine terms are always enough: *every* 3x3 convolution is a sum of nine separable ones
 # [[Guo et al., 2018](../pages/bibliography.md#guo2018decoupling)]. How many does a trained layer need? The singular value decomposition gives the best sum of
@@ -1588,11 +1581,10 @@ plot.show(
 # %% [markdown]
 # ## Play: two knobs, four prices
 #
-# Choose a width and a resolution. On the left the nine networks of the study, yours in orange. On the right what it costs,
-# relative to the largest: parameters, multiply-adds, and the time measured on this machine, for an image alone and for an image
-# in a batch of 64.
+# Choose a width and a resolution. Yours is orange among the nine networks of the study. The times are those of an image
+# alone and of an image in a batch of 64.
 #
-# Three things to find. Which knob leaves the parameters alone? Two networks have nearly the same multiply-adds, 0.5 and
+# Which knob leaves the parameters alone? Two networks have nearly the same multiply-adds, 0.5 and
 # 0.4 million: the narrow one on large images and the wide one on small ones. Does it matter which you take? And what do you save in
 # time for an image that comes alone?
 
@@ -1669,9 +1661,8 @@ print(
 )
 
 # %% [markdown]
-# For networks as tiny as these, an image alone costs mostly what it takes to start nearly fifty operations, one after the other,
-# and that is the same for all nine. In a batch this is shared by 64 images, and more of the saving comes through. Fixed costs are one
-# reason why a small network disappoints on the clock.
+# For networks as tiny as these, an image alone costs mostly the start of nearly fifty operations, the same for all nine. In a
+# batch this is shared by 64 images, and more of the saving comes through.
 
 # %% [markdown]
 # ## When to use it today, and what came after
@@ -1716,7 +1707,7 @@ Table(
 #   [[Jacob et al., 2018](../pages/bibliography.md#jacob2018quantization)]: TensorFlow's list of released MobileNets has 70.9 % before and 69.7 % after. Exercise 4 rounds ours.
 #
 # On a server with a large GPU, where a full convolution runs near the peak and a depthwise one waits for memory, a ResNet can be
-# the faster choice at equal accuracy. Measure.
+# the faster choice at equal accuracy.
 
 # %% [markdown]
 # ## Exercises
@@ -1863,7 +1854,7 @@ def fold_solution(convolution, norm):
 verify(check_fold, fold_solution)
 
 # %% [markdown]
-# The clock said that layers without multiply-adds take their time. Fold them away, and time the network again.
+# Fold all batch normalisations of a MobileNet away, and time it again.
 
 
 # %%
@@ -1889,7 +1880,7 @@ with torch.inference_mode():
 Table([{"MobileNet": name, "ms for one image": ms} for name, ms in times.items()], decimals=1)
 
 # %% [markdown]
-# Compare the saving with the share that batch normalisation had in the table above.
+# Compare the saving with the share of the time that batch normalisation had above.
 #
 # Now the eight bits. We round the weights of the trained, folded convolutions to 255 levels. The step between two levels comes
 # from the largest weight of the whole layer, or of each output channel by itself. Activations stay as they are.

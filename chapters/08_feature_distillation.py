@@ -19,14 +19,12 @@
 #
 # **You will be able to**
 #
-# - sort any method of feature distillation by four questions: what is done to the teacher's map, what to the
-#   student's, where are the maps taken, and how is their distance measured;
+# - sort any method of feature distillation by four questions;
 # - compute the margin of a channel from two numbers of its batch normalisation;
 # - tell a gain that is due to a method from one that is due to the weight of its loss.
 #
 # **Before you read on, guess.** Somewhere in a map the teacher has the value −3, and the next layer is a ReLU. The
-# student has −1 in the same place. Should it be told to go down to −3? Write your answer and your reason down. A whole
-# part of this paper is the answer.
+# student has −1 in the same place. Should it be told to go down to −3? Write your answer and your reason down.
 
 # %% [markdown]
 # ## Setup
@@ -59,9 +57,9 @@ at_16_pixels, he_initialize = resnet.at_16_pixels, resnet.he_initialize
 with_training_error = resnet.with_training_error
 
 # %% [markdown]
-# The images are those of chapter 2: CIFAR-10 [[Krizhevsky, 2009](../pages/bibliography.md#krizhevsky2009cifar)] at 16x16 pixels. The student gets only 2,000
-# of the 50,000 for its training. The networks trained on this page are tested on 4,000 of the 10,000 test images, those
-# of the study on all of them.
+# The images are those of chapter 2: CIFAR-10 [[Krizhevsky, 2009](../pages/bibliography.md#krizhevsky2009cifar)] at 16x16
+# pixels. The student is trained on only 2,000 of the 50,000. The networks of this page are tested on 4,000 of the 10,000
+# test images, those of the study on all.
 
 
 # %% tags=["model"]
@@ -78,21 +76,21 @@ small = few_images(train=pick(full=2000, quick=320), test=pick(full=4000, quick=
 # %% [markdown]
 # ## The problem: labels say little
 #
-# A network that is small enough for a telephone learns less than a large one from the same images. And often there are
-# few images. Here are both troubles at once: a small network, the **student**, and 2,000 images.
+# A small network learns less than a large one from the same images, and often there are few images. Here are both at
+# once: a small network, the **student**, and 2,000 images.
 #
-# A larger network, the **teacher**, has been trained before, on all 50,000 images. How far apart are the two? They
-# need a class first. Both are Wide ResNets, the family that the paper works with most.
+# A larger network, the **teacher**, has been trained before, on all 50,000. Both are Wide ResNets, the family that the
+# paper works with most.
 
 # %% [markdown]
 # ### A family of networks: Wide ResNets
 #
-# Zagoruyko and Komodakis [[Zagoruyko and Komodakis, 2016](../pages/bibliography.md#zagoruyko2016wide)] asked whether residual networks have to be deep. Their block is
-# the pre-activation block of chapter 2: batch normalisation and ReLU come *before* each of two 3x3 convolutions. Three groups of
-# blocks have 16, 32 and 64 channels, as in the ResNets for CIFAR, times a **widening factor** $k$. With $n$ blocks in
-# each group there are $6n + 4$ convolutions: the first one and those of the three shortcuts that change the shape count,
-# the linear layer does not. WRN-28-4 has 28 convolutions and $k = 4$. (The class can also build blocks of other kernels, and
-# put dropout between them; this chapter uses neither.)
+# Zagoruyko and Komodakis [[Zagoruyko and Komodakis, 2016](../pages/bibliography.md#zagoruyko2016wide)] asked whether
+# residual networks have to be deep. Their block is the pre-activation block of chapter 2: batch normalisation and ReLU
+# come *before* each of two 3x3 convolutions. Three groups of blocks have 16, 32 and 64 channels, as in the ResNets for
+# CIFAR, times a **widening factor** $k$. With $n$ blocks in each group there are $6n + 4$ convolutions: the first one
+# and those of the three shortcuts that change the shape count, the linear layer does not. WRN-28-4 has 28 convolutions
+# and $k = 4$. (This chapter uses no other kernels, and no dropout.)
 
 
 # %% tags=["model"]
@@ -163,8 +161,8 @@ class WideResNet(nn.Module):
 
 
 # %% [markdown]
-# A shortcut is the identity where the shape stays. Where it changes, it is a 1x1 convolution that takes what the first
-# convolution takes: `active`, after the ReLU. Both networks of this chapter have one block in each group:
+# A shortcut is the identity where the shape stays. Where it changes, it is a 1x1 convolution that takes `active`, after
+# the ReLU. Both networks of this chapter have one block in each group:
 
 
 # %% tags=["nbval-check-output"]
@@ -179,9 +177,8 @@ for k in (1, 2):
 # %% [markdown]
 # ### Teacher and student
 #
-# The teacher is a WRN-10-2. It was trained once, and its weights are in the folder `weights/`, with a record of how
-# they were made. The student is a WRN-10-1: half the channels, a quarter of the weights. The paper's setting (b) is of
-# this kind (WRN-28-4 teaches WRN-28-2).
+# The teacher is a WRN-10-2. It was trained once and is stored in `weights/`. The student is a WRN-10-1: half the
+# channels, a quarter of the weights. The paper's setting (b) is of this kind: WRN-28-4 teaches WRN-28-2.
 
 
 # %% tags=["model"]
@@ -231,8 +228,8 @@ Table(
 )
 
 # %% [markdown]
-# The teacher was trained on the 50,000 images and tested on the 10,000. Below it is tested on the 4,000 of this page,
-# and its accuracy is a little different. Now the student on its own, from 2,000 images and their labels.
+# Next come the teacher on the 4,000 test images of this page, where its accuracy is a little different, and the student
+# on its own.
 
 
 # %% tags=["model"]
@@ -278,13 +275,13 @@ Table(
 )
 
 # %% [markdown]
-# A wide gap, and three reasons for it: the teacher has four times the weights, it trained for longer, and **it has seen 25 times
-# as many different images**. The last is on purpose. Distillation is often used where a large network is at hand and its data are not. It also
-# means that a gain below is partly a gain from the teacher's data. And the student's training is short, some 300
+# A wide gap, and three reasons for it: the teacher has four times the weights, it trained for longer, and **it has seen
+# 25 times as many different images**. The last is on purpose: often a large network is at hand and its data are not. It
+# also means that a gain below is partly a gain from the teacher's data. And the student's training is short, some 300
 # steps: it ends far from what more patience would reach.
 #
-# What can the teacher give that the labels do not? A label says "cat". The teacher has an opinion about everything:
-# how sure it is, what else it might be, and, in its maps, what it has seen where.
+# What can the teacher give that the labels do not? A label says "cat". The teacher also says how sure it is, what else
+# it might be, and, in its maps, what it has seen where.
 
 # %% [markdown]
 # ### The first answer: its probabilities
@@ -310,8 +307,8 @@ def kd_loss(student_logits, teacher_logits, temperature):
 
 
 # %% [markdown]
-# Three logits, and what the temperature does to them. Then the reason for $T^2$: the gradient for the student's logits
-# is $(p^s - p^t)/T$ without it, and at a high temperature the difference of the probabilities shrinks with $1/T$, too.
+# Three logits at three temperatures, and the reason for $T^2$: the gradient for the student's logits is $(p^s - p^t)/T$
+# without it, and at a high temperature the difference of the probabilities shrinks with $1/T$, too.
 
 # %% tags=["nbval-check-output"]
 theirs = torch.tensor([[6.0, 3.0, 0.0]])
@@ -329,14 +326,14 @@ print("at T = 20 within 5 % of a third of the difference of the logits:",
 
 # %% [markdown]
 # At a high temperature, then, the student matches logits; at a low one, mostly the winner. In use, this loss is added to
-# the cross-entropy with the labels. $T^2$ keeps the two in proportion when you change the temperature.
+# the cross-entropy with the labels, and $T^2$ keeps the two in proportion when you change the temperature.
 #
 # ### The second answer: its maps
 #
-# Logits are ten numbers. The maps of the last group are thousands. FitNets [[Romero et al., 2015](../pages/bibliography.md#romero2015fitnets)] made the student's
-# map in the middle resemble the teacher's: a convolution brings it to the teacher's number of channels, and the loss is
-# the squared difference. Others followed. All of them had to decide what in a map is worth imitating. So look into one.
-# These are the teacher's values at the end of each group, just before the ReLU:
+# Logits are ten numbers, the maps of the last group are thousands. FitNets
+# [[Romero et al., 2015](../pages/bibliography.md#romero2015fitnets)] made the student's map in the middle, after a
+# convolution, resemble the teacher's. Their loss is the squared difference. Others followed, and all had to decide what
+# in a map is worth imitating. These are the teacher's values at the end of each group, just before the ReLU:
 
 
 # %% tags=["model"]
@@ -375,13 +372,13 @@ Table(
 # Most values are negative, and they are not small: look at the last column. The ReLU turns each of them into 0: the next
 # layer cannot tell −0.1 from −3. So there are two bad places to compare maps.
 #
-# - **Before the ReLU, as they are.** Then the student works to reproduce how negative the teacher is, which means
-#   nothing to the layers behind.
+# - **Before the ReLU, as they are.** Then the student has to reproduce how negative the teacher is, which means nothing
+#   to the layers behind.
 # - **After the ReLU.** Then the student's own ReLU stands in the way. Where the student is negative and the teacher
 #   positive, it should rise, but no gradient passes a ReLU that is off.
 #
-# How often is the second the case? We take the untrained student, let it imitate, and count the elements of its own
-# maps (before the ReLU) that get no gradient at all.
+# How often is the second the case? We count the elements of the untrained student's own maps (before the ReLU) that get
+# no gradient at all from the imitation.
 
 
 # %%
@@ -428,8 +425,8 @@ Table(
 # | AB [[Heo et al., 2019b](../pages/bibliography.md#heo2019activation)] | binary: is it positive? | 1x1 convolution | before the ReLU | marginal L2, a squared hinge | how large it is |
 # | this paper | margin ReLU | 1x1 convolution and batch normalisation | before the ReLU, end of each group | partial L2 | how negative it is |
 #
-# Read the last column. A transform that throws away is no mistake as such. The question is whether it throws away what
-# matters. AT drops the channels, and AB the sizes. This paper drops only what the teacher's own ReLU drops.
+# Read the last column. To throw something away is no mistake as such. The question is whether it matters. This paper
+# drops only what the teacher's own ReLU drops.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -470,18 +467,16 @@ plot.show(
 )
 
 # %% [markdown]
-# **Position: before the ReLU.** The maps $T$ of the teacher and $S$ of the student are taken at the end of each group,
-# where the values are still negative and positive.
+# **Position: before the ReLU.** The maps $T$ of the teacher and $S$ of the student are taken at the end of each group.
 #
 # **Teacher transform: the margin ReLU.** A positive value counts as it is. A negative value is told only as "negative":
 #
 # $$ \sigma_m(x) = \max(x, m), \qquad m < 0. \tag{8.2} $$ <a id="eq-margin-relu"></a>
 #
-# Why not $m = 0$, the ReLU itself? Look at the teacher. Where it is off, its values lie below zero, some close to it and some far.
-# Zero is the largest of all that it could mean there. The number that comes closest to all of them, in squares, is their mean:
-# $m_c = \mathbb{E}[x \mid x < 0]$ for channel $c$. On the student's side there is a second reason, but only without a regressor, when
-# $S$ is the student's own map: zero is the very point where its ReLU switches, and the margin keeps it safely off. The paper's
-# $S$ comes out of a regressor. It passes no ReLU, and is thrown away.
+# Why not $m = 0$, the ReLU itself? Where the teacher is off, its values lie below zero, some close to it and some far.
+# The number that comes closest to all of them, in squares, is their mean: $m_c = \mathbb{E}[x \mid x < 0]$ for channel
+# $c$. Without a regressor there is a second reason: zero is the very point where the student's own ReLU switches, and
+# the margin keeps it safely off. The paper's $S$ comes out of a regressor and passes no ReLU.
 #
 # No image is needed for the margin. The teacher's batch normalisation gives channel $c$ the mean $\beta$ and the
 # standard deviation $|\gamma|$. If the values are normally distributed, then
@@ -495,9 +490,9 @@ plot.show(
 #
 # $$ d_p(T, S) = \sum_i \begin{cases} 0 & \text{if } S_i \le T_i \le 0 \\ (T_i - S_i)^2 & \text{otherwise.} \end{cases} \tag{8.4} $$ <a id="eq-partial"></a>
 #
-# That answers the question at the top. The teacher's −3 counts only as the margin, say −0.8. The student at −1 is
-# below that already and is left alone; had it been at −0.2, it would be sent down to −0.8, and no further. The teacher's
-# own layers could not tell −0.8 from −3. With three maps, the whole loss is
+# That answers the question at the top. The teacher's −3 counts only as the margin, say −0.8. The student at −1 is below
+# that already and is left alone; had it been at −0.2, it would be sent down to −0.8, and no further. With three maps,
+# the whole loss is
 #
 # $$ L = L_\text{task} + \frac{\alpha}{N} \sum_{j=1}^{n} \frac{1}{2^{\,n-j}} \, d_p\big(\sigma_m(T_j), r_j(S_j)\big). \tag{8.5} $$ <a id="eq-overhaul"></a>
 #
@@ -520,7 +515,7 @@ plot.show(
 # %% [markdown]
 # ## The smallest piece by hand
 #
-# One channel of 4x4 numbers, with a margin of −0.8. First everything with loops and conditions, to see each case.
+# One channel of 4x4 numbers, with a margin of −0.8. First with loops and conditions, to see each case.
 
 # %% tags=["nbval-check-output"]
 T = torch.tensor([[ 1.5, -2.0,  0.3, -0.5],
@@ -558,9 +553,7 @@ print("\n".join(cases))
 print(by_hand)
 
 # %% [markdown]
-# `=`: the teacher is positive, meet it. `v`: the teacher is off and the student should go down. `.`: the student is below
-# a teacher that is off, leave it alone. Look at row 1, column 2: the teacher's −2 has become −0.8, and the student at −1 is below that. Now
-# the same as tensors.
+# The marks are those of the three cases in the code. Now the same as tensors.
 
 
 # %% tags=["model"]
@@ -597,8 +590,8 @@ print("no gradient where it is left alone:", not student.grad[left_alone].any())
 # %% [markdown]
 # ### The whole plane
 #
-# One element, any pair of values. Left the loss, right its derivative for the student: positive means that a step of
-# gradient descent takes the student down.
+# One element, any pair of values. Where the derivative for the student is positive, a step of gradient descent takes the
+# student down.
 
 
 # %%
@@ -643,20 +636,20 @@ plot.show(
 )
 
 # %% [markdown]
-# Cross the upper edge of the triangle, the diagonal, and nothing jumps. Cross its right edge at $S = -2$: for a
-# teacher just below 0 there is no pull, and for one just above 0 there is a strong pull up. The question "is the teacher
-# on or off" is the sharpest one that this distance asks.
+# Cross the upper edge of the triangle, the diagonal, and nothing jumps. Cross its right edge at $S = -2$: for a teacher
+# just below 0 there is no pull, and for one just above 0 a strong pull up. The question "is the teacher on or off" is
+# the sharpest one that this distance asks.
 
 # %% [markdown]
 # ## The pieces
 #
 # ### The position
 #
-# `features` above takes the maps with hooks, from one ordinary pass. The batch normalisation behind group $j$ is the
-# first layer of group $j + 1$ (in a pre-activation network), and that of the last group stands before the pooling. In
-# a network whose blocks end with a ReLU, such as the ResNet of chapter 2, it is the sum in the last block of the
-# stage, before that ReLU. There the authors take the margin from the last batch normalisation alone, while the map is its output
-# plus the shortcut: for such networks equation [(8.3)](#eq-margin) is not exact. A trap: a ReLU that works in place would overwrite the map that was just taken. Ours do not.
+# `features` above takes the maps with hooks. In a pre-activation network the batch normalisation behind group $j$ is the
+# first layer of group $j + 1$, and that of the last group stands before the pooling. Where blocks end with a ReLU, as in
+# the ResNet of chapter 2, the map is the sum in the last block of the stage, before that ReLU. There the authors take
+# the margin from the last batch normalisation alone, while the map is its output plus the shortcut: for such networks
+# equation [(8.3)](#eq-margin) is not exact. A trap: a ReLU that works in place would overwrite the map. Ours do not.
 
 # %% tags=["nbval-check-output"]
 batch = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -670,9 +663,9 @@ print("the classifier sees the last one through a ReLU:",
 # %% [markdown]
 # ### The margin
 #
-# Equation [(8.3)](#eq-margin) is the mean of a truncated normal distribution; exercise 3 derives it. One case needs care.
-# Where $\beta$ is large beside $|\gamma|$, hardly any value is negative, and the formula divides almost nothing by
-# almost nothing. If fewer than one in a thousand is below zero, the authors' code takes $-3|\gamma|$, and so do we.
+# Equation [(8.3)](#eq-margin) is the mean of a truncated normal distribution; exercise 3 derives it. Where $\beta$ is
+# large beside $|\gamma|$, hardly any value is negative, and the formula divides almost nothing by almost nothing. If
+# fewer than one in a thousand is below zero, the authors' code takes $-3|\gamma|$, and so do we.
 
 
 # %% tags=["model"]
@@ -725,11 +718,11 @@ print("formula and sum agree to six digits:", max(map(abs, summed)) < 1e-6)
 print("hardly anything negative: the margin is -3 |γ|:", rows[-1]["margin"] == -3.0)
 
 # %% [markdown]
-# The last row is the exception: with so few values below zero the choice hardly matters. But note that −3 is much lower
-# than the true mean: the rule jumps there.
+# The last row is the exception: with so few values below zero the choice hardly matters. But −3 is much lower than the
+# true mean: the rule jumps there.
 #
-# Are a real teacher's values normal? For each channel, the margin from two numbers of the batch normalisation against
-# the mean of the negative values on test images; and a few channels in full.
+# Are a real teacher's values normal? For each channel, here is the margin against the mean of the negative values on
+# test images.
 
 
 # %%
@@ -790,7 +783,7 @@ plot.show(
 #
 # ### The regressor
 #
-# A 1x1 convolution and a batch normalisation at each position. They belong to the training and are thrown away after it.
+# There is one at each position. All are thrown away after the training.
 
 
 # %% tags=["model"]
@@ -829,8 +822,8 @@ print("the pupil answers as the student does:",
 # %% [markdown]
 # ### The loss
 #
-# `train.fit` takes a loss as a function of the model, the images and the labels. Here it is an object that holds the
-# teacher. The student in a `Pupil` is drawn first, so that with the same seed every method starts from the same student.
+# The loss is an object that holds the teacher. The student in a `Pupil` is drawn first, so that with the same seed every
+# method starts from the same student.
 
 
 # %% tags=["model"]
@@ -876,11 +869,11 @@ class FeatureLoss:
 # %% [markdown]
 # ### The teacher's batch normalisation works in training mode
 #
-# A detail with consequences. While the student learns, the authors leave the teacher's batch normalisation in training
-# mode: it normalises by the statistics of the *batch*. Nothing of the teacher is trained; `torch.no_grad` sees to
-# that. Their reason is that the student's own batch normalisation, in its regressor, works by the batch, too, so the two
-# maps are normalised alike. It also makes equation [(8.3)](#eq-margin) exact in its two inputs: over the batch, channel
-# $c$ has the mean $\beta$ and the standard deviation $|\gamma|$, whatever the images.
+# While the student learns, the authors leave the teacher's batch normalisation in training mode: it normalises by the
+# statistics of the *batch*. Nothing of the teacher is trained; `torch.no_grad` sees to that. Their reason is that the
+# student's own batch normalisation, in its regressor, works by the batch, too, so the two maps are normalised alike. It
+# also makes equation [(8.3)](#eq-margin) exact in its two inputs: over the batch, channel $c$ has the mean $\beta$ and
+# the standard deviation $|\gamma|$, whatever the images.
 
 # %% tags=["nbval-check-output"]
 judge = TEACHER.load()
@@ -895,8 +888,7 @@ for mode in (True, False):
 
 # %% [markdown]
 # But training mode has a side effect that `no_grad` does not stop: every pass moves the **running statistics**, which
-# evaluation uses. The weights stay, and the teacher changes all the same. Here are two teachers after 200 batches, cut
-# and flipped as for the student: of the few images, and of the same images with less red.
+# evaluation uses. Here are two teachers after 200 batches: of the few images, and of the same images with less red.
 
 
 # %%
@@ -955,9 +947,8 @@ print("its running statistics are the same:",
       torch.equal(fresh.bn.running_mean, drifted.bn.running_mean))
 
 # %% [markdown]
-# With images of its own kind the teacher hardly changes. With others it does, and what has changed is not in any list of
-# trained weights. So **measure the teacher before**, as this chapter does, and start every distillation from a fresh copy
-# of it.
+# With images of its own kind the teacher hardly changes. With others it does. So **measure the teacher before**, and
+# start every distillation from a fresh copy of it.
 #
 # ### For comparison: soft targets and attention
 #
@@ -1006,13 +997,13 @@ class AttentionLoss:
 
 
 # %% [markdown]
-# And the early fashion in the terms of this chapter: "L2 after the ReLU" is a `FeatureLoss` with the position after
-# the ReLU, the margin 0 and the plain squared distance. Only these three answers differ from the paper's.
+# The early fashion, "L2 after the ReLU", is a `FeatureLoss` with the position after the ReLU, the margin 0 and the plain
+# squared distance. Only these three answers differ from the paper's.
 
 # %% [markdown]
 # ## Checks: are these the paper's networks and losses?
 #
-# **Parameters.** The settings of the paper on CIFAR-100, and Wide ResNets of their own paper with 10 and 100 classes.
+# **Parameters.** The settings of the paper on CIFAR-100, and Wide ResNets of their own paper.
 
 # %% jupyter={"source_hidden": true} tags=["model", "hide-input"]
 AUTHORS = {(28, 4): "5.87 M", (16, 4): "2.77 M", (28, 2): "1.47 M", (16, 2): "0.70 M"}
@@ -1041,11 +1032,10 @@ NETWORKS = Variants(
 Table(counted(NETWORKS))
 
 # %% [markdown]
-# One entry does not fit: the authors' repository gives 1.47 M for WRN-28-2 with 100 classes. That is its count with
-# *ten* classes.
+# One entry does not fit: the authors' 1.47 M for WRN-28-2 is its count with *ten* classes.
 #
 # **Equality.** No public library has these networks for CIFAR. So the check is a second implementation: the same weights
-# in plain functions, written down from the description.
+# in plain functions.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -1083,8 +1073,8 @@ for k in (1, 2):
           bool((a - b).abs().max() < 1e-12 * a.abs().max()))
 
 # %% [markdown]
-# **The losses.** Partial L2 has two limits that are known. Where every teacher value is positive, it is the plain squared
-# distance; where all are negative and the student is far below, it is zero. And `kd_loss` at $T = 1$ differs from the
+# **The losses.** Partial L2 has two known limits. Where every teacher value is positive, it is the plain squared
+# distance. Where all are negative and the student is far below, it is zero. And `kd_loss` at $T = 1$ differs from the
 # cross-entropy with the teacher's probabilities only by their entropy, which the student cannot change.
 
 # %% tags=["nbval-check-output"]
@@ -1103,15 +1093,15 @@ print("soft targets at T = 1:", torch.allclose(kd_loss(one, two, 1.0), cross - e
 #
 # | | paper, CIFAR-100 | here | why, and what it costs |
 # |:--|:--|:--|:--|
-# | images | 50,000 of 32x32 pixels, 100 classes | 2,000 of 16x16 pixels, 10 classes, for the student | minutes instead of hours; distillation matters most with few images |
-# | teacher's images | the same as the student's | all 50,000 | where a large network is at hand, its data may not be; part of the gain comes from them |
+# | images | 50,000 of 32x32 pixels, 100 classes | 2,000 of 16x16 pixels, 10 classes, for the student | minutes instead of hours |
+# | teacher's images | the same as the student's | all 50,000 | part of the gain comes from them |
 # | teacher | WRN-28-4 or PyramidNet-200 | WRN-10-2 | a pass of the teacher in every step |
 # | student | WRN-16-4, 28-2, 16-2, ResNet-56, WRN-28-4, PyramidNet-110 | WRN-10-1 | |
 # | augmentation | shift by up to 4 pixels with reflection, flip | shift by up to 2 pixels with zeros, flip | half the size |
 # | optimiser | SGD, Nesterov momentum 0.9, decay 5e-4, batch 128 | the same, batch 64 | more steps from few images |
 # | learning rate | 0.1, a tenth at 1/2 and at 3/4 of 200 epochs | one cycle with peak 0.1, 10 epochs | a short training |
 # | first weights | normal, from the number of outputs | normal, from the number of inputs (He) | as in the other chapters |
-# | weight of the distillation | 1/1000, halved from position to position towards the input | the same | our maps have an eighth of the elements of WRN-28-4's (half of the channels, a quarter of the positions), so it weighs less |
+# | weight of the distillation | 1/1000, halved from position to position towards the input | the same | our maps have an eighth of the elements of WRN-28-4's, so it weighs less |
 # | teacher's batch normalisation | batch statistics; the taken maps pass theirs twice, so its running ones move twice as fast | batch statistics, once | |
 #
 # The schedule, augmentation, first weights and factors of the paper's column are those of the authors' code.
@@ -1119,7 +1109,7 @@ print("soft targets at T = 1:", torch.allclose(kd_loss(one, two, 1.0), cross - e
 # %% [markdown]
 # ## The data
 #
-# The first test image of each class at 16x16 pixels, and what the teacher thinks of it at temperature 1 and 4.
+# The first test image of each class, and what the teacher thinks of it.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 fixed = plot.fixed_images(small)
@@ -1191,8 +1181,7 @@ print("distance to the teacher less than half of what it was:", after < before /
 # ### Four students
 #
 # The same first weights, the same batches in the same order, the same number of steps; only the loss differs. For the
-# paper's method we also note, step by step, how many elements are skipped, and how much of a *plain* squared distance
-# would have come from them.
+# paper's method we also note how much is skipped.
 
 # %% tags=["model"]
 LOSSES = {
@@ -1268,8 +1257,8 @@ Table(
 
 # %% [markdown]
 # One training each, so read no order into small gaps; the study below has three. Every student costs the same to *use*.
-# To *train*, distillation costs more: a step takes about three times the student's multiply-adds of one pass, 9.4 million
-# for each image, and the teacher's pass adds 11.1 million. That is not counted in "the same number of steps".
+# To *train*, distillation costs more: a step takes about three times the student's multiply-adds of one pass, 9.4
+# million for each image, and the teacher's pass adds 11.1 million.
 
 # %% [markdown]
 # ## Results: the paper beside ours
@@ -1289,12 +1278,12 @@ Table(
 # | ImageNet, top-1 | ResNet-50 (23.84) | MobileNet | 31.13 | 28.75 | 2.38 |
 # | VOC, mean IoU | ResNet-101 (77.89) | ResNet-18 | 72.07 | 73.98 | 1.91 |
 #
-# The line that made the paper known is that of ResNet-50: with 42 % of the weights it ends at the error of its teacher. Others do
-# not get so far. The toolbox [MMRazor](https://github.com/open-mmlab/mmrazor/blob/main/configs/distill/mmcls/ofd/README.md) lists its
-# own trainings, as accuracies: ResNet-50 goes from 76.55 to 78.05 %, with a teacher at 78.48 %; WRN-16-2 on CIFAR-100 goes from
-# 73.5 to 74.32 %. Both gain, by less than in the table, and from a better start.
+# ResNet-50, with 42 % of the weights, ends at the error of its teacher. Others do not get so far. The toolbox
+# [MMRazor](https://github.com/open-mmlab/mmrazor/blob/main/configs/distill/mmcls/ofd/README.md) lists its own trainings,
+# as accuracies: ResNet-50 goes from 76.55 to 78.05 %, with a teacher at 78.48 %; WRN-16-2 on CIFAR-100 goes from 73.5 to
+# 74.32 %. Both gain, by less than in the table, and from a better start.
 #
-# Ours is a study of eight losses with three seeds each: 2,000 training images, 10 epochs, the whole test split.
+# Ours is a study of eight losses with three seeds each: 2,000 training images, 10 epochs.
 
 
 # %% tags=["model"]
@@ -1382,25 +1371,24 @@ print(f"Corrected after Holm for all {len(CLAIMS.all)} comparisons, {stands} dif
 # **Where a gain shows.** Soft targets help, and the paper's method helps as much. Squared differences after the ReLU help half
 # as much.
 #
-# **Where it comes from.** From the margin, it seems: with the margin 0 nothing is left of the advantage over the comparison
-# after the ReLU. Where the teacher is off, the target is then zero, and not a clearly negative number. But there is a rival. With the margin
-# the targets lie further out, so the loss is larger, and *weighs more* against the labels. The margin may be no better than a
-# larger weight.
+# **Where it comes from.** From the margin, it seems: with the margin 0 nothing is left of the advantage over the
+# comparison after the ReLU. But there is a rival. With the margin the targets lie further out, so the loss is larger,
+# and *weighs more* against the labels. The margin may be no better than a larger weight.
 #
 # **What does not show.** Partial L2 is no better than plain L2 here, and batch statistics are no better than running ones. The
 # paper argues that to imitate useless values costs the student capacity. Ours stops after some 300 steps, at an error of about
 # one half on its own training images; hardly for lack of capacity. And with the margin, plain L2 does not ask for −3, only for the margin.
 #
-# **What is reversed.** Attention transfer makes it worse, at every seed. Its usual factor was chosen for trainings of hundreds of
-# epochs. In ten, its part of the loss may drown the labels. That is the same rival again: the weight.
+# **What is reversed.** Attention transfer makes it worse, at every seed. Its usual factor was chosen for trainings of
+# hundreds of epochs. In ten, its part of the loss may drown the labels. The rival is the weight again.
 #
 # ## What a longer study will decide
 #
-# Is it the method, or the weight of its loss? Designed before its runs: every method at five weights, from a tenth of the usual one to
-# ten times as much; six seeds; 20 epochs. The teacher has to be trained to the end first: so far it has eight epochs. A
-# method is judged at its best weight. Best on which seeds? For each seed the weight is chosen on the *other* five, so that no
-# method is paid for a lucky pick. Three primary claims, corrected together after Holm. Where the table says "not measured
-# yet", `./course study 08_feature_distillation` measures it.
+# Is it the method, or the weight of its loss? Designed before its runs: every method at five weights, from a tenth of
+# the usual one to ten times as much; six seeds; 20 epochs. The teacher has to be trained to the end first: so far it has
+# eight epochs. A method is judged at its best weight. For each seed the weight is chosen on the *other* five, so that no
+# method is paid for a lucky pick. Three primary claims, corrected together after Holm. Where the table says "not
+# measured yet", `./course study 08_feature_distillation` measures it.
 
 
 # %% tags=["model"]
@@ -1513,7 +1501,7 @@ else:
 figure
 
 # %% [markdown]
-# To be sure that the code of the studies still runs, each arm trains here for a moment, and the result is thrown away.
+# To be sure that the code of the studies still runs, each arm trains here for a moment.
 
 # %% tags=["nbval-check-output"]
 tiny = few_images(train=20, test=50)
@@ -1544,8 +1532,8 @@ TRAINED = Weights(
 #
 # ### Failures first
 #
-# The test images on which the student of the paper's method is most sure of a wrong answer, and where it looks, at the
-# end of the second group (8x8 positions).
+# The wrong answers of which the student of the paper's method is most sure, and where it looks, at the end of group 2
+# (8x8 positions).
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 best_logits = train.predict(students["overhaul"], small, small.test.images)
@@ -1554,8 +1542,8 @@ plot.mistakes(students["overhaul"], small, best_logits, "group2")
 # %% [markdown]
 # ### Where do they look?
 #
-# Grad-CAM [[Selvaraju et al., 2017](../pages/bibliography.md#selvaraju2017gradcam)] for the teacher and the four students on the same ten images, each for its own
-# prediction.
+# Grad-CAM [[Selvaraju et al., 2017](../pages/bibliography.md#selvaraju2017gradcam)] for the teacher and the four
+# students, each for its own prediction.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 looking = {"teacher": teacher, "scratch": students["scratch"], "KD": students["KD"],
@@ -1568,9 +1556,8 @@ plot.evidence(
 )
 
 # %% [markdown]
-# Heat maps of this size are a matter of taste. So put a number on it: over 500 test images, how alike are a student's
-# map and the teacher's, for the class that the teacher predicts? (The correlation of the two maps, averaged over the
-# images; 1 is the same map.)
+# Heat maps of this size are a matter of taste. So here is a number: the correlation of a student's map with the
+# teacher's, for the class that the teacher predicts, averaged over 500 test images. 1 is the same map.
 
 
 # %%
@@ -1593,14 +1580,14 @@ Table(
 )
 
 # %% [markdown]
-# Every student that was taught looks more where the teacher looks than the one on its own. Probabilities alone do it, too. But all
-# are far from 1, and this is one training each.
+# Every student that was taught, even by probabilities alone, looks more where the teacher looks than the one on its own.
+# But all are far from 1, and this is one training each.
 
 # %% [markdown]
 # ### What is imitated
 #
-# One image, six channels at the end of group 2: what the teacher shows (after the margin ReLU), and what the student has
-# made of it (after its regressor).
+# Six channels of one image at the end of group 2: the teacher's after the margin ReLU, the student's after its
+# regressor.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 INDEX = int(fixed[0])
@@ -1636,13 +1623,12 @@ plot.show(
 )
 
 # %% [markdown]
-# After so short a training the student's red is pale beside the teacher's. It has found roughly where some channels are
-# positive, and has missed others.
+# After so short a training the student has found roughly where some channels are positive, and has missed others.
 #
 # ### How much is skipped?
 #
-# What the training above noted. The first panel is the share of elements with $S \le T \le 0$. The second is the share of
-# the plain squared distance that lies in them: effort that plain L2 would put into what no later layer can see.
+# The first panel is the share of elements with $S \le T \le 0$. The second is the share of the plain squared distance
+# that lies in them: effort that plain L2 would put into what no later layer can see.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 notes = torch.tensor(record_of_steps).view(-1, 3, 2)
@@ -1674,19 +1660,16 @@ plot.show(
 
 # %% [markdown]
 # At any time, roughly a tenth to a quarter of the elements of each group are skipped. The share of plain L2 that lies in
-# them has its peak early, within the first hundred steps. At the end, when the student has come closer, it is small in the
-# last group and moderate in the first. So there is little left for partial L2 to save in most of this training. That fits
-# the study, which sees no gain.
+# them has its peak within the first hundred steps. At the end it is small in the last group and moderate in the first.
+# So partial L2 has little to save in most of this training. That fits the study, which sees no gain.
 
 # %% [markdown]
 # ## Play: what one element is asked to do
 #
-# Choose the shift $\beta$ of the teacher's channel ($|\gamma| = 1$) and one of its values $T$. Left: how the channel is
-# distributed, its margin, and where $T$ ends up after the margin ReLU. Right: what the student pays for each value of
-# $S$. Where $T$ is not positive, the curve is flat on its left: there nothing is asked of the student.
+# Choose the shift $\beta$ of the teacher's channel ($|\gamma| = 1$) and one of its values $T$.
 #
-# Start with $\beta = 0$ and move $T$ down from 2. At which $T$ does the curve change its kind? From where on does it not
-# change any more? Then raise $\beta$: why does the margin move so slowly?
+# Start with $\beta = 0$ and move $T$ down from 2. At which $T$ does the curve of the loss change its kind? From where on
+# does it not change any more? Then raise $\beta$: why does the margin move so slowly?
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -1752,8 +1735,7 @@ Explorable(
 # %% [markdown]
 # The answers. The curve changes its kind where $T$ crosses 0: a parabola becomes half of one. Below the margin nothing
 # changes any more; that is what the margin ReLU is for. And as $\beta$ grows, the few values that are still negative are
-# all close to zero, so their mean can only creep towards it. Beyond the slider, where $\beta$ is above 3, they are so rare
-# that the rule with $-3|\gamma|$ takes over.
+# all close to zero, so their mean can only creep towards it.
 #
 # ## When to use it today, and what came after
 #
@@ -1761,16 +1743,16 @@ Explorable(
 #
 # - **Soft targets** first. They need no access to the maps, nor that the two networks resemble each other, and they
 #   store well: one row of logits per image. [Chapter 9](09_assembled_cnn) uses them as one trick of many.
-# - **Features** when both networks have maps of the same size in corresponding places. Detectors and segmenters, whose
-#   answer is a map itself, are the natural case.
+# - **Features** when both networks have maps of the same size in corresponding places.
 # - **Patience.** Beyer et al. [[Beyer et al., 2022](../pages/bibliography.md#beyer2022patient)] found that soft targets work very well if teacher and student see
 #   exactly the same crop of an image, if the images are mixed strongly, and if the training is very long.
 #
-# What came after: contrastive distillation [[Tian et al., 2020](../pages/bibliography.md#tian2020crd)] compares how images relate to each other instead of their
-# maps; knowledge review [[Chen et al., 2021](../pages/bibliography.md#chen2021reviewkd)] lets a late map of the student learn from early maps of the teacher;
-# decoupled distillation [[Zhao et al., 2022](../pages/bibliography.md#zhao2022dkd)] takes Hinton's loss apart into the true class and the others, weighs the two
-# on their own, and gets logits back into the race with features. What stays of this paper is its analysis: every
-# method above still has a transform, a position and a distance.
+# What came after: contrastive distillation [[Tian et al., 2020](../pages/bibliography.md#tian2020crd)] compares how
+# images relate to each other instead of their maps; knowledge review
+# [[Chen et al., 2021](../pages/bibliography.md#chen2021reviewkd)] lets a late map of the student learn from early maps
+# of the teacher; decoupled distillation [[Zhao et al., 2022](../pages/bibliography.md#zhao2022dkd)] splits Hinton's loss
+# into the true class and the others, weighs the two on their own, and gets logits back into the race with features. What
+# stays of this paper is its analysis by four questions.
 
 # %% [markdown]
 # ## Exercises
@@ -1900,12 +1882,12 @@ verify(check_derivatives, derivatives_solution)
 #
 # </details>
 #
-# **5. (open)** Does the teacher's batch normalisation have to be in training mode? The study has one comparison; its
-# images are so much like the teacher's that little can go wrong. Make it matter: give the student's batches a cast the
-# teacher has never seen (`less_red`, for `small.train.images` and `small.test.images`), and compare
-# `FeatureLoss(teacher, mode="batch")` with `mode="running"` over three seeds. Measure the teacher's own accuracy on the
-# changed test images first, in evaluation mode; then after `drift` over the changed training images. Does it fall or
-# rise, and what does that say about using a teacher on other images than its own?
+# **5. (open)** Does the teacher's batch normalisation have to be in training mode? The study's images are so much like
+# the teacher's that little can go wrong. Make it matter: give the student's batches a cast the teacher has never seen
+# (`less_red`, for `small.train.images` and `small.test.images`), and compare `FeatureLoss(teacher, mode="batch")` with
+# `mode="running"` over three seeds. Measure the teacher's own accuracy on the changed test images first, in evaluation
+# mode; then after `drift` over the changed training images. Does it fall or rise, and what does that say about using a
+# teacher on other images than its own?
 
 # %% [markdown]
 # ## Recap

@@ -66,8 +66,8 @@ BasicBlock, Bottleneck = resnet.BasicBlock, resnet.Bottleneck
 stage, he_initialize = resnet.stage, resnet.he_initialize
 
 # %% [markdown]
-# This chapter needs photographs larger than CIFAR's. So it takes the animals of PASCAL VOC [[Everingham et al., 2010](../pages/bibliography.md#everingham2010voc)]
-# at 128x128 pixels. VOC gives a box for every animal; here an image has one label, that of its largest animal.
+# This chapter needs photographs larger than CIFAR's: the animals of PASCAL VOC [[Everingham et al., 2010](../pages/bibliography.md#everingham2010voc)]
+# at 128x128 pixels. Here an image has one label, that of its largest animal.
 
 # %%
 started = time.perf_counter()
@@ -82,7 +82,7 @@ data = largest_animal(
 # A classifier for ImageNet wants 224x224 pixels. Photographs have many more, so they are shrunk first. Shrinking
 # averages neighbours, everywhere alike, whether they show the sky or an eye.
 #
-# What is lost? Shrink five photographs from 128x128 to 32x32 pixels, one number in sixteen, and enlarge them again. The
+# What is lost? Shrink five photographs from 128x128 to 32x32 pixels and enlarge them again. The
 # **PSNR**, the peak signal-to-noise ratio in decibel (dB), says how close a copy is to its original. More is closer: 6 dB
 # more, and a typical error is half as large.
 
@@ -159,8 +159,8 @@ rows += [
 Table(rows, decimals=1)
 
 # %% [markdown]
-# Byte for byte, the JPEG file is far closer to the photograph. What does it do differently? It does not average a
-# neighbourhood; it describes each 8x8 block by its **frequencies**, and spends its bytes on the few that are large.
+# Byte for byte, the JPEG file is far closer to the photograph. It does not average
+# neighbours; it describes each 8x8 block by its **frequencies**, and spends its bytes on the few that are large.
 #
 # Nearly every photograph has been through this. The decoder takes the frequencies out of the file and computes pixels; then we shrink the pixels. The
 # paper asks: why not give the frequencies to the network?
@@ -235,12 +235,12 @@ plot.show(
 
 # %% [markdown]
 # The pattern at the top left is constant; its coefficient is called **DC**, and is 8 times the mean of the block. The other 63
-# are called **AC**. To the right and to the bottom the patterns get finer.
+# are called **AC**.
 #
 # ## The smallest piece by hand
 #
-# A block of 4x4, so that we can follow: an edge, as simple as an edge can be. We compute its coefficients by the two matrix
-# products, and again by the double sum that they stand for. Which of the 16 will be zero? Think first.
+# A block of 4x4 that holds a simple edge. We compute its coefficients by the two matrix products, and again by the
+# double sum that they stand for. Which of the 16 will be zero? Think first.
 
 # %% tags=["nbval-check-output"]
 block = torch.tensor([9.0, 9, 1, 1]).repeat(4, 1)
@@ -319,8 +319,8 @@ def to_rgb(planes):
 
 
 # %% [markdown]
-# Eyes see fine detail in brightness, not in colour. So JPEG usually keeps one chroma value for each 2x2 pixels, their mean. The
-# name of this is **4:2:0**. To keep one grid of blocks for all three planes, we repeat each value 2x2 times afterwards.
+# Eyes see fine detail in brightness, not in colour. So JPEG usually keeps one chroma value for each 2x2 pixels, their mean. This
+# is called **4:2:0**. To keep one grid of blocks for all three planes, we repeat each value 2x2 times afterwards.
 
 
 # %% tags=["model"]
@@ -337,9 +337,9 @@ def upsample(planes):
 # %% [markdown]
 # ### Blocks become channels
 #
-# Now the DCT of every block. Where do the 64 coefficients go? The same frequency of all blocks is put into one map: **channel** $8u + v$
+# Now the DCT of every block. The same frequency of all blocks is put into one map: **channel** $8u + v$
 # at position $(i, j)$ is the coefficient $(u, v)$ of block $(i, j)$. So an image of $H \times W$ becomes 64 maps of $H/8 \times W/8$, and three planes
-# become 192. A map still looks like a picture, a small one, and a convolution can walk over it.
+# become 192. A map still looks like a small picture, and a convolution can walk over it.
 
 
 # %% tags=["model"]
@@ -388,8 +388,7 @@ def pixels_from(channels, side=8):
 
 
 # %% [markdown]
-# Three probes: the paper's shape; a picture of two blocks, to see the order; and the way back. Without 4:2:0 the way back is
-# exact.
+# Three probes: the paper's shape; the order, on two blocks; and the way back, which is exact without 4:2:0.
 
 # %% tags=["nbval-check-output"]
 print("448x448 pixels become", tuple(frequencies(torch.zeros(1, 3, 448, 448)).shape[1:]))
@@ -438,7 +437,7 @@ plot.show(
 )
 
 # %% [markdown]
-# Look at channel 0: up to a factor and a constant it is the mean brightness of each 8x8 block. Channels 64 and 128 are the same for
+# Up to a factor and a constant, channel 0 is the mean brightness of each 8x8 block. Channels 64 and 128 are the same for
 # $C_b$ and $C_r$. So **shrinking by eight keeps three of the 192 channels.** The other 189 are what it throws away.
 #
 # ### Where the energy is
@@ -579,7 +578,7 @@ same = difference[:, filled].abs().max() < 0.02
 print("the same numbers as step by step:", bool(same))
 
 # %% [markdown]
-# `filled` leaves out some channels in which there is never anything. That is 4:2:0's doing. Its chroma values stand in pairs of equals, and the wave with $u = 4$ has opposite signs
+# `filled` leaves out some channels that 4:2:0 empties. Its chroma values stand in pairs of equals, and the wave with $u = 4$ has opposite signs
 # within each pair, as you see below: the products cancel. The same holds for $v = 4$. These are 15 of the 64 patterns, in two planes.
 
 # %% tags=["nbval-check-output"]
@@ -588,13 +587,13 @@ print("empty channels:", len(empty), "- of them in Y:", int((empty < 64).sum()))
 print("signs of the pattern with u = 4:", dct_matrix()[4].sign().int().tolist())
 
 # %% [markdown]
-# In the paper all this happens in the data pipeline, before the numbers travel to the accelerator; that is where bandwidth is saved. Here it is the first module of the
-# network, so that all networks get the same photographs with the same flips and shifts. The numbers are the same.
+# In the paper all this happens before the numbers travel to the accelerator; that is where bandwidth is saved. Here it is the first module of the
+# network, so that all networks get the same photographs with the same flips and shifts.
 #
 # ## Which channels? A fixed choice
 #
 # The authors publish sets of 24, 32, 48 and 64 channels: a corner at the top left of each plane, larger for $Y$ than for $C_b$ and $C_r$. Their indices are **row-major**, $8u + v$. JPEG's
-# own order is another one: the zig-zag, along the diagonals. An index from one read in the other selects other frequencies; exercise 4 has both.
+# own order is another one: the zig-zag, along the diagonals (exercise 4). Indices read in the wrong order select other frequencies.
 #
 # Each set is described by the length of its rows. That of 12 channels is ours, for small photographs.
 
@@ -681,7 +680,7 @@ Table(rows, decimals=2)
 # The first guess is settled: at equal numbers of values the frequencies restore the photograph better, and the more values there are, the larger is the gap. Shrinking spends as
 # much on each colour difference as on the brightness; the sets spend two thirds or more on the brightness. Neither looks where an eye is and where the sky. (JPEG's bytes in the first table are fewer still, because it also rounds the coefficients coarsely and packs the zeros.)
 #
-# The second guess is about a network, and a network does not want the photograph back.
+# The second guess is about a network, which does not want the photograph back.
 #
 # ## Which channels? A learned choice
 #
@@ -756,7 +755,7 @@ class Gate(nn.Module):
 
 
 # %% [markdown]
-# Probes. The gate has 38,208 parameters. Its coins fall as the softmax says. Forwards we get zeros and ones, backwards a gradient. And with the same random numbers it is PyTorch's own function.
+# Probes: the size of the gate, the shares of its coins beside the softmax, and PyTorch's own function with the same random numbers.
 
 # %% tags=["nbval-check-output"]
 print("parameters of the gate:", inspect.count_parameters(Gate(192)))
@@ -786,10 +785,10 @@ print(
 # ## The network: a ResNet without a stem
 #
 # ResNet-50 begins with a **stem**: a 7x7 convolution with stride 2 and a pooling turn 224x224 pixels into 64 maps of 56x56. But 448x448 pixels in 8x8 blocks *are* maps of 56x56. So the paper leaves the stem out
-# and hands the coefficients to the first block. The first block has to accept 24, 64 or 192 channels instead of 64; nothing else changes. The photograph may be twice as
+# and hands the coefficients to the first block. Two convolutions of that block have to accept 24, 64 or 192 channels instead of 64; nothing else changes. The photograph may be twice as
 # large, at the same cost.
 #
-# The blocks are those of chapter 2. The class is for the paper's network and for ours.
+# The blocks are those of chapter 2.
 
 
 # %% tags=["model"]
@@ -835,7 +834,7 @@ print("logits:", ends["fc"])
 
 # %% [markdown]
 # Our small network has three stages of one basic block each, with 16, 32 and 64 channels, on maps of 16x16, 8x8 and 4x4. It gets either coefficients or pixels. Pixels need a stem again: they are
-# shrunk, then one convolution with a stride turns them into 16 maps of 16x16. From there on, everything is the same.
+# shrunk, then one convolution with a stride turns them into 16 maps of 16x16.
 
 
 # %% tags=["model"]
@@ -918,7 +917,7 @@ for settings in ({"pixels": 32}, {"pixels": 45}, {"channels": 12}, {"channels": 
 # %% [markdown]
 # ## Checks: is this the paper's network?
 #
-# Parameters and multiply-adds of ResNet-50 with a stem and without. Between 192 and 64 channels, or 64 and 24, only two convolutions of the first block change.
+# Parameters and multiply-adds of ResNet-50 with a stem and without.
 
 # %% tags=["model"]
 RESNET_50 = partial(resnet.ResNet, *resnet.RESNETS[50], placement="v1.5")
@@ -985,13 +984,12 @@ print("relative difference to torchvision's below 1e-12:", difference < 1e-12)
 # | chroma | taken from the image at twice the size, so that 4:2:0 leaves it at full size | 4:2:0, each value repeated | our chroma has less detail; the sets keep its lowest frequencies anyway |
 # | place of the transform | data pipeline | first module of the network | same numbers; the bandwidth is counted here, not saved |
 # | gate in evaluation | goes on tossing coins | takes the likelier decision | the same image gets the same answer |
-# | temperature | fixed at 1 | 1 | |
 # | gate's speed | like the rest | its last layer learns 100 times faster | a training of minutes |
 # | fewer than 64 channels | a 3x3 convolution is built, then its weights are overwritten with a slice of trained 1x1 ones | new 1x1 convolutions | |
 # | first weights | ResNet-50 trained on pixels | He | ours start from nothing |
 # | training | the released code for classification only tests | SGD, Nesterov momentum, one cycle with peak 0.1, batches of 64; flips, shifts by up to one block | |
 #
-# One more line of the authors' classification code deserves attention. Its ResNet-50 gives the second stage a stride of 1 instead of 2, "to match the input size". What would that cost?
+# One more line of the authors' classification code: its ResNet-50 gives the second stage a stride of 1 instead of 2, "to match the input size". What would that cost?
 
 # %% tags=["nbval-check-output"]
 with torch.device("meta"):
@@ -1065,7 +1063,7 @@ for settings in ({"pixels": 32}, {"channels": 24}):
     print(settings, "64 photographs learned by heart, loss below 0.1:", last < 0.1)
 
 # %% [markdown]
-# Now the real thing, for three of the inputs: pixels and channels at about the same number of values, and all channels.
+# Now three of the inputs in full: pixels and channels at about the same number of values, and all channels.
 
 # %%
 INPUTS = {
@@ -1112,7 +1110,7 @@ Table(
 # %% [markdown]
 # ## Results: the paper beside ours
 #
-# **The paper**, top-1 accuracy on ImageNet in %, and what it is measured against. The numbers exist in two versions.
+# **The paper**, top-1 accuracy on ImageNet in %. The numbers exist in several versions.
 #
 # | | ResNet-50, 224x224 pixels | same input size and more | half the input size | MobileNetV2 |
 # |:--|--:|--:|--:|--:|
@@ -1121,8 +1119,8 @@ Table(
 # | abstract in the arXiv listing | | +1.41 | +1 | +0.66 |
 # | abstract in the CVPR paper | | +1.60 | +1.42 | +0.63 |
 #
-# The repository is close to the listing, not to the printed paper. Whichever version you quote, say which. The repository also has a Mask R-CNN with ResNet-50 and FPN (chapter 13): mask AP on COCO rises from 34.2 with pixels to 34.6
-# with 24 and 35.0 with 64 channels. We do not rebuild that. MobileNetV2's stem only halves the image, so it takes coefficients at 112x112, of photographs of 896x896.
+# The repository is close to the listing, not to the printed paper. Say which version you quote. The repository also has a Mask R-CNN with ResNet-50 and FPN (chapter 13): mask AP on COCO rises from 34.2 with pixels to 34.6
+# with 24 and 35.0 with 64 channels. MobileNetV2's stem only halves the image, so it takes coefficients at 112x112, of photographs of 896x896.
 #
 # **Ours.** A study trained each input three times, with the same seeds, photographs, flips and shifts.
 
@@ -1272,7 +1270,7 @@ def study_rows(name):
 Table([*study_rows("VOC"), *study_rows("CIFAR-10")])
 
 # %% [markdown]
-# "Input values" is the cost that the paper compares: what has to be sent, in bytes if each takes one. (45x45 pixels are 1 % fewer values than 24 channels; no square comes closer.) Multiply-adds are of the trained part alone; those of the two networks of a pair differ by a few per cent, since
+# "Input values" is the cost that the paper compares: what has to be sent, in bytes if each takes one. (45x45 pixels are 1 % fewer values than 24 channels.) Multiply-adds are of the trained part alone; those of the two networks of a pair differ by a few per cent, since
 # channels need no stem, and 12 or 24 maps enter the first block instead of 16.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -1309,7 +1307,7 @@ Table(
 # ## The paper's claim in miniature
 #
 # The claim: at equal input size, channels are better than pixels. If frequencies as such are the reason, the DCT's patterns should also beat other patterns in the same layout. A
-# second finding hides behind the static sets: with a few low frequencies, little is lost against all of them. For that one we ask whether all channels are better than few; the
+# second finding hides behind the static sets: with a few low frequencies, little is lost against all of them. There we ask whether all channels are better than few; the
 # paper's finding predicts that this is *not* seen clearly.
 #
 # How a verdict is made: the difference is taken seed by seed. "Seen" means that it is positive and its 95 % interval excludes zero. The three claims that were named before
@@ -1410,7 +1408,7 @@ CLAIMS.table()
 #
 # **Few or all.** From 12 channels to 48 the input grows fourfold, and what that brings is lost in the noise, as the paper's finding has it.
 #
-# **What these studies cannot say.** The first one on CIFAR-10 has three seeds, too few for an interval that excludes zero. VOC has some 700 test photographs, so one accuracy is known to about two points, and the five networks are
+# **What these studies cannot say.** The first one on CIFAR-10 has only three seeds and two epochs. VOC has some 700 test photographs, so one accuracy is known to about two points, and the five networks are
 # only six to seven points above the most frequent class: that study can decide nothing, and is kept as the record of a trial. And our two kinds of network differ in a way that weighs less in the
 # paper: pixels pass one more convolution, the stem, which is a seventh of our layers and a fiftieth of theirs. If that helps anyone, it helps the pixels.
 #
@@ -1465,7 +1463,7 @@ TRAINED = Weights(
 #
 # ### Failures first
 #
-# The test photographs on which the network with 24 channels is most sure of a wrong answer. Its first stage has maps of 16x16, the second of 8x8; Grad-CAM is taken at the second.
+# The test photographs on which the network with 24 channels is most sure of a wrong answer. Grad-CAM is taken at the second stage.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 logits = {
@@ -1492,8 +1490,8 @@ plot.evidence(
 # %% [markdown]
 # ### Does a network with all channels need them all?
 #
-# Take the network that was trained with all 192 channels, and keep only the $n$ lowest frequencies, in each of the three planes or in luma alone; the others are silenced, that is,
-# replaced by their means, which are zero after the normalisation. Nothing is trained anew.
+# Take the network that was trained with all 192 channels, and keep only the $n$ lowest frequencies, in each of the three planes or in luma alone; the others are
+# replaced by their means, which are zero after the normalisation.
 
 
 # %%
@@ -1548,8 +1546,8 @@ plot.panels(
 #
 # ### How many channels does it need?
 #
-# Now the learned choice. To save time, the gate goes in front of a copy of the same network, and both are trained together for four epochs, with a price of $\lambda$ for each open
-# channel. Another copy trains on for as long without a gate, on the same batches: what the gate costs or gains is the difference between the two.
+# Now the learned choice. To save time, the gate goes in front of a copy of the same network, and both are trained together for four epochs.
+# Another copy trains on for as long without a gate, on the same batches: what the gate costs or gains is the difference between the two.
 #
 # The authors' gates begin nearly open; the price closes them, unless the classification loss objects. It objects little to the loss of one channel of 192, so the price has to be small, and small gradients need many steps. We have few, so
 # the last layer of the gate learns a hundred times faster than the rest. Both were chosen after a first trial, with a larger price and without
@@ -1650,10 +1648,10 @@ plot.show(
 
 # %% [markdown]
 # The gate closes all but nine of the 192 channels of a photograph, half of them of $Y$. Does it cost anything? With equal training, the network without a gate is four points
-# ahead. That is one training of each, on 721 test photographs, where an accuracy is known to about two points; so these nine carry most of what the network uses, and whether they
+# ahead. That is one training of each, on 721 test photographs, where an accuracy is known to about two points. So these nine carry most of what the network uses; whether they
 # suffice is open. (Against the network *before* the four more epochs, the gate would have seemed to cost less than half as much: a comparison at unequal training.)
 #
-# The same in numbers: the mean probability to be open, for DC, the rest of the 4x4 corner, and everything else.
+# The same probabilities in numbers:
 
 # %%
 corner = ((torch.arange(64) // 8 < 4) & (torch.arange(64) % 8 < 4)).float()
@@ -1674,15 +1672,13 @@ Table(
 # either chroma plane, but the DCs of the chroma planes are kept more surely than that of $Y$. The paper also reports an exception: in the chroma planes channels 6 and 9 are chosen more often than 5 and 3, which are lower. (Along the zig-zag, which the paper does not say but which fits, these are $(0, 3)$ and
 # $(3, 0)$ before $(0, 2)$ and $(2, 0)$.) A training as short as ours cannot confirm a detail like that.
 #
-# One weakness of the design is easy to overlook. The gate sees the *mean* of each channel, and a mean over positive and negative coefficients is close to zero for all channels but DC. So it learns which channels are
+# The design has a weakness. The gate sees the *mean* of each channel, and a mean over positive and negative coefficients is close to zero for all channels but DC. So it learns which channels are
 # useful in general, and little about the photograph in front of it.
 
 # %% [markdown]
 # ## Play: how little does a photograph need?
 #
-# Drag the number of coefficients that are kept of the 64 in each plane, lowest diagonals first. On the left the photograph that can be restored from them; on the right what the network trained on all channels
-# says when it gets only those.
-#
+# Drag the number of coefficients that are kept of the 64 in each plane, lowest diagonals first.
 # Find the point where *you* recognise the animal. What does the network say there? Do not expect an answer from it: more than half of its answers on the test photographs are wrong. And
 # look at the last steps: most of the values arrive when there is hardly anything left to see.
 
@@ -1761,8 +1757,8 @@ Explorable(
 # - **Patches.** A vision transformer cuts the image into patches and multiplies each by a learned matrix: a convolution with stride equal to its size, like ours, whose
 #   weights are trained. Park and Johnson [[Park and Johnson, 2023](../pages/bibliography.md#park2023rgb)] feed JPEG's coefficients to one.
 #
-# A learned stem of 8x8 filters with stride 8 can become the DCT if it likes (exercise 3). So coefficients are not information that a network could not get from the same pixels; but in the study of
-# controls, learned patterns stayed behind. What the coefficients surely have is the photograph behind them: 448x448 pixels instead of 224x224, of which the unneeded part is dropped by frequency, not by shrinking.
+# A learned stem of 8x8 filters with stride 8 can become the DCT if it likes (exercise 3). So coefficients hold nothing that a network could not get from the same pixels; but in the study of
+# controls, after two epochs, learned patterns stayed behind. What the coefficients surely have is the photograph behind them: 448x448 pixels instead of 224x224, of which the unneeded part is dropped by frequency, not by shrinking.
 
 # %% [markdown]
 # ## Exercises
