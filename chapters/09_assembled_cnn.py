@@ -81,7 +81,7 @@ EPOCHS = pick(full=6, quick=1)
 # %% [markdown]
 # ## The problem: one number hides two others
 #
-# So far this book has judged networks by their accuracy on clean test images. Let us train a network in the usual way, and then ask two more questions.
+# So far this book has judged networks by their accuracy on clean test images. Let us ask a trained network two more questions.
 
 # %%
 train.set_seed(0)
@@ -359,8 +359,8 @@ print("moved, then pooled:", pooled(moved_row).tolist())
 
 # %% [markdown]
 # A pattern of stripes became a constant. This is **aliasing**: a signal that varies faster than the new grid can hold is sampled at arbitrary places. Signal
-# processing knows the remedy: before you subsample, blur. And the pooling can be split in two steps, which are usually done at once: the maximum at *every*
-# position, and then the subsampling.
+# processing knows the remedy: blur before you subsample. So we split the pooling in two steps, the maximum at *every* position and the subsampling, and blur
+# between them.
 
 
 # %% tags=["nbval-check-output"]
@@ -392,15 +392,14 @@ by_torch = F.conv2d(wide[None, None], kernel[None, None], stride=2)[0, 0]
 print("same as PyTorch:", torch.allclose(by_hand, by_torch))
 
 # %% [markdown]
-# Look at the first row of the result: the checkerboard became the grey that it is on average, 2. Subsampling alone would have kept the fours and lost the
-# zeros.
+# In the first row of the result, the checkerboard became its average grey, 2. Subsampling alone would have kept the fours and lost the zeros.
 
 # %% [markdown]
 # ## The network tweaks
 #
 # ### Anti-aliasing
 #
-# The layer has no weights. It is a fixed depthwise convolution (chapter 5) with a stride.
+# The layer is a fixed depthwise convolution (chapter 5) with a stride.
 
 
 # %% tags=["model"]
@@ -545,8 +544,8 @@ for name, path in {
 #
 # Squeeze-and-excitation is chapter 6's: the average of each channel over the map decides by how much the channel is multiplied.
 #
-# **Selective kernels** go one step further. Two branches look at the map with different kernels, 3x3 and 5x5 in the original. The sum of both is squeezed as in
-# SE, and a softmax *between the branches* decides, for each channel, how much to take from each:
+# In **selective kernels** two branches look at the map with different kernels, 3x3 and 5x5 in the original. The sum of both is squeezed as in SE, and a softmax
+# *between the branches* decides, for each channel, how much to take from each:
 #
 # $$ \mathbf{v}_c = a_c\, \mathbf{u}^{(1)}_c + (1 - a_c)\, \mathbf{u}^{(2)}_c, \qquad 0 < a_c < 1. \tag{9.4} $$ <a id="eq-assembled-sk"></a>
 #
@@ -597,8 +596,7 @@ print("the two weights add up to 1:", torch.allclose(share + rest, torch.ones_li
 # %% [markdown]
 # ### One block with a place for everything
 #
-# The blocks of chapter 2 stay what they are; a mixin adds the places. Read the last line of each `branch` from the inside
-# out, and you read the diagram above.
+# The blocks of chapter 2 stay what they are; a mixin adds the places. Read each `branch` from the inside out, and you read the diagram above.
 
 
 # %% tags=["model"]
@@ -668,8 +666,8 @@ class AssembledBottleneck(Assembled, Bottleneck):
 
 
 # %% [markdown]
-# DropBlock differs from stage to stage, so it is added afterwards, to the stages that are named. (Its class follows among
-# the regularisers.) Then the two families of networks, made from chapter 2's:
+# DropBlock differs from stage to stage, so it is added afterwards. (Its class follows among the regularisers.) Then the two
+# families of networks, made from chapter 2's:
 
 
 # %% tags=["model"]
@@ -720,8 +718,7 @@ class AssembledCifarResNet(CifarResNet):
 #
 # The first stages work on large maps, and that is where the time goes. Big-Little splits a stage in two. The **big** branch has nearly all blocks, but at *half
 # the resolution*: a quarter of the multiply-adds. The **little** branch keeps the resolution and has a single block, half as wide ($\alpha = 2$; $\beta = 4$
-# divides the number of blocks). The big map is enlarged, the two are added, and a last block merges them. So the network is *faster*, and the paper spends
-# what it saves on larger images.
+# divides the number of blocks). The big map is enlarged, the two are added, and a last block merges them. So the network is *faster*.
 
 
 # %% tags=["model"]
@@ -760,8 +757,8 @@ class BigLittle(nn.Module):
 
 
 # %% [markdown]
-# Two details are easy to miss. The big branch ends without a ReLU, so that the ReLU comes after the addition. And the stride that used to be at the *start* of a
-# stage is in the merging block at its *end*; so the third stage has stride 1 and leaves the halving to stage 4, which is an ordinary one.
+# Two details are easy to miss. The big branch ends without a ReLU, which comes after the addition. And the stride moves from the *start* of a stage to the
+# merging block at its *end*; so the third stage has stride 1 and leaves the halving to stage 4, which is an ordinary one.
 
 
 # %% tags=["model"]
@@ -829,9 +826,8 @@ Table(
 # Both are equation [(9.1)](#eq-assembled-targets). Cross-entropy with a target of exactly 1 is never satisfied: it pushes the logits apart without end. Smoothing
 # gives it a finite goal. Mixup keeps the network from being extreme between its training images.
 #
-# Where does the partner image come from? The authors' code has two kinds. **Kind 1** mixes the first half of a batch with the second, so a loader must deliver
-# two images for one mixed image. **Kind 2** mixes a batch with itself in reverse order: no extra work, but each image appears twice in the same batch. Their
-# ImageNet recipe uses kind 1.
+# Where does the partner image come from? The authors' code has two kinds. **Kind 1** mixes the first half of a batch with the second. **Kind 2** mixes a batch
+# with itself in reverse order. Their ImageNet recipe uses kind 1. Exercise 2 asks for the catch of each.
 
 
 # %% tags=["model"]
@@ -901,8 +897,7 @@ for kind in (1, 2):
 # ### DropBlock
 #
 # Dropout sets single numbers to zero. In a feature map that hardly matters: the neighbours know nearly the same. So
-# DropBlock takes out whole squares. The paper uses it in the third and fourth group of blocks, and lets $\kappa$ fall
-# from 1 to 0.9 over the training.
+# DropBlock takes out whole squares. The paper lets $\kappa$ fall from 1 to 0.9 over the training.
 
 
 # %% tags=["model"]
@@ -1001,10 +996,10 @@ print(
 # and 15,000 for ImageNet (Table 1 of its paper). The result is a list of 25 pairs. For every image one pair is drawn; each of its two operations has a chance of
 # being applied and a level from 0 to 9.
 #
-# The fourteen operations are torchvision's, which takes one strength for a whole batch. The two cells folded here have a strength for each image, which makes
-# them fast enough for a study; the tests compare them with torchvision's. (Only *Equalize* differs: exact shares here, whole numbers there, which leave most
-# 16x16 images as they are.) The policy is the one for CIFAR-10; the paper takes that for ImageNet. A higher level of *Solarize* and *Posterize* changes more, as
-# in torchvision; in the code that the authors used, it changes less.
+# The fourteen operations are torchvision's, which takes one strength for a whole batch. The cells folded here take one for each image, to be fast enough for a
+# study; the tests compare them with torchvision's. (Only *Equalize* differs: exact shares here, whole numbers there, which leave most 16x16 images as they
+# are.) The policy is the one for CIFAR-10; the paper takes that for ImageNet. A higher level of *Solarize* and *Posterize* changes more, as in torchvision; in
+# the code that the authors used, it changes less.
 
 
 # %% jupyter={"source_hidden": true} tags=["model", "hide-input"]
@@ -1398,8 +1393,8 @@ Table(rows, decimals=2)
 
 # %% [markdown]
 # Squeeze-and-excitation is the classic case: hardly any multiply-adds, but on the paper's GPU a good part of the speed (from 493 to 420 images per second). It
-# reads each map twice and waits in between. That is why the paper counts images per second. On this processor the step from the row above is about as large; on
-# another it may not be. So measure on the machine that you will use.
+# reads each map twice and waits in between. On this processor the step from the row above is about as large; on another it may not be. So measure on the
+# machine that you will use.
 
 # %% [markdown]
 # ## Where we differ from the paper
@@ -1409,8 +1404,8 @@ Table(rows, decimals=2)
 # | network | ResNet-50, bottlenecks | ResNet-8 of width 8, basic blocks | minutes instead of GPU weeks; 20,000 parameters have little to regularise |
 # | images | ImageNet; crops of 5 to 100 % of the area, at 224x224 | CIFAR-10 at 16x16; shift by 2 and flip | the same |
 # | training images | 1.28 M | 2,000 in the study, 10,000 live | the study has many arms |
-# | optimiser | SGD, momentum 0.9, batch 1024, peak learning rate 0.4, cosine, 5 epochs of warm-up, weight decay 1e-4 | Nesterov momentum, batch 64, one cycle with peak 0.1, the same decay; live: the course's recipe for few epochs | few images give many steps |
-# | length | 120, 200, 270 and 600 epochs along the ladder | 8 epochs; 24 in two arms | regularisers pay in long trainings; see below |
+# | optimiser | SGD, momentum 0.9, batch 1024, peak learning rate 0.4, cosine, 5 epochs of warm-up, weight decay 1e-4 | Nesterov momentum, batch 64, one cycle with peak 0.1, the same decay; live: the course's recipe for few epochs | small batches give few images more steps |
+# | length | 120, 200, 270 and 600 epochs along the ladder | 8 epochs; 24 in two arms | minutes instead of days |
 # | ResNet-D | stride, stem and shortcut; with Big-Little no stem | the shortcut alone | basic blocks have no 1x1 with stride, and the small stem is a 3x3 already |
 # | SE | ratio 16, no biases | ratio 4, biases, as in chapter 6 | 8 channels cannot be divided by 16 |
 # | Big-Little | $\alpha = 2$, $\beta = 4$ | built and counted, not trained | maps of 16x16 are too small |
@@ -1422,8 +1417,8 @@ Table(rows, decimals=2)
 # %% [markdown]
 # ## The data
 #
-# Corrupted and augmented images were shown above. The normalisation, once more, and that a corruption is normalised
-# like a clean image, with the statistics of the clean training images:
+# Corrupted and augmented images were shown above. A corruption is normalised like a clean image, with the statistics
+# of the clean training images:
 
 # %% jupyter={"source_hidden": true} tags=["hide-input", "nbval-check-output"]
 batch = data.normalize(data.train.images[:600])
@@ -1441,8 +1436,7 @@ print(
 # %% [markdown]
 # ## Training
 #
-# The network of all arms, and a training with any of the regularisers. What they draw at random comes from generators of their own, so every arm sees the same
-# images in the same order.
+# The network of all arms, and a training with any of the regularisers. Every arm sees the same images in the same order.
 
 
 # %% tags=["model"]
@@ -1505,8 +1499,8 @@ last = train.overfit(
 print("32 images learned by heart, loss below 0.1:", last < 0.1)
 
 # %% [markdown]
-# Two more networks, for as many epochs as the plain one at the start and on the same images: one with anti-aliasing alone, one with all the techniques of our
-# ladder but distillation: D, SK (in place of SE), DropBlock, anti-aliasing, label smoothing, mixup and AutoAugment.
+# Two more networks, for as many epochs as the plain one and on the same images: one with anti-aliasing alone, one with all the techniques of our ladder but
+# distillation: D, SK (in place of SE), DropBlock, anti-aliasing, label smoothing, mixup and AutoAugment.
 
 # %%
 train.set_seed(0)
@@ -1583,13 +1577,13 @@ Table(
 # %% [markdown]
 # The blur has no parameters, so the first two networks are equally large; compare their *flips*. In the last row, compare training and test accuracy: a
 # regulariser works on the distance between them, and where there is little distance, there is little to gain. (Training accuracy is that of 500 images only, so
-# it may even come out below the test accuracy.)
+# it may come out below the test accuracy.)
 
 # %% [markdown]
 # ## Results: the paper beside ours
 #
-# One training of each proves little. So a study trained every step of the ladder with three seeds, on 2,000 images, in the paper's order. Big-Little is not
-# among the steps: maps of 16x16 are too small. Distillation comes last, because its teacher has seen more images than the students.
+# One training of each proves little. So a study trained the steps of the ladder with three seeds, on 2,000 images, in the paper's order, without Big-Little.
+# Distillation comes last, because its teacher has seen more images than the students.
 
 
 # %% tags=["model"]
@@ -1675,7 +1669,7 @@ def mces(study, arm):
 
 
 # %% [markdown]
-# Parameters and multiply-adds are counted. Images per second are measured here and now, in batches of 128; a few per cent between them mean nothing.
+# Parameters and multiply-adds are counted. Images per second are measured here, in batches of 128; a few per cent between them mean nothing.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -1751,11 +1745,11 @@ plot.show(
 )
 
 # %% [markdown]
-# The counted costs first, for they are not a matter of luck. On this small network D adds no parameter, SE 4 %, and SK makes it 1.6 times as large. Anti-aliasing
-# nearly doubles the multiply-adds, because two convolutions move to the larger map. The regularisers cost nothing in use. The accuracies are those of 20,000 to
-# 32,000 parameters after 8 passes over 2,000 images: compare the rows, and look at how far the three dots of a row are apart.
+# The counted costs first. On this small network D adds no parameter, SE 4 %, and SK makes it 1.6 times as large. Anti-aliasing nearly doubles the
+# multiply-adds, because two convolutions move to the larger map. The accuracies are those of 20,000 to 32,000 parameters after 8 passes over 2,000 images:
+# compare the rows, and look at how far the three dots of a row are apart.
 #
-# To be sure that the code of the study still runs, some of its arms train here for a moment.
+# Some arms train here for a moment, to check that the code of the study still runs.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input", "nbval-check-output"]
 few = at_16_pixels(cifar10(train=128, test=100))
@@ -1811,15 +1805,16 @@ ROBUST.table()
 # **Top-1.** The primary claim is reversed: with all techniques but distillation the network is clearly *less* accurate than the plain ResNet-8. Of the nine single
 # steps two are seen, D and distillation, by intervals that end just above zero; among so many that may be luck. In the paper every step goes up.
 #
-# **mini-mCE.** All steps together change nothing that could be seen. Mixup alone lowers it at every seed, although it does not raise top-1: a step may help the one
+# **mini-mCE.** All steps together change nothing that could be seen. The step that adds mixup lowers it at every seed, although it does not raise top-1: a step may help the one
 # number and not the other.
 #
-# Why so different? The regularisers make the training images harder. A network that has not even learned its training images has no use for that.
+# Why so different? A guess: the regularisers make the training images harder, and a network that has not even learned its training images has no use for that. The study of longer
+# trainings below bears on it, and the one of networks that overfit is for it.
 #
 # ### Leave one out
 #
-# A ladder credits each technique with what it adds to those before it. The opposite question is at least as useful: take *one* technique out of the complete set;
-# what is lost? If gains were additive, both would give the same number. The verdicts stand in the last rows of the two tables above.
+# The opposite of the ladder's question is at least as useful: take *one* technique out of the complete set; what is lost? If gains were additive, both would
+# give the same number. The verdicts stand in the last rows of the two tables above.
 
 # %%
 NAMES = {  # technique -> the step that adds it, the step before, and the arm without it
@@ -1854,8 +1849,7 @@ Table(
 #
 # ### Does more training change the verdict?
 #
-# The regularisers make training harder on purpose, so a short training can hardly profit. The paper trains for 120 to 600 epochs. So two arms were trained three
-# times as long: none of the techniques, and all of them.
+# The paper trains for 120 to 600 epochs. So two arms were trained three times as long: none of the techniques, and all of them.
 
 
 # %% tags=["model"]
@@ -1906,9 +1900,9 @@ for length, (study, none, everything) in BOTH.items():
 Table(rows, decimals=1)
 
 # %% [markdown]
-# Three times as long, both networks are better, and the complete set is about as far behind as before. The last two columns say how much there was to gain at
-# all: the distance between training and test accuracy is what a regulariser works on. It about doubles, and is still only a few points. So these networks hardly
-# overfit, with or without; what they lack is capacity and time. Do not judge the paper's recipe by a short training, and do not give a short training its recipe.
+# Three times as long, both networks are better, and the complete set is about as far behind as before (after Holm's correction, not clear). The last two columns say how much there
+# was to gain at all: the distance between training and test accuracy about doubles, and is still only a few points. So these networks hardly overfit, with or without. Do not judge the
+# paper's recipe by such a training, and do not give such a training its recipe.
 
 # %% [markdown]
 # ### Where there is something to regularise
@@ -2073,8 +2067,7 @@ plot.mistakes(networks["all"], data, logits, "layer2")
 # %% [markdown]
 # ### Where do they look?
 #
-# The same ten images for the plain network, the anti-aliased one, the one with everything, and the plain one before any training, each for its own
-# prediction. The titles give the prediction of the plain network.
+# The evidence of each network for its own prediction, on the same ten images. The titles give the prediction of the plain network.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 train.set_seed(0)
@@ -2132,15 +2125,15 @@ Table(
 )
 
 # %% [markdown]
-# Untrained shares reach 0 and 1, too, so that shows nothing. But training raises the part between images from about a tenth, most of all in the last
+# Untrained shares reach 0 and 1, too: reaching them shows nothing. But training raises the part between images from about a tenth, most of all in the last
 # unit. At 0 % a unit would be a fixed mixture, and the layers that compute its weights could be thrown away.
 
 # %% [markdown]
 # ## Play: move the image
 #
-# Three test images, moved by up to four pixels to either side. Both curves show the probability of the *true* class, for the plain network and for the one with
-# anti-aliasing. A network that did not care about the position would draw a level line. The images are those on which the plain network wavers most, which is
-# unfair to it on purpose; so the table first gives the means over many images.
+# Three test images, moved by up to four pixels to either side. The curves of two networks show the probability of the *true* class. A network that did
+# not care about the position would draw a level line. The images are those on which the plain network wavers most, which is unfair to it on purpose; so the
+# table first gives the means over many images.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 REACH = 4
@@ -2230,8 +2223,8 @@ Explorable(
 
 # %% [markdown]
 # Two strides of 2 lie between the image and the last map, so moving by four pixels moves the last map by a whole position. Between those, the plain network sees
-# a picture that is sampled in another way. The blur reduces the aliasing, but does not end it. And do not expect equal values at −4, 0 and 4: a quarter of the
-# image has gone out on one side, and its mirror image has come in on the other.
+# a picture that is sampled in another way. The blur reduces the aliasing, but does not end it. And do not expect equal values at −4, 0 and 4: at −4 and 4
+# a quarter of the image is replaced by a mirror image.
 
 # %% [markdown]
 # ## When to use it today, and what came after
