@@ -492,7 +492,7 @@ plot.show(
 #
 # That answers the question at the top. The teacher's −3 counts only as the margin, say −0.8. The student at −1 is below
 # that already and is left alone; had it been at −0.2, it would be sent down to −0.8, and no further. With three maps,
-# the whole loss is
+# the whole loss, for a batch of $N$ images, is
 #
 # $$ L = L_\text{task} + \frac{\alpha}{N} \sum_{j=1}^{n} \frac{1}{2^{\,n-j}} \, d_p\big(\sigma_m(T_j), r_j(S_j)\big). \tag{8.5} $$ <a id="eq-overhaul"></a>
 #
@@ -1278,7 +1278,7 @@ Table(
 # | ImageNet, top-1 | ResNet-50 (23.84) | MobileNet | 31.13 | 28.75 | 2.38 |
 # | VOC, mean IoU | ResNet-101 (77.89) | ResNet-18 | 72.07 | 73.98 | 1.91 |
 #
-# ResNet-50, with 42 % of the weights, ends at the error of its teacher. Others do not get so far. The toolbox
+# ResNet-50, with 42 % of the weights, ends at the error of its teacher. Trainings by others do not get so far. The toolbox
 # [MMRazor](https://github.com/open-mmlab/mmrazor/blob/main/configs/distill/mmcls/ofd/README.md) lists its own trainings,
 # as accuracies: ResNet-50 goes from 76.55 to 78.05 %, with a teacher at 78.48 %; WRN-16-2 on CIFAR-100 goes from 73.5 to
 # 74.32 %. Both gain, by less than in the table, and from a better start.
@@ -1368,19 +1368,19 @@ print(f"Corrected after Holm for all {len(CLAIMS.all)} comparisons, {stands} dif
 # %% [markdown]
 # Ten looks at three seeds: read one by one, several rows are clear; taken together, none of them stands. So these are hints.
 #
-# **Where a gain shows.** Soft targets help, and the paper's method helps as much. Squared differences after the ReLU help half
+# **Where a gain shows.** Soft targets help, and so does the paper's method; which of the two helps more is not clear. Squared differences after the ReLU help half
 # as much.
 #
 # **Where it comes from.** From the margin, it seems: with the margin 0 nothing is left of the advantage over the
 # comparison after the ReLU. But there is a rival. With the margin the targets lie further out, so the loss is larger,
 # and *weighs more* against the labels. The margin may be no better than a larger weight.
 #
-# **What does not show.** Partial L2 is no better than plain L2 here, and batch statistics are no better than running ones. The
+# **What does not show.** Whether partial L2 is better than plain L2 here, or batch statistics better than running ones, is not clear. The
 # paper argues that to imitate useless values costs the student capacity. Ours stops after some 300 steps, at an error of about
 # one half on its own training images; hardly for lack of capacity. And with the margin, plain L2 does not ask for −3, only for the margin.
 #
-# **What is reversed.** Attention transfer makes it worse, at every seed. Its usual factor was chosen for trainings of
-# hundreds of epochs. In ten, its part of the loss may drown the labels. The rival is the weight again.
+# **What is reversed.** Attention transfer makes it worse, at every seed. With its
+# usual factor its part of the loss may drown the labels. The rival is the weight again.
 #
 # ## What a longer study will decide
 #
