@@ -170,8 +170,8 @@ plot.show(
 # %% [markdown]
 # ## The smallest piece by hand
 #
-# An up-convolution turns each number into a 2x2 square: the number times the four weights. Squares do not overlap, as
-# the stride is 2. So with a 2x2 map, 4x4 numbers come out:
+# An up-convolution turns each number into a 2x2 square: the number times the four weights. Squares do not overlap, as the
+# stride is 2:
 
 # %% tags=["nbval-check-output"]
 low = torch.tensor([[1.0, 2.0], [0.0, 3.0]])
@@ -203,8 +203,6 @@ print("channels, height, width:", tuple(joined.shape))
 
 # %% [markdown]
 # ## The network
-#
-# The pieces first: two valid convolutions, and the crop.
 
 
 # %% tags=["model"]
@@ -301,7 +299,7 @@ class UNet(nn.Module):
 
 
 # %% [markdown]
-# The probe: the sizes that the paper writes into its Figure 1. It starts with 572x572 pixels.
+# The probe: the sizes of the paper's Figure 1. It starts with 572x572 pixels.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input", "nbval-check-output"]
 with torch.device("meta"):
@@ -371,8 +369,8 @@ plot.show(
 # %% [markdown]
 # ## Checks: is this the paper's network?
 #
-# The paper says that the network has 23 convolutional layers. It gives neither parameters nor multiply-adds; ours are
-# counted. Beside it the variants that you meet most often under the same name.
+# The paper says that the network has 23 convolutional layers. It gives neither parameters nor multiply-adds; ours are counted.
+# Below them are common variants.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input", "nbval-check-output"]
 convolutions = [
@@ -395,12 +393,12 @@ upsampled = inspect.count_parameters(paper_net) + sum(
 print(f"a 3x3 convolution after bilinear enlarging: {upsampled:,} parameters")
 
 # %% [markdown]
-# Many U-Nets of others pad their convolutions with zeros, so that 512 pixels give 512. The parameters are the same, but near
-# the border the answer rests on zeros. Many replace the up-convolution by bilinear enlarging and a 3x3 convolution, which avoids
-# the checkerboards that an up-convolution can leave [[Odena et al., 2016](../pages/bibliography.md#odena2016checkerboard)], and changes the count.
+# Many U-Nets of others pad their convolutions with zeros. The parameters are the same, but near the border the answer rests on
+# zeros. Many replace the up-convolution by bilinear enlarging and a 3x3 convolution, which avoids the checkerboards that an
+# up-convolution can leave [[Odena et al., 2016](../pages/bibliography.md#odena2016checkerboard)], and changes the count.
 #
-# There is no such network in torchvision to compare with. So we test a property that a network with padding does not
-# have: **move the image by 16 pixels, and the answer moves by 16 pixels**, to the last digit.
+# torchvision has no such network to compare with. So we test a property that a network with padding does not have: **move the
+# image by 16 pixels, and the answer moves by 16 pixels**, to the last digit.
 
 # %% tags=["nbval-check-output"]
 train.set_seed(0)
@@ -468,10 +466,10 @@ def segment(model, images, tile=None, stride=None, offset=0, mode="reflect"):
 
 
 # %% [markdown]
-# Is the patchwork equal to one pass over everything? Each pooling picks the larger of two neighbours, and *which* two depends on
-# where the tile begins. Four poolings: the pattern repeats every 16 pixels. So the claim to test is: tiles that begin at
-# multiples of 16 are exact, others are not. Here is the narrow network from above on an image of 128 pixels. Its tiles give 36
-# pixels; the stride varies.
+# Is the patchwork equal to one pass over everything? Each pooling picks the largest of four neighbours, and *which* four depends
+# on where the tile begins. Four poolings: the pattern repeats every 16 pixels. So the claim to test is: tiles that begin at
+# multiples of 16 are exact, others are not. Here is the narrow network from above on an image of 128 pixels, with tiles that
+# give 36:
 
 # %% tags=["nbval-check-output"]
 image = torch.randn(1, 1, 128, 128, generator=torch.Generator().manual_seed(1)).double()
@@ -492,8 +490,8 @@ Table(rows)
 
 # %% [markdown]
 # Look at 36: the patchwork has no gap, and yet it is not equal. That is the paper's own case: its tile of 572 pixels gives
-# **388, which is 4 more than a multiple of 16**. To be exact, tiles of 388 pixels have to overlap by 4 more and go in steps of
-# 384. `segment` does that unless told otherwise.
+# **388, which is 4 more than a multiple of 16**. To be exact, tiles of 388 pixels have to go in steps of 384. `segment` does
+# that unless told otherwise.
 #
 # ### Large tiles or large batches?
 #
@@ -516,14 +514,14 @@ for side in (188, 252, 380, 572, 1084):
 Table(rows, decimals=1)
 
 # %% [markdown]
-# The first row is the sliding window in disguise: a window of 188 pixels for 4x4 answers. The U-Net shares the work.
+# The first row is the sliding window in disguise: a window of 188 pixels for 4x4 answers.
 
 # %% [markdown]
 # ## Elastic deformation: more images from few
 #
-# A slice of soft tissue that is bent a little could have been one. The paper draws **random displacement vectors on a coarse 3x3
-# grid**, each component from a normal distribution with a standard deviation of 10 pixels, and interpolates between them
-# bicubically. (It is a grid of nine vectors, not a 3x3 matrix, as some texts say.)
+# A slice of soft tissue that is bent a little could have been one. The paper draws **random displacement vectors on a coarse
+# 3x3 grid**, each component from a normal distribution with a standard deviation of 10 pixels, and interpolates between them
+# bicubically.
 
 
 # %% tags=["model"]
@@ -602,9 +600,8 @@ print(
 # %% [markdown]
 # ## Cells that touch: weights for the loss
 #
-# What the biologist wants is one cell, and another one. A wall with a hole makes one cell of two, and for the loss that hole is
-# three pixels of 65,536. So the paper gives each pixel a **weight**, and pixels between two cells that are close together a large
-# one:
+# A wall with a hole makes one cell of two, and for the loss that hole is three pixels of 65,536. So the paper gives each pixel
+# a **weight**, and pixels between two cells that are close together a large one:
 #
 # $$ w(\mathbf{x}) = w_c(\mathbf{x}) + w_0 \exp\left( - \frac{(d_1(\mathbf{x}) + d_2(\mathbf{x}))^2}{2 \sigma^2} \right). \tag{11.3} $$ <a id="eq-unet-weight"></a>
 #
@@ -655,7 +652,7 @@ drawn = torch.tensor(
 print(components(drawn[None] == 1)[0])
 
 # %% [markdown]
-# Three cells: the one in the middle is a long winding one; the last two meet only at a corner, and stay two.
+# Three cells. Two of them meet only at a corner, and stay two.
 #
 # **Step 2: two distances.** From each membrane pixel walk outwards, nearest positions first. The first cell that you meet is the
 # nearest, the first *other* one the second nearest. Beyond four $\sigma$ the weight is next to nothing, and the walk stops. Only
@@ -713,7 +710,7 @@ def weight_map(masks, w0=10.0, sigma=2.5):
 
 
 # %% [markdown]
-# By hand, on one line: two cells with three pixels of membrane between them, and $w_0 = 10$, $\sigma = 2.5$.
+# By hand, on one line: two cells with three pixels of membrane between them.
 
 # %% tags=["nbval-check-output"]
 row = torch.tensor([[[1, 1, 1, 0, 0, 0, 1, 1, 0, 0]]])
@@ -731,7 +728,7 @@ print(
 )
 
 # %% [markdown]
-# And against brute force, on 64x64 pixels of a real slice: a distance from every pixel to every pixel of every cell.
+# And against brute force, on 64x64 pixels of a real slice:
 
 
 # %%
@@ -889,7 +886,7 @@ def cells_apart(counts):
 
 
 # %% [markdown]
-# Small enough to count by hand: two true cells of 5x4 pixels with a wall between them, found with a hole in the wall.
+# By hand: two true cells of 5x4 pixels, found with a hole in the wall between them.
 
 # %% tags=["nbval-check-output"]
 true = torch.ones(1, 5, 9)
@@ -1093,8 +1090,8 @@ print("one part of a slice learned by heart, loss below 0.3:", loss < 0.3)
 
 # %% [markdown]
 # The network gives a probability, and a number of cells needs a **threshold**. Half is the natural one. The challenge tries
-# several and takes the best. We report both: the difference between them turns out to be the lesson of this story. (Like the
-# challenge we choose it on the test slices themselves, a little too good for every network.)
+# several and takes the best. We report both. (Like the challenge we choose it on the test slices themselves, a little too good
+# for every network.)
 
 # %% tags=["model"]
 THRESHOLDS = tuple(i / 10 for i in range(1, 10))
@@ -1192,12 +1189,11 @@ Table(
 
 # %% [markdown]
 # The first row is a network that has learned nothing, and it separates no cell. By pixels it still beats the network with the
-# weight map. The plain loss wins by pixels and loses by cells: many a wall has a hole. The weight map makes the network say
-# *membrane* far more readily: more pixels wrong, many more cells right.
+# weight map. The plain loss wins by pixels and loses by cells. The weight map makes the network say *membrane* far more
+# readily: more pixels wrong, many more cells right.
 #
-# Then the last two columns. Ask the plain network for a probability of 0.8, and 78.5 % of the cells are apart; the network with
-# the map has 76.4 % at 0.5, and 78.5 % at its own best threshold. That was no extra training, only another threshold. Here is a
-# part of one slice in all three cases.
+# Then the last two columns. Ask the plain network for a probability of 0.8, and nearly four cells of five are apart, without more
+# training. The network with the map has hardly more at its own best threshold, and a little less at 0.5. A part of one slice:
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -1258,7 +1254,7 @@ plot.show(
 # %% [markdown]
 # ## Results: the paper beside ours
 #
-# The paper's Tables 1 and 2. The errors are those of the challenge's server on its secret slices.
+# The paper's errors on ISBI are those of the challenge's server on its secret slices.
 #
 # | ISBI 2012 (Table 1) | warping error | Rand error | pixel error |
 # |:--|--:|--:|--:|
@@ -1273,9 +1269,8 @@ plot.show(
 #
 # U-Net led the ISBI list by warping error. By Rand error others were ahead, with post-processing made for this data set.
 #
-# Ours is a study of seven arms, three seeds each; every training takes 200 steps of one slice. An eighth arm answers a rival
-# explanation: the map weighs membrane more than *balance* does, so what does **one weight for all membrane**, in the mean ratio
-# of the map, do by itself?
+# Ours is a study of seven arms, three seeds each. An eighth arm answers a rival explanation: the map weighs membrane more than
+# *balance* does, so what does **one weight for all membrane**, in the mean ratio of the map, do by itself?
 
 # %% tags=["model"]
 ARMS = {
@@ -1444,10 +1439,10 @@ CLAIMS.table()
 BEST.table()
 
 # %% [markdown]
-# **The weight map.** At threshold 0.5 it separates many more cells than the plain loss, with 25 slices and with 5, at every seed.
-# Over class weights alone, be it *balance* or one in its own ratio, the difference is not clear. At the best threshold of each
-# network no row is clear, and against the class weight of the same ratio the difference is zero, ± 0.84. So on these slices the
-# second term, the one that the paper is known for, does what its mean ratio does. Discs that touch are another case; they come below.
+# **The weight map.** At threshold 0.5 it separates many more cells than the plain loss, with 25 slices and with 5, at every
+# seed. Over class weights alone, be it *balance* or one in its own ratio, the difference is not clear. At the best threshold of
+# each network no row is clear, and against the class weight of the same ratio the difference is zero, ± 0.84. So on these
+# slices the second term, the one that the paper is known for, does what its mean ratio does.
 #
 # **5 or 25 slices; deformation.** With the plain loss at 0.5, 25 slices against 5 are reversed: 5 separate more cells. All else is
 # not clear. Why is open: 200 steps may be too few to use the images up.
@@ -1458,8 +1453,8 @@ BEST.table()
 
 # %% [markdown]
 # On these slices nearly every membrane *is* a wall between two cells. The paper invented the map for cells that touch on a wide
-# background. For that case a study draws discs, some of which touch, with five seeds. How would a class weight in the map's mean
-# ratio fare there: the background is wide and light, the walls in it are narrow and heavy?
+# background. So a study draws discs like that, with five seeds. How would a class weight in the map's mean ratio fare there:
+# the background is wide and light, the walls in it are narrow and heavy?
 
 
 # %% jupyter={"source_hidden": true} tags=["model", "hide-input"]
@@ -1567,11 +1562,10 @@ Table(rows)
 DISC_CLAIMS.table()
 
 # %% [markdown]
-# At 0.5 the order is the paper's: the map separates most, and the class weight least by far. It makes the background cheap, and the walls, which are
-# background, with it. This is the case for which the map was made: a wide class of little weight with a narrow, heavy part. At the best threshold of
-# each network, the map is still ahead of the class weight, seen by a hair; but the class weight's best is 0.9, the largest that we try, and a
-# larger one may help it. Against the *plain* loss, with its own threshold, the map's lead is not clear: most of what it brings, a
-# threshold brings, too.
+# At 0.5 the order is the paper's: the map separates most, and the class weight least by far. It makes the background cheap, and
+# the walls, which are background, with it. At the best threshold of each network, the map is still ahead of the class weight,
+# seen by a hair; but the class weight's best is 0.9, the largest that we try, and a larger one may help it. Against the *plain*
+# loss, with its own threshold, the map's lead is not clear: most of what it brings, a threshold brings, too.
 
 # %% [markdown]
 # ### What the weights do to a threshold
@@ -1598,7 +1592,7 @@ formula = 4 * 0.3 / (4 * 0.3 + 0.7)
 print("learned:", round(float(torch.sigmoid(logit).detach()), 3), "formula:", round(formula, 3))
 
 # %% [markdown]
-# Does that describe our networks? Three errors at every threshold, for the two networks that were trained above:
+# Does that describe our networks? The two from above at every threshold:
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 curves = {
@@ -1631,7 +1625,7 @@ plot.show(
 # pixel error at 0.2, that of the plain network at 0.4. That is the direction that the formula predicts. It is not the same curve
 # moved: the shapes differ. And who tunes the threshold for the pixel error gets cells that hang together.
 #
-# Each arm of the studies trains here for a moment, so that their code is known to run.
+# Each arm of the studies trains here for a moment, to check that its code runs.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input", "nbval-check-output"]
 tiny = replace(
@@ -1646,8 +1640,7 @@ print("all arms of the studies run:", len(rehearsed) == len(ARMS) + 1 + len(DISC
 # ## Play: where are the seams?
 #
 # The network with the weight map has three levels, so its pattern repeats every **8** pixels. Its tiles give 76 pixels, and you
-# choose how far the next tile is away. Left: the membrane that comes out. Right: how much each probability differs from that of one
-# pass over the mirrored slice. The percentages are of the whole slice.
+# choose how far the next tile is away. The percentages are of the whole slice.
 #
 # Which stride has no error? At 68, why is every second tile exact? Then replace the mirror by zeros: how far does it reach into
 # the image, and why just so far?
@@ -1710,17 +1703,16 @@ Explorable(
 )
 
 # %% [markdown]
-# 64 is a multiple of 8. At 68 every second start is one, and a tile is exact if both of its starts are. At 67 it takes eight tiles
-# until the pattern comes back. Zeros reach in at most as far as the network takes off, 44 pixels here, 92 in the paper's. Do seams
-# matter? The percentage above the left picture says how many pixels are decided otherwise.
+# 64 is a multiple of 8. At 68 every second start is one, and a tile is exact if both of its starts are. At 67 it takes eight
+# tiles until the pattern comes back. Zeros reach in at most as far as the network takes off, 44 pixels here, 92 in the paper's.
 
 # %% [markdown]
 # ## Photographs: what are the skips for?
 #
 # The second story. Walls of two pixels are an extreme case; photographs are the usual one, large objects and a boundary around
-# them. The data are the animals of PASCAL VOC [[Everingham et al., 2010](../pages/bibliography.md#everingham2010voc)], with masks of VOC and of Hariharan et al.
-# [[Hariharan et al., 2011](../pages/bibliography.md#hariharan2011sbd)]. Shown is the first photograph of each class with one animal alone, a fifth to half of the picture,
-# nothing before it and no person annotated.
+# them. The data are the animals of PASCAL VOC [[Everingham et al., 2010](../pages/bibliography.md#everingham2010voc)], with
+# masks of VOC and of [[Hariharan et al., 2011](../pages/bibliography.md#hariharan2011sbd)]. Shown is the first photograph of
+# each class with one animal alone, a fifth to half of the picture, nothing before it and no person annotated.
 
 
 # %% tags=["model"]
@@ -1825,15 +1817,14 @@ print("the backbone's own four maps are among them:", same)
 Table(rows, decimals=1)
 
 # %% [markdown]
-# Without skips the network even has some more parameters and multiply-adds. What it lacks is only the way across.
+# Without skips the network even has some more parameters and multiply-adds. It lacks only the way across.
 #
 # ### A score at the bottom
 #
 # Everything that the backbone knows has to pass through an expanding path of random weights. In a short training that may be a
-# bottleneck of its own, whatever the skips do. So the network that we train gets a second score: a 1x1 convolution on the deepest
-# map, enlarged 32 times and added. Both scores start at zero: from the first step on the names can come from the bottom, and the
-# expanding path can learn what is missing. The paper has no such score; the FCN of [chapter 12](12_fcn), which is older, has
-# nothing else at stride 32.
+# bottleneck. So the network that we train gets a second score: a 1x1 convolution on the deepest map, enlarged 32 times and
+# added. Both scores start at zero: from the first step on the names can come from the bottom, and the expanding path can learn
+# what is missing. The paper has no such score; the FCN of [chapter 12](12_fcn), which is older, has nothing else at stride 32.
 
 
 # %% tags=["model"]
@@ -2049,14 +2040,14 @@ plot.masks(
 )
 
 # %% [markdown]
-# With skips the mean IoU is 36.2 %, without 33.2 %. That is one training each, so it is no answer on the skips. An outline that is
-# off is a mistake of *where*; a patch of the wrong colour is a mistake of *what*, and skips cannot help against that. Which kind is
+# With skips the mean IoU is some three points higher. That is one training each, so it is no answer on the skips. An outline that is
+# off is a mistake of *where*; a patch of the wrong colour is a mistake of *what*, and it is not the places that are missing. Which kind is
 # more frequent where the IoU is poor?
 #
 # ### The study
 #
 # With skips, without, and with skips but an untrained backbone (*from nothing*), each without and with the deep score, three
-# seeds. The recipe is the same but for its length: three passes instead of the nine above.
+# seeds. The recipe is the same, with three passes instead of the nine above.
 
 # %% tags=["model"]
 ANIMAL_ARMS = {
@@ -2224,7 +2215,7 @@ print("all arms of the studies run:", len(rehearsed) == 6)
 # \end{aligned}
 # \tag{11.6} $$ <a id="eq-unet-cam"></a>
 #
-# What made the network say *cat* where it said cat? The maps are those of the expanding path at stride 8, with 8x8 positions.
+# The maps are those of the expanding path at stride 8, with 8x8 positions.
 
 
 # %% tags=["model"]
@@ -2321,14 +2312,13 @@ plot.confusion(
 )
 
 # %% [markdown]
-# Read the matrix by its first column: between 36 % (cat) and 51 % (cow, sheep) of the pixels of an animal are called background. For every
-# animal but the cat that is still the commonest answer. The largest mix-ups of animals are dogs called cat (16 %) and sheep called
-# dog (13 %): mistakes of *what*.
+# Read the matrix by its first column: between a third (cat) and a half (cow, sheep) of the pixels of an animal are called background. For every
+# animal but the cat that is the commonest answer. The largest mix-up of animals is that of cats and dogs, both ways: a mistake of *what*.
 #
 # ### Where does it look?
 #
-# The five photographs from above, the score $y_c$ for the true class: the backbone's map at stride 8, before anything has come up
-# from below, and the expanding path at stride 8, with skips and without. In a dark map no place speaks for the class.
+# The five photographs from above, the score $y_c$ for the true class, at stride 8: in the backbone, before anything has come up
+# from below, and in the expanding path. In a dark map no place speaks for the class.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 true_class = largest_class(truth[fixed])
@@ -2399,9 +2389,9 @@ rows.append(floor_row | {"without the place in": "background everywhere"})
 Table(rows, decimals=1)
 
 # %% [markdown]
-# Each skip costs something when its places are lost: strides 4 and 8 the most. It is one network, so small
-# differences mean little. And a network that was *trained* without that skip might have found another way: *no skips* above has
-# 33.2 %.
+# Each skip costs something when its places are lost, that of stride 8 the most. It is one network, so small
+# differences mean little. And a network that was *trained* without a skip might have found another way: *no skips* above lacks all
+# four, and is as good as this network without the one of stride 8.
 
 # %% [markdown]
 # ## When to use it today, and what came after
@@ -2410,7 +2400,7 @@ Table(rows, decimals=1)
 # pretrained contracting path.
 #
 # - **nnU-Net** [[Isensee et al., 2021](../pages/bibliography.md#isensee2021nnunet)] keeps the architecture and automates everything around it: sizes, normalisation,
-#   augmentation, post-processing. For years it has been hard to beat on medical images.
+#   augmentation, post-processing.
 # - **3D U-Net** [[Çiçek et al., 2016](../pages/bibliography.md#cicek2016unet3d)] and **V-Net** [[Milletari et al., 2016](../pages/bibliography.md#milletari2016vnet)] take volumes. V-Net's **Dice loss** counts overlap
 #   and so needs no class weights.
 # - **U-Net++** [[Zhou et al., 2018](../pages/bibliography.md#zhou2018unetpp)] fills the skips with convolutions.
