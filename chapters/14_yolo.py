@@ -82,12 +82,13 @@ SIZE = data.train.images.shape[-1]
 # %% [markdown]
 # ## The problem: a classifier that has to look a hundred times
 #
-# Where is the sheep? A network that names a picture cannot say. The systems before this paper asked it again and
-# again: cut out a window, name it, move it, start over with a larger one. Deformable parts models did that.
-# R-CNN named some 2,000 proposals per photograph instead; it took more than 40 seconds for one photograph (section 3).
+# Where is the sheep? A network that names a picture cannot say. The systems before this paper asked it again and again: cut out a
+# window, name it, move it, start over with a larger one. Deformable parts models did that. R-CNN named some 2,000 proposals
+# instead; it took more than 40 seconds for one photograph (section 3).
 #
-# Let us make a detector in the old way, and count. We have a network that names pictures: the small ResNet from which this chapter and its neighbours start. It has
-# learnt from CIFAR-10 and from animals cut out of VOC's training photographs [[Everingham et al., 2010](../pages/bibliography.md#everingham2010voc)].
+# Let us make a detector in the old way, and count. The network that names is the small ResNet from which this chapter and its
+# neighbours start. It has learnt from CIFAR-10 and from animals cut out of VOC's training photographs
+# [[Everingham et al., 2010](../pages/bibliography.md#everingham2010voc)].
 
 
 # %% jupyter={"source_hidden": true} tags=["model", "hide-input"]
@@ -134,8 +135,7 @@ Table(
 )
 
 # %% [markdown]
-# One look at the whole photograph costs as much as four windows. And cost is only half of the trouble. Here are the
-# surest windows of some photographs:
+# One look at the whole photograph costs as much as four windows. And cost is only half of the trouble.
 
 
 # %%
@@ -195,9 +195,8 @@ plot.boxes(
 #
 # $$ \text{confidence} = \Pr(\text{object}) \cdot \text{IoU}, \tag{14.1} $$ <a id="eq-yolo-confidence"></a>
 #
-# where IoU is the overlap of the box with the true one, from 0 to 1 (the next section computes it). So the confidence is 0
-# in an empty cell, and elsewhere it says how well the box fits. The class probabilities are conditional on there
-# being an object. So their product
+# where IoU is the overlap of the box with the true one, from 0 to 1. So the confidence is 0 in an empty cell, and elsewhere it
+# says how well the box fits. The class probabilities are conditional on there being an object. So their product
 #
 # $$
 # \begin{aligned}
@@ -246,8 +245,8 @@ ours, theirs = random_boxes(40), random_boxes(50)
 print("equal to torchvision:", torch.allclose(iou(ours, theirs), ops.box_iou(ours, theirs)))
 
 # %% [markdown]
-# **Encode and decode.** What should the network say for an object? And what box does it mean by what it says? The two
-# functions must be inverse to each other. A photograph of 4x4 pixels, a grid of 2x2, one box from (1, 0) to (4, 2):
+# **Encode and decode.** What should the network say for an object, and what box does it mean by what it says? The two functions
+# must be inverse. A photograph of 4x4 pixels, a grid of 2x2, one box from (1, 0) to (4, 2):
 
 
 # %% tags=["model"]
@@ -306,8 +305,8 @@ print("and back:", decode(code.box, 4)[0, 0, 1])
 # The centre is (2.5, 1). In units of cells that is (1.25, 0.5): column 1, row 0, and (0.25, 0.5) within it. The sides are
 # 3/4 and 2/4 of the photograph.
 #
-# Two objects may want the same cell. The paper does not say which of them gets it; here it is the larger one, and the
-# other one is lost. How often that happens is a question for the data, below.
+# Two objects may want the same cell. The paper does not say which of them gets it; here it is the larger one, and the other one
+# is lost.
 
 # %% tags=["nbval-check-output"]
 boxes = data.train.targets["boxes"][:50]
@@ -378,13 +377,12 @@ plot.show(
 )
 
 # %% [markdown]
-# The cell is not searched: the network sees the whole photograph and writes its answer down in the place of that cell. The grid is a form with 49 lines to fill in.
+# The cell is not searched: the network sees the whole photograph and writes its answer in the place of that cell.
 
 # %% [markdown]
-# **Non-maximum suppression.** A large animal covers many cells, and several of them may claim its centre. So boxes of
-# the same class that overlap too much are removed, all but the surest. [Chapter 13](13_fpn) has the loop, for boxes that are sorted
-# already; here they come with their scores. Three boxes, of which the first two overlap by
-# 0.6:
+# **Non-maximum suppression.** A large animal covers many cells, and several of them may claim its centre. So boxes of the same
+# class that overlap too much are removed, all but the surest. [Chapter 13](13_fpn) has the loop, for boxes that are sorted
+# already. Three boxes with scores:
 
 
 # %% tags=["model"]
@@ -419,21 +417,20 @@ for threshold in (0.3, 0.5, 0.7):
 print("equal to torchvision in all", len(same), "cases:", all(same))
 
 # %% [markdown]
-# `suppress` works on many groups of boxes at once. A group is one class on one photograph: a dog does not suppress a cat.
+# In `suppress`, a group is one class on one photograph: a dog does not suppress a cat.
 
 # %% [markdown]
 # ## The network
 #
-# The paper's network was inspired by GoogLeNet [[Szegedy et al., 2015](../pages/bibliography.md#szegedy2015going)]. In place of inception modules it has 1x1
-# convolutions that reduce the channels before each larger 3x3 convolution. There are 24 convolutions and two fully
-# connected layers, with a leaky ReLU ($0.1x$ where $x$ is negative) everywhere but at the end, where the output is
-# linear. The list below is its Figure 3.
+# The paper's network was inspired by GoogLeNet [[Szegedy et al., 2015](../pages/bibliography.md#szegedy2015going)]. In place of
+# inception modules it has 1x1 convolutions that reduce the channels before 3x3 convolutions. There are 24 convolutions and two
+# fully connected layers, with a leaky ReLU ($0.1x$ where $x$ is negative) everywhere but at the linear end. The list below is its
+# Figure 3.
 #
-# The fully connected layers are what lets every cell see the whole photograph. They are also three quarters of the
-# parameters, and they fix the size of the input.
+# The fully connected layers let every cell see the whole photograph. They hold three quarters of the parameters, and fix the size
+# of the input.
 #
-# The class `Yolo` knows only the form of the answer: features, a head, and how to read the numbers. It serves the paper's
-# network and the small one that we train.
+# The class `Yolo` knows only the form of the answer. It serves the paper's network and the small one that we train.
 
 
 # %% tags=["model"]
@@ -526,12 +523,11 @@ Table(
 # %% [markdown]
 # ### The small one
 #
-# Ours starts from the backbone that we have already used as a classifier. Its last map
-# at 128 px has 4x4 positions. We enlarge it twofold, put it beside the map of the stage
-# before, and let two convolutions and a last 1x1 convolution answer: a grid of 8x8. The receptive field of the last map is
-# wider than the photograph, so a cell still knows about the rest of it.
+# Ours starts from the backbone that named the windows. Its last map at 128 px has 4x4 positions. We enlarge it twofold, put it
+# beside the map of the stage before, and let two convolutions and a last 1x1 convolution answer: a grid of 8x8. The receptive
+# field of the last map is wider than the photograph, so a cell still knows about the rest.
 #
-# Its output goes through a sigmoid, so that no number leaves [0, 1].
+# Its output goes through a sigmoid.
 
 
 # %% tags=["model"]
@@ -612,19 +608,18 @@ print("output:", tuple(paper(torch.zeros(1, 3, 448, 448, device="meta")).shape))
 Table([row_of("paper, 448 px", paper, 448, 2), row_of("ours, 128 px", small, 128, 2)])
 
 # %% [markdown]
-# Twice 20.3 billion is 40.6 billion floating-point operations. The network that the authors later *released* under the
-# same name is another one: batch normalisation, a locally connected layer in place of the first fully connected one, and
-# three boxes in each cell, so 1,715 numbers. Whoever compares weights or counts should say which of the two. **Fast
-# YOLO** has 9 convolutions in place of 24, with fewer filters, and is otherwise trained the same.
+# The network that the authors later *released* under the same name is another one: batch normalisation, a locally connected layer
+# in place of the first fully connected one, and three boxes in each cell, so 1,715 numbers. Whoever compares counts should say
+# which. **Fast YOLO** has 9 convolutions in place of 24, with fewer filters, and is otherwise trained the same.
 #
-# No library has the paper's network to compare answers with. The parts can be compared: `iou` and `suppress` agree with torchvision, above, and average precision is checked below.
+# No library has the paper's network to compare with. The parts can be compared: `iou` and `suppress` above, average precision
+# below.
 
 # %% [markdown]
 # ## The loss, term by term
 #
-# Everything is a squared error, because that is easy to optimise (the paper's words; it adds that this does not quite
-# match the goal). With hats for the truth, and without the indices of $x, y, w, h$ and $C$, which are all those of box $j$
-# in cell $i$:
+# Everything is a squared error, because that is easy to optimise; the paper adds that it does not quite match the goal. Without
+# the indices of $x, y, w, h$ and $C$, which are all those of box $j$ in cell $i$:
 #
 # $$
 # \begin{aligned}
@@ -731,8 +726,8 @@ Table(
 # %% [markdown]
 # ### What the root does
 #
-# A box is predicted 0.05 too narrow, once for an object that is 0.15 wide, once for one that is 0.85 wide. How hard does
-# the loss pull at the predicted width?
+# A box is predicted 0.05 too narrow, once for an object 0.15 wide, once for one 0.85 wide. How hard does the loss pull at the
+# predicted width?
 
 
 # %% tags=["nbval-check-output"]
@@ -779,10 +774,9 @@ Table(rows)
 # derivative by the root is $2(\sqrt{w} - \sqrt{\hat w})$: 2.6 times stronger for the small object. Ours puts out a logit. Without roots the small object would be pulled less than the
 # large one, with them four times as hard.
 #
-# The error itself does not depend on the ratio alone: in the right half of the figure, the same relative mistake still
-# costs more in a large box than in a small one. IoU depends on the ratio alone, and so would a difference of logarithms.
-# The paper says itself that the roots solve the problem only in part; its successor
-# [[Redmon and Farhadi, 2017](../pages/bibliography.md#redmon2017yolo9000)] predicts logarithms.
+# The error itself does not depend on the ratio alone: the same relative mistake still costs more in a large box (figure, right).
+# IoU depends on the ratio alone, and so would a difference of logarithms. The paper itself calls the roots a partial remedy; its
+# successor [[Redmon and Farhadi, 2017](../pages/bibliography.md#redmon2017yolo9000)] predicts logarithms.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -952,7 +946,7 @@ def mean_average_precision(found, truth, classes, rule="11 points", threshold=0.
 
 
 # %% [markdown]
-# A toy: two objects, and one detection, which is right. Its precision is 1 up to a recall of one half, and that is all.
+# A toy: two objects, and one detection, which is right: precision 1 up to a recall of one half, and that is all.
 
 # %% tags=["nbval-check-output"]
 toy_truth = {
@@ -973,15 +967,14 @@ for name, found in (("one right detection", one), ("the same twice", again)):
     )
 
 # %% [markdown]
-# 6 of 11 points lie at a recall of at most 0.5, and 51 of 101. So the same detector scores 0.5455, 0.5000 or 0.5050. Half a
-# point is little, 4.5 points are a lot. Never mix the rules. (The duplicate costs nothing here,
-# as it comes after everything that is right.)
+# 6 of 11 points lie at a recall of at most 0.5, and 51 of 101. Half a point of difference is little, 4.5 points are a lot. Never
+# mix the rules. (The duplicate costs nothing here; exercise 2 asks why.)
 #
-# One more rule matters: VOC marks some objects as *difficult*. To find them counts neither as right nor as wrong, and to
-# miss them costs nothing. `judge` can do that. Our data leave such objects out, so a box on one of them counts as wrong
-# here, and our numbers are slightly too low for it.
+# One more rule matters: VOC marks some objects as *difficult*. To find them counts neither as right nor as wrong, and to miss
+# them costs nothing. Our data leave such objects out, so a box on one of them counts as wrong, and our numbers are slightly too
+# low.
 #
-# The library torchmetrics computes COCO's rule. If it is installed, here is what it says about the toy:
+# The library torchmetrics computes COCO's rule. Where it is installed, it says about the toy:
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -1013,27 +1006,25 @@ print("torchmetrics:", by_torchmetrics(one, toy_truth))
 # | | paper | here | why, and what it costs |
 # |:--|:--|:--|:--|
 # | photographs | VOC 2007 and 2012, 20 classes, 448 px | VOC 2012's animals, 5 classes, 128 px | far less to compute; small animals are a few pixels large |
-# | start | 20 convolutions, trained on ImageNet at 224 px for about a week | a backbone trained on CIFAR-10 and on animals cut out of VOC's training photographs | it has seen less; the study measures what the start is worth |
+# | start | 20 convolutions, trained on ImageNet at 224 px for about a week | a backbone trained on CIFAR-10 and animals cut out of VOC | it has seen less; see the study |
 # | network | 24 convolutions, 2 fully connected layers, no normalisation | residual blocks with batch normalisation, a head of 3 convolutions | 1.4 M parameters in place of 272 M |
 # | grid, boxes | $S = 7$, $B = 2$ | $S = 8$, $B = 2$ | 128 px through a stride of 16 |
 # | output | linear; roots of width and height | sigmoid; softmax over the classes | no number outside [0, 1] |
 # | loss | equation [(14.3)](#eq-yolo-loss) | the same | |
 # | responsible box when no box overlaps | not said; the released code takes the one with the smallest squared error | the first | rare once boxes overlap |
-# | optimiser | SGD, momentum 0.9, decay 5e-4, batch 64, about 135 epochs: rising from 1e-3, then 1e-2 for 75, 1e-3 for 30, 1e-4 for 30 | AdamW, one cycle with peak 1e-3, batch 32, 30 epochs; a moving average of the weights; the first stage stays as it is | a much shorter training |
+# | optimiser | SGD, momentum 0.9, decay 5e-4, batch 64, about 135 epochs: rising from 1e-3, then 1e-2 for 75, 1e-3 for 30, 1e-4 for 30 | AdamW, one cycle with peak 1e-3, batch 32, 30 epochs; a moving average of the weights is evaluated; the first stage stays as it is | a much shorter training |
 # | against overfitting | dropout 0.5; scale and shift by up to 20 %, exposure and saturation by up to 1.5 | windows of 0.5 to 1.4, flips, brightness, contrast, saturation; no dropout | |
 # | test | VOC 2007 and 2012, difficult objects ignored | VOC 2012's validation photographs without the difficult objects | see above |
 #
-# **What stays:** one pass, the grid, the centre's cell in charge, confidence as the present IoU, responsibility, the roots,
-# the weights 5 and 0.5.
+# **What stays:** one pass, the grid, the centre's cell in charge, and the loss with its weights 5 and 0.5.
 
 # %% [markdown]
 # ## The data
 #
-# VOC 2012's photographs of cats, cows, dogs, horses and sheep, resized to 128x128 pixels. Boxes are resized alike.
+# VOC 2012's photographs of cats, cows, dogs, horses and sheep, resized with their boxes to 128x128 pixels.
 
 # %% [markdown]
-# What the network gets to see is never twice the same: a random window of 0.5 to 1.4 times the photograph's side, mirrored or
-# not, in other colours. The boxes move along.
+# Each time the network gets another random window, mirrored or not, in other colours. The boxes move along.
 
 
 # %% tags=["model"]
@@ -1094,8 +1085,8 @@ print(
 # %% [markdown]
 # ### What the grid loses
 #
-# A cell finds one object. Before any training, from the boxes alone: what share of the objects share their cell with a
-# larger one, and can never be found? The fewer cells, the more. Exercise 3 asks you for this function.
+# A cell finds one object. Before any training, from the boxes alone: what share of the objects share their cell with a larger
+# one, and can never be found?
 
 
 # %% tags=["model"]
@@ -1149,10 +1140,9 @@ print("S = 1 loses more than S = 7:", by_grid[1] > by_grid[7])
 #
 # ### Thirty-two photographs by heart
 #
-# Can the network, the loss and the decoding together learn *anything*? It
-# gets 32 photographs, at 64 px, with a grid of 4x4, and no augmentation; only photographs where every animal has a cell to
-# itself, because the others cannot be learnt. A single sign error anywhere
-# between `encode` and `average_precision` would show here.
+# Can the network, the loss and the decoding together learn *anything*? It gets 32 photographs, at 64 px, with a grid of 4x4, and
+# no augmentation; every animal has a cell to itself, because the others cannot be learnt. A single sign error between `encode`
+# and `average_precision` would show here.
 
 
 # %% tags=["nbval-check-output"]
@@ -1218,8 +1208,7 @@ plot.show(
 # %% [markdown]
 # ### The detector
 #
-# Now all training photographs, in batches of 32, with random windows, flips and colours. The recipe is AdamW with one
-# cycle, and what is evaluated is a moving average of the weights.
+# Now come all training photographs, with the recipe of the table above.
 
 
 # %% tags=["model"]
@@ -1282,9 +1271,8 @@ Table(
 )
 
 # %% [markdown]
-# torchmetrics takes 101 points, too, and here the two agree to four decimals. They need not be equal: by COCO's rule a detection
-# that overlaps two objects may still take the second one if the first is gone, and no photograph may have more than 100
-# detections.
+# torchmetrics and our 101 points agree to four decimals. They need not: by COCO's rule a detection that overlaps two objects may
+# still take the second one if the first is gone, and no photograph may have more than 100 detections.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -1321,9 +1309,8 @@ plot.show(
 # %% [markdown]
 # ### What it sees
 #
-# Photographs of the validation set, boxes above a score of 0.3. First those that it does best, then typical ones, then the worst: photographs are sorted by
-# the share of right boxes among all boxes and all animals, and of the worst the surest are shown. Where only white boxes are
-# drawn, no box reached that score.
+# The validation photographs are sorted by the share of right boxes among all boxes and all animals. Here are the best, typical
+# ones, and of the worst the surest. Where only white boxes are drawn, no score reached 0.3.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -1367,12 +1354,12 @@ plot.boxes(
 )
 
 # %% [markdown]
-# The boxes on the worst lie about where the animal is and have the wrong name: two dogs are called cat, a horse and a cow are called dog. Keep that
-# in mind for the section on mistakes.
+# The boxes on the worst lie about where the animal is and have the wrong name.
 #
 # ### One photograph, all the way
 #
-# The first validation photograph with two animals of which the detector finds one. What is the truth of its cells, what does the network say there, and which box is responsible?
+# Here is the first validation photograph with two animals of which the detector finds one: the truth of its cells, and what the
+# network says there.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 one = int((2 * (several == 2) + (hits > 0)).argmax())
@@ -1408,7 +1395,7 @@ for row, column in (true.label[0] >= 0).nonzero().tolist():
 Table(rows, decimals=2)
 
 # %% [markdown]
-# Its five terms of the loss, and then its surest boxes before and after suppression, with what average precision makes of those that stay:
+# Its five terms of the loss, then its surest boxes before and after suppression:
 
 # %%
 Table(
@@ -1454,13 +1441,13 @@ for label in there:
     )
 
 # %% [markdown]
-# The responsible box is the one that overlaps more at this moment, sure or not. The box of the large cow fits well, and is half sure. That of the
-# small one is hardly sure of anything, and its centre is off: position is the largest term of the loss. What stays of the boxes on the large cow is the surest one. Suppression works class by
-# class: another name for the same animal stays, and counts as wrong.
+# The responsible box of the large cow fits well, and is half sure. That of the small one is hardly sure of anything, and its
+# centre is off: position is the largest term of the loss. Another name for the same animal survives suppression, and counts as
+# wrong.
 #
 # ## Results: the paper beside ours
 #
-# The paper's Table 1, on VOC 2007, twenty classes, with the speed of a Titan X; and Table 3 for VOC 2012.
+# The paper's Table 1, on VOC 2007, twenty classes, with the speed of a Titan X:
 #
 # | detector | trained on | mAP in % | photographs per second |
 # |:--|:--|--:|--:|
@@ -1473,8 +1460,8 @@ for label in there:
 # | Faster R-CNN, ZF | 2007 + 2012 | 62.1 | 18 |
 # | Faster R-CNN, VGG-16 | 2007 + 2012 | 73.2 | 7 |
 #
-# On VOC 2012 YOLO has 57.9: worse than R-CNN or its relatives by 8 to 10 points on bottle, sheep and television,
-# better on cat and train.
+# On VOC 2012 YOLO has 57.9 (Table 3): worse than R-CNN or its relatives by 8 to 10 points on bottle, sheep and television, better
+# on cat and train.
 #
 # Ours, and the classifier in its windows, on this machine:
 
@@ -1512,13 +1499,13 @@ Table(
 )
 
 # %% [markdown]
-# The first column of numbers is the paper's argument. The windows cost 24 times as many multiply-adds, and the one look is better as
-# well: it was trained on what it is judged by, from the pixels to the box. The *times* depend on the machine and on what else
-# it does, so we conclude nothing from them. (In the row of YOLO the last two columns are the same detector: a hundred photographs are a small sample.)
+# The first column of numbers is the paper's argument. The windows cost 24 times as many multiply-adds, and the one look is
+# better, too: it was trained on what it is judged by, from the pixels to the box. The *times* depend on the machine and its load,
+# so we conclude nothing from them. (YOLO's two values of mAP are of one detector: a hundred photographs are a small sample.)
 #
-# By class, beside the paper's YOLO on the same five classes. The two columns are **not comparable**: another test set,
-# another size of photograph, another start, another amount of training. Compare the *order*: in both, the cat is first, and
-# cow and sheep are the last two. Within the pairs the order differs: ours has the horse before the dog and the sheep before the cow. The side of a box is the root of its area.
+# By class, beside the paper's YOLO. The two columns are **not comparable**: test set, size of photograph, start and amount of
+# training differ. Compare the *order*: in both, the cat is first, and cow and sheep are the last two. But ours has the horse
+# before the dog and the sheep before the cow. The side of a box is the root of its area.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 # Table 3
@@ -1548,12 +1535,11 @@ Table(
 # %% [markdown]
 # ## The paper's claims in miniature
 #
-# One training proves little. A study changes one thing at a time, with five seeds and the same batches, at
-# 64 px, with a grid of 4x4, for 12 epochs. All arms cost the same multiply-adds but for one box per cell, which has five output
-# channels fewer. From nothing, all layers are trained; otherwise the first stage keeps its pretrained weights.
+# One training proves little. A study changes one thing at a time, with five seeds and the same batches, at 64 px, with a grid of
+# 4x4, for 12 epochs. From nothing, all layers are trained; otherwise the first stage keeps its pretrained weights.
 #
-# A cell with an animal puts out two boxes. Which of them counts? Taking the one that fits better would need the truth, and the better of two
-# tries wins by luck alone. A detector shows the one of which it is surer, and so does the study.
+# Which of a cell's two boxes counts? Taking the one that fits better would need the truth, and the better of two tries wins by
+# luck alone. A detector shows the surer one, and so does the study.
 
 
 # %% jupyter={"source_hidden": true} tags=["model", "hide-input"]
@@ -1662,9 +1648,9 @@ Table(
 )
 
 # %% [markdown]
-# "Overlap" is that of the surer box in the cell of each animal with that animal, for the smaller and the larger half of the
-# animals; "better box" that of the one that fits better, for all; "confidence" is what the network says for the surer one. The last two columns are shares of
-# the surest boxes (below).
+# "Overlap" is that of the surer box in each animal's cell with that animal, for the smaller and the larger half of the animals;
+# "better box" that of the one that fits better, for all; "confidence" is what the network says for the surer one. The last two
+# columns are shares of the surest boxes (below).
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 plot.study(
@@ -1739,21 +1725,22 @@ BOX_CLAIMS.table()
 CONFIDENCE_CLAIMS.table()
 
 # %% [markdown]
-# Differences seed by seed, signed so that the paper predicts a positive number. The verdict comes from the 95 % interval of the mean: *seen* above zero, *reversed* below, *too small to matter*
-# within one point. The two primary claims carry Holm's correction; all others are exploratory. Each verdict is about *this* size: 12 epochs at 64 px, five seeds.
+# Differences seed by seed, signed so that the paper predicts a positive number. The verdict comes from the 95 % interval of the
+# mean: *seen* above zero, *reversed* below, *too small to matter* within one point. The two primary claims carry Holm's
+# correction; all others are exploratory. Each verdict is about *this* size: 12 epochs at 64 px, five seeds.
 #
-# - **Two boxes** raise mAP by two points: seen. It is no luck of two tries: the box that counts here is the one that the network is surer of, and it fits better than an only box.
-#   By the table of arms, large animals have the whole gain, small ones none.
-# - **The roots** make no difference to small animals that would matter, and large ones lose two points of overlap. That is not what the paper hopes for; it calls the roots a partial remedy. Why large
-#   ones lose stays open. The figure "What the root does" suggests a reason, a weaker pull at large boxes; the test would be an arm with a larger weight of the
-#   whole term.
-# - **The start** is worth far more than everything else together. From nothing, the boxes in the cells fit nearly as well: what is missing are mostly the names. The paper spent a week on
-#   its start.
+# - **Two boxes** raise mAP by two points: seen. It is no luck of two tries: the surer box fits better than an only box. By the
+#   table of arms, large animals have the whole gain, small ones none.
+# - **The roots** make no difference to small animals that would matter, and large ones lose two points of overlap. That is not
+#   what the paper hopes for. Why large ones lose stays open. "What the root does" suggests a reason, a weaker pull at large
+#   boxes; an arm with a larger weight of the whole term would test it.
+# - **The start** is worth far more than everything else together. From nothing, the boxes in the cells fit nearly as well: what
+#   is missing are mostly the names.
 # - **The weight of empty cells** acts on the confidence. With a squared error, confidence settles at an average of what it is
 #   told, and with the full weight it falls by more than a quarter. This is the collapse that the paper warns of, in small: nothing diverges here. What it
-#   does to mAP is not clear; mAP sees the *order* of the boxes only. Whoever sets a fixed threshold notices at once.
+#   does to mAP is not clear; mAP sees the *order* of the boxes only.
 #
-# How often is the surer box the better one? In the detector trained above:
+# The surer box beside the better one, in the detector trained above:
 
 
 # %%
@@ -1769,7 +1756,7 @@ Table(
 )
 
 # %% [markdown]
-# Only the second row is what a detector would show. It is much nearer to the first than to the third.
+# A detector would show the second row. It is much nearer to the first than to the third.
 
 
 # %% tags=["model"]
@@ -1807,8 +1794,9 @@ TRAINED = Weights(
 #
 # ### What kinds of mistakes?
 #
-# Back to the question from the start. As the paper does (section 4.2, after Hoiem et al. [[Hoiem et al., 2012](../pages/bibliography.md#hoiem2012diagnosing)]), take for each class
-# as many of the surest boxes as there are objects, and sort them:
+# Back to the question from the start. As the paper does (section 4.2, after
+# [[Hoiem et al., 2012](../pages/bibliography.md#hoiem2012diagnosing)]), take for each class as many of the surest boxes as there
+# are objects, and sort them:
 #
 # - **correct**: right class, overlap of at least 0.5;
 # - **localisation**: right class, overlap from 0.1 to 0.5;
@@ -1816,8 +1804,8 @@ TRAINED = Weights(
 #   animals are all similar);
 # - **background**: overlaps nothing by 0.1.
 #
-# A second box on the same animal is *correct* by this definition, which asks only for class and overlap; for average precision it is a mistake. The print below says how many there are.
-# The windows are those of the classifier from the beginning, on its 100 photographs.
+# A second box on the same animal is *correct* by this definition; for average precision it is a mistake. The windows are those of
+# the classifier, on its 100 photographs.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 shares = kinds_of_mistakes(found, truth, classes)
@@ -1885,20 +1873,19 @@ plot.show(
 )
 
 # %% [markdown]
-# Two things agree with the paper and one does not. **Agree:** of the wrong boxes of YOLO, those on the background are the
-# fewest; a network that sees the whole photograph rarely finds an animal where none is. And many are badly placed: 14 % of all, in the paper 19. **Does
-# not:** in the paper localisation outweighs everything else together; ours more often has the wrong *name*. Two reasons are likely. Our
-# five classes are five furry animals with four legs, while most of VOC's twenty are as unlike as a bottle and a bus. And our backbone has seen far fewer
-# pictures than one that was trained on ImageNet. The line above the figure makes the same point with another number: if the name did not matter, the
-# boxes would score much higher.
+# Two things agree with the paper and one does not. **Agree:** of the wrong boxes of YOLO, those on the background are the fewest;
+# a network that sees the whole photograph rarely finds an animal where none is. And many are badly placed: 14 % of all, in the
+# paper 19. **Does not:** in the paper localisation outweighs everything else together; ours more often has the wrong *name*. Two
+# guesses, not tested: our classes are all furry animals with four legs, while most of VOC's twenty are as unlike as a bottle and a
+# bus; and our backbone has seen far fewer pictures than one trained on ImageNet. The line above the figure agrees: if the name
+# did not matter, the boxes would score much higher.
 #
 # If your guess was "the box does not fit", you were right about the paper; if it was "another animal", about ours.
 
 # %% [markdown]
 # ### Failures first
 #
-# The most confident mistakes of each kind that is not *correct*: a duplicate counts as a mistake, too. The wrong names are the surest. On the
-# background, all three boxes hold people.
+# Here are the most confident mistakes of each kind; a duplicate counts, too. On the background, all three boxes hold people.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 right, _ = judge(found, truth)
@@ -1945,14 +1932,13 @@ plot.boxes(
 # %% [markdown]
 # ### Where is the evidence? Grad-CAM for a box
 #
-# Grad-CAM needs one number per photograph whose gradient it takes. For a classifier that is a logit. For a detector it must be chosen,
-# and said. Here it is the score of the surest box, equation [(14.2)](#eq-yolo-score):
+# Grad-CAM takes the gradient of one number per photograph. For a classifier that is a logit. For a detector it must be chosen.
+# Here it is the score of the surest box, equation [(14.2)](#eq-yolo-score):
 #
-# $$ s = \max_{i,\,j,\,c} \; C_{ij} \cdot p_i(c), \tag{14.4} $$ <a id="eq-yolo-cam"></a>
+# $$ s = \max_{i,\,j,\,c} \; C_{ij} \cdot p_i(c). \tag{14.4} $$ <a id="eq-yolo-cam"></a>
 #
-# the product of the confidence of box $j$ in cell $i$ and the probability of class $c$ there, at the cell, box and class
-# where it is largest. The layer is the last map of the stage `layer3`, 8x8 positions. The last row asks the same of the network
-# before its training: a backbone that can name, and a head of random weights.
+# The layer is the last map of `layer3`, 8x8 positions. The last row asks the same of the network before its training: a backbone
+# that can name, and a head of random weights.
 
 
 # %%
@@ -1991,14 +1977,14 @@ plot.cams(
 )
 
 # %% [markdown]
-# All of the scores are low, 0.25 at most: these are the first eight photographs, not the best ones. The trained network's evidence lies on the animal
-# in some of them, and partly or mostly beside it in others. Before the training, too, some maps lie on the animal. What the training changes is
-# not clear from eight maps.
+# The scores are low, 0.25 at most: these are the first eight photographs, not the best. The trained network's evidence lies on
+# the animal in some of them, and partly or mostly beside it in others. Before the training, too, some maps lie on the animal.
+# What the training changes is not clear from eight maps.
 #
 # ### Do the two boxes of a cell specialise?
 #
 # The paper says that responsibility makes each of them better at certain sizes, shapes or classes. For every occupied cell of the
-# validation set: which of the two is responsible, and what is the object like? (Exercise 4 asks for the function.)
+# validation set: which of the two is responsible, and what is the object like?
 
 
 # %% tags=["model"]
@@ -2030,11 +2016,11 @@ Table(
 #
 # ## Play: two thresholds
 #
-# A detector has two knobs that no training sets. The **confidence threshold**: boxes with a lower score are dropped. The **suppression
-# threshold**: a box that overlaps a surer one of its class by more than this is removed. Turn the first up, and you walk up the
-# curve on the right, to the left: fewer boxes, a larger share of them right. Then leave it low, and turn the second one from 0.3 to 0.9: the
-# duplicates come back, and precision falls to less than half. Recall rises much less: few of the boxes that come back are on an
-# animal that was not found yet. Over most of its length the curve itself sinks.
+# A detector has two knobs that no training sets. The **confidence threshold**: boxes with a lower score are dropped. The
+# **suppression threshold**: a box that overlaps a surer one of its class by more than this is removed. Turn the first up, and
+# fewer boxes remain, a larger share of them right. Then leave it low, and turn the second one from 0.3 to 0.9: the duplicates
+# come back, and precision falls to less than half. Recall rises much less: few of the boxes that come back are on an animal that
+# was not found yet.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 CONFIDENCES = (0.02, 0.1, 0.2, 0.4)
@@ -2098,8 +2084,7 @@ Explorable(
 )
 
 # %% [markdown]
-# The detector on a picture of your own (it loads 4 MB), with the two thresholds as they are at work: first the confidence, then the
-# suppression.
+# The detector on a picture of your own (it loads 4 MB), with both thresholds at work, the confidence first.
 #
 # *Predict first.* Lower the confidence until the first wrong box appears. Will stronger suppression remove it?
 #
@@ -2108,8 +2093,7 @@ Explorable(
 # %% [markdown]
 # ## What suppression is worth
 #
-# The paper: suppression adds 2 to 3 points of mAP, less than for R-CNN or DPM, because the grid hands out each object once. Ours,
-# without it and at several thresholds:
+# The paper: suppression adds 2 to 3 points of mAP, less than for R-CNN or DPM, because the grid hands out each object once. Ours:
 
 # %%
 Table(
@@ -2123,14 +2107,13 @@ Table(
 )
 
 # %% [markdown]
-# Here it adds 8 points, more than in the paper. But for the sliders, all other numbers of this detector are at 0.4 (the windows are at 0.3, the
-# study at 0.5). That was chosen by looking at these photographs, so it flatters us a little: 0.3 gives 0.6 points less, and 0.6 gives
-# 1.1 less.
+# Here it adds 8 points, more than in the paper. But for the sliders, all other numbers of this detector are at 0.4 (the windows
+# are at 0.3, the study at 0.5). That was chosen by looking at these photographs, so it flatters us a little.
 
 # %% [markdown]
 # ## When to use it today, and what came after
 #
-# **Against its contemporaries.** The paper sets itself against six kinds of system (section 3), and the table is still a good map:
+# **Against its contemporaries.** The paper's section 3 in a table:
 #
 # | system | where boxes come from | what is trained | what YOLO changes |
 # |:--|:--|:--|:--|
@@ -2141,16 +2124,16 @@ Table(
 # | OverFeat [[Sermanet et al., 2014](../pages/bibliography.md#sermanet2014overfeat)] | sliding window, computed as convolution | localisation | sees the whole photograph |
 # | MultiGrasp [[Redmon and Angelova, 2015](../pages/bibliography.md#redmon2015grasp)] | the same grid, for a robot's grasp | one grasp region, no class or size | many objects of many classes |
 #
-# **Two errors are better than one.** YOLO and Fast R-CNN fail differently. When a box of Fast R-CNN gets a bonus if YOLO sees a similar
-# one, mAP on VOC 2007 rises from 71.8 to 75.0; ensembles of Fast R-CNN's own versions gain 0.3 to 0.6 (Table 2 of the paper).
+# **Two errors are better than one.** YOLO and Fast R-CNN fail differently. When a box of Fast R-CNN gets a bonus if YOLO sees a
+# similar one, mAP on VOC 2007 rises from 71.8 to 75.0; ensembles of Fast R-CNN's own versions gain 0.3 to 0.6 (Table 2).
 #
-# **Art.** On people in VOC 2007, models trained on its photographs have an average precision of 54.2 (R-CNN) and 59.2 (YOLO). On people in paintings by Picasso, models trained on VOC
-# 2012 have 10.4 and 53.3 (Figure 5). The authors' reason: their network learns the size and shape of things and where they usually are,
-# while R-CNN's proposals are tuned to photographs. Connected to a webcam, it follows objects as they move, and looks like a tracker,
-# though it treats every picture alone (section 5).
+# **Art.** On people in VOC 2007, models trained on its photographs have an average precision of 54.2 (R-CNN) and 59.2 (YOLO). On
+# people in paintings by Picasso, models trained on VOC 2012 have 10.4 and 53.3 (Figure 5). The authors' reason: their network
+# learns the size and shape of things and where they usually are, while R-CNN's proposals are tuned to photographs. On a webcam
+# YOLO looks like a tracker, though it treats every picture alone (section 5).
 #
 # **Its limits**, by its own account: one class per cell, small things in groups, unusual shapes, coarse features, and a loss that counts a
-# small error in a small box too little. What followed repaired these one by one:
+# small error in a small box too little. What followed took up these and other limits:
 #
 # - **YOLOv2** [[Redmon and Farhadi, 2017](../pages/bibliography.md#redmon2017yolo9000)]: batch normalisation, anchors from clustered boxes, each with its own class, no fully connected
 #   layers, several sizes of input. **YOLOv3** [[Redmon and Farhadi, 2018](../pages/bibliography.md#redmon2018yolov3)]: three scales, as in the feature pyramid of chapter 13.
@@ -2160,8 +2143,8 @@ Table(
 # - **GIoU** [[Rezatofighi et al., 2019](../pages/bibliography.md#rezatofighi2019giou)] and its relatives: train on the overlap itself, not on four numbers.
 # - **DETR** [[Carion et al., 2020](../pages/bibliography.md#carion2020detr)]: a transformer and a one-to-one matching; no grid, and no suppression.
 #
-# If you need a detector now, take a recent one from a library with weights trained on COCO, and tune it. All the
-# detectors in this list have kept the idea of the title: one pass over the whole photograph.
+# If you need a detector now, take a recent one from a library with weights trained on COCO, and tune it. The detectors in this
+# list keep one pass over the whole photograph.
 
 # %% [markdown]
 # ## Exercises
@@ -2182,9 +2165,9 @@ Table(
 #
 # <details><summary>Answer</summary>
 #
-# Precision 10/20, recall 1. Sorted like this, all right ones come first, so the average precision is 1: what comes after full recall costs nothing.
-# In the other order the precision at the $k$-th dog is $k / (2k - 1)$, and the best one at that recall or beyond is still 10/19 or more:
-# the area is 0.61. Duplicates cost when they stand above something that is right.
+# Precision 10/20, recall 1. Sorted like this, all right ones come first, so the average precision is 1: what comes after full
+# recall costs nothing. In the other order the precision at the $k$-th dog is $k / (2k - 1)$, which falls down to 10/19: the area
+# is 0.61. Duplicates cost when they stand above something that is right.
 #
 # </details>
 #
@@ -2312,7 +2295,7 @@ verify(check_responsible, responsible_solution)
 # - Five squared errors. Roots make small boxes pull harder, 2.6 times in our example; responsibility lets boxes specialise; empty cells are many and count half.
 # - In our study two boxes a cell raise mAP by two points, and roots bring small animals nothing that would matter.
 # - 271,703,550 parameters, three quarters of them in two fully connected layers; 7x7x30.
-# - Average precision has three rules, which differ by up to 1.2 points for our detector. Say which you use.
+# - Average precision has three rules, which differ by about a point for our detector. Say which you use.
 # - What limits it can be read from its mistakes, and part of it from the boxes alone.
 #
 # **Three questions.** Why must no gradient flow through the target of the confidence? Why do two boxes in a cell not help a flock of birds?
