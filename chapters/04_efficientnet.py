@@ -25,7 +25,7 @@
 #
 # **Before you read on, guess.** A small network for images of 16x16 pixels may become three times as expensive. You
 # can make it three times as deep, or nearly twice as wide, or feed it images of 28x28 pixels, or do a little of each.
-# Put the four in order of accuracy, and write the order down.
+# Put the four in order of accuracy.
 
 # %% [markdown]
 # ## Setup
@@ -55,9 +55,9 @@ from helpers.variants import Variant, Variants, counted
 from helpers.weights import Weights
 
 # %% [markdown]
-# In this chapter the size of the images is one of the things that change. So the photographs of CIFAR-10
-# [[Krizhevsky, 2009](../pages/bibliography.md#krizhevsky2009cifar)], 32x32 pixels, are made smaller where an experiment says so. Each new pixel is a weighted
-# mean of all the old ones under it; just picking some of them would leave jagged patterns (**aliasing**).
+# The photographs of CIFAR-10 [[Krizhevsky, 2009](../pages/bibliography.md#krizhevsky2009cifar)] have 32x32 pixels. They are made smaller where an
+# experiment says so. Each new pixel is a weighted mean of all the old ones under it; picking some of them would leave jagged
+# patterns (**aliasing**).
 
 
 # %% tags=["model"]
@@ -95,12 +95,12 @@ data = cifar10(train=pick(full=20_000, quick=384), test=pick(full=5000, quick=20
 # number of channels. GPipe [[Huang et al., 2019](../pages/bibliography.md#huang2019gpipe)] also turned **resolution**: its images have 480x480 pixels. Where width and
 # depth had been balanced before, the paper says, it took tedious tuning by hand.
 #
-# Let us turn resolution alone. Here is a small plain network, and the same photographs at 8, 16 and 28 pixels. The
-# network and its parameters stay the same. Only the images get larger, and with them the work.
+# Let us turn resolution alone, for a small plain network and the same photographs at 8, 16 and 28 pixels. Only the images
+# get larger, and with them the work.
 #
-# Its four layers see 3, 5, 9 and 13 pixels (chapter 1). Thirteen pixels are more than the whole image at 8, and less than half of
-# its side at 28. Is that what holds it back? A control can tell. With **dilation** 3 the nine taps of a filter stand three pixels
-# apart. In the last two layers that makes the four see 3, 5, 17 and 29 pixels, at the same multiply-adds and parameters.
+# The network's four layers see 3, 5, 9 and 13 pixels (chapter 1). Thirteen are more than the whole image at 8, and less than half
+# of its side at 28. Is that what holds it back? The control has **dilation** 3 in its last two layers: the nine taps of a filter
+# stand three pixels apart. Its layers see 3, 5, 17 and 29 pixels, at the same multiply-adds and parameters.
 
 
 # %%
@@ -137,15 +137,15 @@ Table(rows, decimals=1)
 # From 8 to 28 pixels, twelve times the work brings less than three points. (One training each: a point more or less is chance.) The same images at the same
 # multiply-adds bring more than that again once the units see all of them. Turning one knob had left another one behind.
 #
-# The paper's Figure 3 turns each of the three knobs of EfficientNet-B0 on ImageNet. Each of them helps, and
-# each curve flattens when accuracy reaches about 80 %. The paper calls it **Observation 1**: scaling up any
-# dimension improves accuracy, but the gain diminishes for bigger models. **Observation 2** is that the knobs are not
-# independent: widening pays much more in a network that is deep and sees large images (its Figure 4).
+# The paper's Figure 3 turns each of the three knobs of EfficientNet-B0 on ImageNet. Each curve flattens when accuracy
+# reaches about 80 %. This is **Observation 1**: scaling up any dimension improves accuracy, but the gain diminishes for
+# bigger models. **Observation 2** is that the knobs are not independent: widening pays much more in a network that is deep
+# and sees large images (Figure 4).
 #
 # ## The idea: turn all three, in fixed proportions
 #
-# The paper starts with a formula for any convolutional network. It has $s$ stages; stage $i$ repeats the same layer
-# $F_i$ $L_i$ times, on a tensor $X$ of a certain shape:
+# The paper writes any convolutional network as $s$ stages. Stage $i$ repeats the same layer $F_i$ $L_i$ times, on a
+# tensor $X$ of a certain shape:
 #
 # $$ \mathcal{N} = \bigodot_{i=1}^{s} F_i^{L_i}\left(X_{\langle H_i, W_i, C_i\rangle}\right). \tag{4.1} $$ <a id="eq-efficientnet-network"></a>
 #
@@ -222,8 +222,7 @@ plot.show(
 # | $\alpha, \beta, \gamma$ | their bases | 1.2, 1.1, 1.15 | `alpha`, `beta`, `gamma` |
 # | $\phi$ | how many times the cost doubles | 0 | `phi` |
 #
-# In this chapter $r$ is a resolution, not the receptive field as elsewhere, and $w$ is a factor, while $W_i$ is the
-# width of a map in pixels.
+# In this chapter $r$ is a resolution, not the receptive field as elsewhere.
 #
 # ### Why the squares
 #
@@ -246,30 +245,29 @@ print("twice the channels:  ", inspect.count_macs(stack(w=2), (16, 4, 4)) / once
 print("twice the resolution:", inspect.count_macs(stack(), (8, 8, 8)) / once)
 
 # %% [markdown]
-# The paper writes **FLOPS** for such counts. It is a number of multiply-adds for one image, not a number of operations
-# per second, as the capital S suggests.
+# The paper calls such counts **FLOPS**. They are multiply-adds for one image, not operations per second, as the capital S
+# suggests.
 #
 # ### Why a balance
 #
 # On a larger image a thing covers more pixels. To see all of it, a unit needs a larger receptive field: more layers. And there
-# are more details to tell apart: more channels. Below, the first half of this is checked with numbers.
+# are more details to tell apart: more channels.
 #
 # ### Where it comes from
 #
 # - **Bigger networks.** GoogLeNet (2014) had 6.8 million parameters, SENet (2017) 145 million, GPipe (2018) 557
-#   million: cut into pieces and spread over several processors, since the memory of one cannot hold it.
+#   million, spread over several processors because the memory of one cannot hold them.
 # - **Efficient networks.** SqueezeNet, MobileNets and ShuffleNets are designed by hand for telephones. MnasNet
 #   [[Tan et al., 2019](../pages/bibliography.md#tan2019mnasnet)] and others are found by a **neural architecture search**: a program tries many networks, trains each
 #   for a moment and keeps what works. For very large networks that is too dear. Scaling a small one is the way around.
-# - **Depth and width.** That both matter had been shown, in theory and in experiments. Resolution had not been part of it.
+# - **Depth and width.** That both matter had been shown, in theory and in experiments, but without resolution.
 
 # %% [markdown]
 # ## The smallest piece by hand
 #
 # The layer $F$ of EfficientNet is called **MBConv**. It rests on three ideas: a convolution that treats each channel
-# alone, a gate for each channel, and a smooth activation. Here they are on two channels of 4x4 numbers. The first two
-# get a chapter of their own: depthwise convolutions [chapter 5](05_mobilenet), gates
-# [chapter 6](06_senet).
+# alone ([chapter 5](05_mobilenet)), a gate for each channel ([chapter 6](06_senet)), and a smooth activation. Here they
+# are on two channels of 4x4 numbers.
 
 # %% tags=["nbval-check-output"]
 x = torch.tensor([[[1., 2., 0., 1.], [0., 1., 3., 1.], [2., 0., 1., 0.], [1., 1., 0., 2.]],
@@ -301,8 +299,8 @@ print("depthwise 3x3, then 1x1:", 9 * 2 * 16, "+", 2 * 3 * 16)
 # convolution then mixes the channels. In the product $k^2 C_\text{in} C_\text{out}$ the factors are pulled apart:
 # $k^2 C_\text{in} + C_\text{in} C_\text{out}$.
 #
-# The **gate** looks at the mean of every channel and answers with one number in (0, 1) per channel, by which the whole
-# channel is multiplied. And the **activation** is Swish [[Ramachandran et al., 2017](../pages/bibliography.md#ramachandran2017swish)], also known as SiLU
+# The **gate** looks at the means of all channels and multiplies each channel by a number in (0, 1). The **activation** is
+# Swish [[Ramachandran et al., 2017](../pages/bibliography.md#ramachandran2017swish)], also known as SiLU
 # [[Elfwing et al., 2018](../pages/bibliography.md#elfwing2018silu)]: the input times its own sigmoid $\sigma(x) = 1 / (1 + e^{-x})$,
 #
 # $$
@@ -312,7 +310,7 @@ print("depthwise 3x3, then 1x1:", 9 * 2 * 16, "+", 2 * 3 * 16)
 # \end{aligned}
 # \tag{4.4} $$ <a id="eq-swish"></a>
 #
-# In this chapter $\sigma$ is the sigmoid. Value and slope, by hand and by PyTorch:
+# Value and slope, by hand and by PyTorch:
 
 
 # %% tags=["nbval-check-output"]
@@ -363,8 +361,8 @@ plot.show(
 # ### The gate
 #
 # **Squeeze and excitation** [[Hu et al., 2018a](../pages/bibliography.md#hu2018senet)]: the mean of each channel (squeeze), two small layers, a sigmoid
-# (excitation). Chapter 6 asks what it learns. For now: it costs hardly any multiply-adds, since it works on one number
-# per channel, and it lets every position know something about the whole image.
+# (excitation). It costs hardly any multiply-adds, since it works on one number per channel, and it lets every position know
+# something about the whole image.
 
 
 # %% tags=["model"]
@@ -385,10 +383,9 @@ class SqueezeExcitation(nn.Module):
 # %% [markdown]
 # ### Stochastic depth
 #
-# A residual block can be left out; chapter 2 removed one and lost little. **Stochastic depth**
-# [[Huang et al., 2016](../pages/bibliography.md#huang2016stochastic)] does it on purpose during training: with probability $p$, an image skips the branch and
-# takes the shortcut alone. It is dropout for whole blocks. The branches that stay are divided by $1 - p$, so that on
-# average nothing changes, and in evaluation nothing is left out.
+# Chapter 2 removed a residual block and lost little. **Stochastic depth** [[Huang et al., 2016](../pages/bibliography.md#huang2016stochastic)]
+# does it on purpose during training: with probability $p$, an image takes the shortcut alone. It is dropout for whole blocks.
+# The branches that stay are divided by $1 - p$, so that on average nothing changes.
 
 
 # %% tags=["model"]
@@ -421,14 +418,14 @@ print("in evaluation it does nothing:", drop.eval()(some) is some)
 # %% [markdown]
 # ### MBConv
 #
-# The bottleneck of ResNet-50 is wide, narrow, wide: it saves on the 3x3 convolution. With a depthwise convolution there
-# is nothing to save there, since it is cheap at any width. So MBConv [[Sandler et al., 2018](../pages/bibliography.md#sandler2018mobilenetv2)] turns the shape
-# around: narrow, **wide**, narrow. A 1x1 convolution expands the channels sixfold, the depthwise one filters them, the
-# gate weighs them, and a 1x1 convolution projects them back. The shortcut connects the narrow ends. After the projection
-# there is no activation: the few channels that travel between blocks should not lose half of what they carry.
+# The bottleneck of ResNet-50 is wide, narrow, wide: it saves on the 3x3 convolution. A depthwise convolution is cheap at any
+# width. So MBConv [[Sandler et al., 2018](../pages/bibliography.md#sandler2018mobilenetv2)] turns the shape around: narrow, **wide**,
+# narrow. A 1x1 convolution expands the channels sixfold, the depthwise one filters them, the gate weighs them, and a 1x1
+# convolution projects them back. The shortcut connects the narrow ends. After the projection there is no activation: the few
+# channels that travel between blocks should not lose half of what they carry.
 #
 # MBConv6 means "expanded six times"; MBConv1 does not expand. The gate's hidden layer has a quarter of the channels of
-# the block's *input*, not of the expanded ones.
+# the block's *input*.
 
 
 # %% tags=["model"]
@@ -485,14 +482,14 @@ for settings in ({"stride": 2}, {"after": 192}):
     print(settings, tuple(made(features).shape), "shortcut:", made.has_shortcut)
 
 # %% [markdown]
-# The 1x1 convolutions do nearly all of the work, although it is the 5x5 filters that look around. A full 5x5
-# convolution over 672 channels would cost more than sixty times the whole block.
+# The 1x1 convolutions do nearly all of the work. A full 5x5 convolution over 672 channels would cost more than sixty times
+# the whole block.
 
 # %% [markdown]
 # ## The network
 #
 # EfficientNet-B0 is a table: a 3x3 convolution, seven stages of MBConv, a 1x1 convolution, the average over the map, one
-# linear layer. A later section tells where the table comes from.
+# linear layer.
 
 
 # %% tags=["model"]
@@ -520,7 +517,7 @@ B0 = (  # Table 1 of the paper
 # %% [markdown]
 # **One formula for all sizes.** Channels and layers are whole numbers, so $w\,C$ and $d\,L$ have to be rounded, and the
 # paper does not say how. Its code does: channels to the nearest multiple of 8, which suits the hardware, unless that
-# would lose more than a tenth; layers up. That is all there is to B1 to B7.
+# would lose more than a tenth; layers up.
 
 
 # %% tags=["model"]
@@ -562,8 +559,8 @@ print("3 layers, d = 1.4:    ", round(1.4 * 3, 1), "->", round_repeats(3, 1.4))
 
 
 # %% [markdown]
-# The first weights have a trap. One number of a depthwise convolution's input goes to $k^2$ outputs, those of its own
-# channel. PyTorch's `kaiming_normal_` with `mode="fan_out"` would count all channels and make the first weights far too small.
+# In a depthwise convolution one input goes to $k^2$ outputs. PyTorch's `kaiming_normal_` with `mode="fan_out"` would count
+# all channels and make the first weights far too small.
 
 
 # %% tags=["model"]
@@ -639,8 +636,8 @@ Table(rows)
 # %% [markdown]
 # The paper's Table 1 has the same rows, but gives the map at the *input* of each stage.
 #
-# The probabilities of stochastic depth, from the first block to the last, and the widths of the gates' hidden layers. (The
-# first version of the paper speaks of 0.3 for stochastic depth; torchvision's networks, with which we compare, go up to 0.2.)
+# Here are the probabilities of stochastic depth, block by block, and the widths of the gates' hidden layers. (The paper's first
+# version speaks of 0.3 for stochastic depth; torchvision's networks, with which we compare, go up to 0.2.)
 
 # %% tags=["nbval-check-output"]
 blocks = [module for module in b0.modules() if isinstance(module, MBConv)]
@@ -650,8 +647,8 @@ print([block.se.fc1.out_channels for block in blocks])
 # %% [markdown]
 # ### A small one from the same class
 #
-# For CIFAR-10 we take three stages, no stride in the first convolution, and channels in multiples of 2 instead of 8:
-# with 8 channels to start from, rounding to 8 would leave nothing to scale.
+# For CIFAR-10 we take three stages, no stride in the first convolution, and channels in multiples of 2: with 8 channels to
+# start from, rounding to 8 would leave nothing to scale.
 
 
 # %% tags=["model"]
@@ -667,8 +664,8 @@ def tiny(d=1.0, w=1.0):
 # %% [markdown]
 # ### The cost, without building anything
 #
-# What does a network with given $d, w, r$ cost? The layers are known, so we can add up. This is the function with which
-# one would search; it takes microseconds. It keeps the kinds of layers apart, because they do not grow alike.
+# The cost of all layers can be added up in microseconds, fast enough for a search. The kinds of layers are kept apart, because
+# they do not grow alike.
 
 
 # %% tags=["model"]
@@ -819,11 +816,10 @@ plot.show(
 )
 
 # %% [markdown]
-# One formula, eight networks. B2 has 9.1 million parameters where the paper prints 9.2, and four costs are not quite the paper's
-# (B4, B5 and B7 a few percent higher, B1 a little lower). Our counts agree with torchvision's to the last digit; we do not know how the
-# paper's were made.
+# One formula, eight networks. B2's parameters and four of the costs (B1, B4, B5, B7) are not quite the paper's. Our counts are
+# torchvision's; we do not know how the paper's were made.
 #
-# All accuracies in this chapter are those of the paper's first version. In the later version those of B0 to B5 are higher, and B7's is
+# The paper's accuracies are those of its first version. In the later one, those of B0 to B5 are higher, and B7's is
 # 84.3 % instead of 84.4 %.
 #
 # **The same layers.** Channels and repeats of every stage, against torchvision's lists:
@@ -855,8 +851,8 @@ print("all as in torchvision:", same)
 Table(rows)
 
 # %% [markdown]
-# **Equality.** Our layers are defined in the order of torchvision's, so the weights go over one after the other, with
-# the batch normalisations shaken first as in chapter 2.
+# **Equality.** Our layers have torchvision's order, so the weights go over one after the other. The batch normalisations
+# are shaken first, as in chapter 2.
 
 # %% jupyter={"source_hidden": true} tags=["nbval-check-output", "hide-input"]
 shake_batch_norms = chapter("02_resnet").shake_batch_norms
@@ -873,13 +869,12 @@ for name in ("B0", "B3"):
     print(f"{name}: relative difference to torchvision's below 1e-12:", difference < 1e-12)
 
 # %% [markdown]
-# For B5 to B7, torchvision's batch normalisation adds 0.001 to the variance instead of 0.00001. Ours does not, so these
-# three would agree only roughly.
+# B5 to B7 would agree only roughly: there torchvision's batch normalisation adds 0.001 to the variance, ours 0.00001.
 #
 # ### Is that compound scaling?
 #
-# The rule says $d = 1.2^\phi$, $w = 1.1^\phi$, $r = 1.15^\phi$. So each of the released numbers tells which $\phi$ it
-# belongs to. If the rule holds, the three agree.
+# By the rule $d = 1.2^\phi$, $w = 1.1^\phi$, $r = 1.15^\phi$, each released number tells its $\phi$. If the rule holds, the
+# three agree.
 
 # %% jupyter={"source_hidden": true} tags=["nbval-check-output", "hide-input"]
 alpha, beta, gamma = 1.2, 1.1, 1.15
@@ -901,8 +896,8 @@ Table(rows, decimals=2)
 
 # %% [markdown]
 # They agree only roughly. B1 is not wider at all; B7 would be $\phi = 6.2$ by its depth and 7.3 by its width. The factors
-# of the released networks are rounded, and $1.2 \cdot 1.1^2 \cdot 1.15^2$ is 1.92, not 2. "About" is an important
-# word in this paper. What holds up is the pattern: all three grow together.
+# of the released networks are rounded, and $1.2 \cdot 1.1^2 \cdot 1.15^2$ is 1.92, not 2. What holds up is the pattern:
+# all three grow together.
 
 # %% [markdown]
 # ## What a doubling costs: the law, measured
@@ -963,10 +958,10 @@ plot.show(
 )
 
 # %% [markdown]
-# Close, and not exact. Where is the rest? Each kind of layer has its own law: a depthwise convolution only doubles
+# Close, and not exact. Each kind of layer has its own law: a depthwise convolution only doubles
 # with its width, since it has no sum over channels; the first convolution keeps its three input channels and is never
-# repeated; a gate does not see the resolution at all. If the shares of the kinds are known, the exponent of the whole is
-# their weighted mean, at least near 1:
+# repeated; a gate does not see the resolution at all. For factors near 1, the exponent of the whole is the mean of these,
+# weighted by the shares of the kinds:
 
 # %% tags=["nbval-check-output"]
 LAWS = {  # exponents of d, w, r
@@ -1002,8 +997,8 @@ Table(rows, decimals=1)
 # ## Multiply-adds are not seconds
 #
 # The paper optimises multiply-adds, on purpose: it does not aim at one device. But nobody waits for a multiply-add.
-# Let us time single images on this machine: networks of this chapter, and those of chapters 1 and 2. They take turns, and the
-# median of several rounds counts. The machine was busy with other things, so compare the rows, not the milliseconds with yours.
+# Let us time single images, in networks of this chapter and of chapters 1 and 2. The machine was busy, so the networks
+# take turns. Compare the rows, not the milliseconds with yours.
 
 # %%
 RESNET, VGG = chapter("02_resnet"), chapter("01_vgg")
@@ -1091,28 +1086,25 @@ plot.show(
 )
 
 # %% [markdown]
-# Per second, the EfficientNets get through fewer multiply-adds than the ResNets, and VGG-16 through the most of all. Against
-# ResNet-152, B1 is several times as fast, but by far not as many times as the count promises.
+# Per second, the EfficientNets do fewer multiply-adds than the ResNets, and VGG-16 does the most.
 #
-# The paper's own measurement says the same, if one reads it twice. On one core of a Xeon E5-2690, EfficientNet-B1 takes
+# The paper's own measurement says the same. On one core of a Xeon E5-2690, EfficientNet-B1 takes
 # 0.098 seconds and ResNet-152 0.554: 5.7 times as long (Table 4). But ResNet-152 has *sixteen* times as many multiply-adds
 # (Table 2). Nearly two thirds of the saving get lost between the count and the clock.
 #
-# Why? A full convolution is one large matrix product, and processors are built for those: each number that is loaded from
-# memory is used many times. A depthwise convolution uses each number $k^2$ times and then is done with it. It waits for
-# memory, not for the multiplier. Exercise 4 times the two kinds of block side by side.
+# Why? A full convolution is one large matrix product, and processors are built for those: each number loaded from memory
+# is used many times. A depthwise convolution uses each number $k^2$ times. It waits for memory, not for the multiplier.
 
 # %% [markdown]
 # ## Where B0 comes from: an objective with a price
 #
 # Scaling keeps the layers, so they had better be good. B0 was found by a search over networks built from MBConv blocks,
-# in the search space of MnasNet [[Tan et al., 2019](../pages/bibliography.md#tan2019mnasnet)]. What did it look for? Accuracy, at a price:
+# in the search space of MnasNet [[Tan et al., 2019](../pages/bibliography.md#tan2019mnasnet)]. It looked for accuracy, at a price:
 #
 # $$ \max_m\ \text{ACC}(m) \times \left[\frac{\text{FLOPS}(m)}{T}\right]^{\omega} \tag{4.5} $$ <a id="eq-efficientnet-objective"></a>
 #
-# with $T$ = 400 million and $\omega$ = -0.07. (The paper calls the exponent $w$; we do not, because $w$ is taken.) The exponent is a rate of exchange. Twice the
-# multiply-adds divide the objective by $2^{0.07}$, so they have to bring five percent more accuracy, relative to what
-# there is:
+# with $T$ = 400 million and $\omega$ = -0.07. (The paper calls the exponent $w$, which is taken here.) Twice the
+# multiply-adds divide the objective by $2^{0.07}$, so they have to bring five percent more accuracy, relative to what there is:
 
 # %% tags=["nbval-check-output"]
 OMEGA, TARGET = -0.07, 0.4  # giga multiply-adds
@@ -1196,17 +1188,15 @@ plot.show(
 )
 
 # %% [markdown]
-# Compare the blue curve with the grey ones. By this objective B0 is the best of the eight, and B7 the worst: the gain per
-# doubling soon is less than the price. The objective finds a good *small* network, for a cost near $T$. It could not have
-# told us to build B7, and it was not asked to. That is the division of labour in the paper: search small, then scale.
+# By this objective B0 is the best of the eight, and B7 the worst: the gain per doubling soon is less than the price. The
+# objective finds a good *small* network, for a cost near $T$. That is the division of labour in the paper: search small, then
+# scale.
 
 # %% [markdown]
 # ## Why a balance: what a unit sees of its image
 #
-# The paper's reason for compound scaling can be checked without training. Enlarge the image alone, and a unit sees a
-# smaller part of it. Add layers alone, and it soon looks far beyond the border. The receptive field grows by
-# $(k - 1)$ times the jump with each convolution (chapter 1). The gates are left out here, though they let everything
-# know the mean of everything.
+# Half of the paper's reason, the receptive field, can be checked without training. It grows by $(k - 1)$ times the jump
+# with each convolution (chapter 1). The gates are left out here, though they let everything know the mean of everything.
 
 
 # %% tags=["model"]
@@ -1246,28 +1236,28 @@ Table(rows, decimals=2)
 
 # %% [markdown]
 # In B0 the theoretical field is almost four times the image, because the last stages move in steps of 32 pixels. Twice the
-# resolution halves that share; four times the layers makes it more than four times as large. Width does not touch it. Compound scaling raises
-# it by little more than a quarter. This is the paper's intuition, not its proof.
+# resolution halves that share; four times the layers makes it more than four times as large. Compound scaling raises it by little
+# more than a quarter. This is the paper's intuition, not its proof.
 
 # %% [markdown]
 # ## Where we differ from the paper
 #
 # | | paper, ImageNet | here | why, and what it costs |
 # |:--|:--|:--|:--|
-# | network | B0 to B7 | the same class; for training the small one, with expansion 4 and three stages | minutes on a laptop |
-# | images | 224 to 600 pixels | 8 to 28 pixels, made from 32 | resolution is one of the three knobs, and CIFAR-10 ends at 32 |
+# | network | B0 to B7 | the same class; for training, three stages with expansion 4 | minutes on a laptop |
+# | images | 224 to 600 pixels | 8 to 28 pixels, made from 32 | CIFAR-10 ends at 32 |
 # | training images | 1.28 M, seen many times | 20,000, seen once | all networks are far from converged: we compare who learns fast |
-# | optimiser | RMSProp, decay 0.9, momentum 0.9 | SGD with Nesterov momentum, batch 64, peak 0.1, one cycle | one recipe for the whole course |
-# | learning rate | 0.256, times 0.97 every 2.4 epochs | one cycle | |
+# | optimiser | RMSProp, decay 0.9, momentum 0.9 | SGD with Nesterov momentum, batch 64 | one recipe for the whole course |
+# | learning rate | 0.256, times 0.97 every 2.4 epochs | one cycle, peak 0.1 | |
 # | weight decay | 1e-5 | 1e-4 | |
 # | batch normalisation | momentum 0.99 (0.01 in PyTorch's way of counting) | 0.9 (0.1) | averages over a hundred steps lag behind in a training of three hundred |
 # | augmentation | AutoAugment [[Cubuk et al., 2019](../pages/bibliography.md#cubuk2019autoaugment)] | flip, shift by an eighth of the side | |
 # | against overfitting | dropout 0.2 (B0) to 0.5 (B7), stochastic depth | none in the comparisons | nothing is seen twice, so nothing is overfitted |
-# | choice of $\alpha, \beta, \gamma$ | grid search by trainings of B0 at $\phi = 1$ | the paper's | exercise 3 does the part that needs no training |
+# | choice of $\alpha, \beta, \gamma$ | grid search by trainings of B0 at $\phi = 1$ | the paper's | see exercise 3 |
 #
 # ## The data
 #
-# The first test image of each class, at the resolutions of this chapter. At how many pixels do you recognise them?
+# At how many pixels do you recognise the first test image of each class?
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 fixed = plot.fixed_images(data)
@@ -1306,7 +1296,7 @@ for side in (8, 16, 20, 28):
 # %% [markdown]
 # ## Training
 #
-# First the test that a network must pass: learn one batch by heart.
+# First, a network must be able to learn one batch by heart.
 
 # %% tags=["nbval-check-output"]
 train.set_seed(0)
@@ -1316,10 +1306,10 @@ print("32 images learned by heart, loss below 0.05:", loss < 0.05)
 # %% [markdown]
 # ### Four ways to spend it
 #
-# Now the guess from the beginning. The base network, and four that cost about three times as much. The compound one has
+# Now the guess from the beginning: the base network, and four that cost about three times as much. The compound one has
 # the paper's $\alpha$, $\beta$ and $\gamma$ and $\phi = 1.5$, that is $d = 1.31$, $w = 1.15$ and $r = 1.23$, or 20 of 16
-# pixels. Since layers are rounded *up*, it costs three times as much and not $2^{1.5} = 2.8$ times. The others were chosen to
-# cost the same.
+# pixels. Since layers are rounded *up*, it costs more than $2^{1.5} = 2.8$ times as much. The others were chosen to cost the
+# same.
 
 
 # %% tags=["model"]
@@ -1373,9 +1363,8 @@ for arm, a in ARMS.items():
 Table(rows, decimals=2)
 
 # %% [markdown]
-# The last four rows have **equal multiply-adds**, within five percent, and they will see equally many images. They do not
-# have equal parameters: more pixels need none, more layers many. Nor do they take equally many seconds, as we know by
-# now.
+# The last four rows have **equal multiply-adds**, within five percent, and will see equally many images. They have neither
+# equal parameters nor equal training times.
 
 # %%
 models, histories = {}, {}
@@ -1426,14 +1415,12 @@ plot.show(
 )
 
 # %% [markdown]
-# The curves are smoothed, and the table's training loss is the mean over the whole pass. Three of the four learn alike. The deep one starts slowly and
-# never catches up: it ends about where the base network is, for three times the work. And equal multiply-adds are not equal seconds: compare the
-# last columns.
+# The curves are smoothed, and the table's training loss is the mean over the pass. Three of the four learn alike. The deep one starts
+# slowly and never catches up: it ends about where the base network is, for three times the work.
 #
 # ## Results: the paper beside ours
 #
-# One training of each proves little. A study trained every arm three times, with the same seeds and the same order of
-# images. Its results are kept in `results/`.
+# One training of each proves little. A study trained every arm three times, with the same seeds and the same order of images.
 
 
 # %% tags=["model"]
@@ -1477,10 +1464,10 @@ Table(rows, decimals=2)
 # The two columns of accuracies are **not comparable**: other images, other networks, and a training of a few hundred steps. Compare
 # the rows.
 #
-# The column "the same, counted" is a surprise. Counted from the table's own $d$, $w$ and $r$, the four networks do not cost the same: the
-# compound one costs most, and the widened one about a fifth less. The paper prints 1.8 or 1.9 for all; we do not know how it
-# counted. A fifth less is a third of a doubling. From B2 to B3 the paper pays 0.85 doublings for 1.3 points, so that third may be
-# worth half a point of the two by which compound scaling leads.
+# Counted from the paper's own $d$, $w$ and $r$, its four networks do not cost the same: the compound one costs most, and the widened
+# one about a fifth less. The paper prints 1.8 or 1.9 for all; we do not know how it counted. A fifth less is a third
+# of a doubling. From B2 to B3 the paper pays 0.85 doublings for 1.3 points, so that third may be worth half a point of the two by
+# which compound scaling leads.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 plot.study(
@@ -1494,7 +1481,7 @@ plot.study(
 )
 
 # %% [markdown]
-# More of the paper's figures. Compound scaling also helps networks that were not searched for it (Table 3, ImageNet top-1 in %):
+# Compound scaling also helps networks that were not searched for it (Table 3, ImageNet top-1 in %):
 #
 # | | baseline | depth only | width only | resolution only | compound |
 # |:--|--:|--:|--:|--:|--:|
@@ -1552,14 +1539,13 @@ LOSSES.table()
 # leave that interval just short of clear. **Against width and resolution it is not ahead.** In accuracy the three are within a
 # point of each other and nothing is clear; in training loss compound has a lead over width that is clear and of no importance.
 #
-# So the miniature does not show what the paper's Table 7 shows, two points over every single dimension. Three reasons come to mind, and the
+# So the miniature does not show the lead of the paper's Table 7, two points over every single dimension. Three reasons come to mind, and the
 # study cannot tell them apart. The paper scales a network that is already good, to the region where single dimensions flatten;
 # ours starts far below. Its networks are trained to the end; ours see each image once. And its $\alpha$, $\beta$, $\gamma$ were
 # searched for its network and its data; ours were borrowed. The question stays open here.
 #
-# **Observation 1: each dimension helps, and helps less and less.** The three small arms are half as deep, half as wide, or
-# see images half as large as the base does. So each dimension has three points, and we can compare the gain per doubling of the multiply-adds
-# below the base with that above it. (Whether each step helps by itself stands in the table of claims above.)
+# **Observation 1: each dimension helps, and helps less and less.** With the three small arms, each dimension has three points, and we can
+# compare the gain per doubling of the multiply-adds below the base with that above it.
 
 
 # %% jupyter={"source_hidden": true} tags=["model", "hide-input"]
@@ -1636,13 +1622,12 @@ plot.show(
 
 # %% [markdown]
 # For depth and width the second step is smaller than the first; only for width is that clear. More depth than the base has brings
-# nothing here: the mean even falls. That is not the paper's kind of saturation. A deep network needs more steps to learn (chapter 2), and it has only some
-# three hundred. For **resolution** neither step is clear by itself, and there is no sign of an end yet. In the opening there was one: there the
-# units saw 13 pixels. Those of the tiny network see 23, as `receptive_field(1, TINY, 1)` says, and its gates see everything:
-# how far one knob can be turned depends on where the others are.
+# nothing here: the mean even falls. That is not the paper's kind of saturation. A guess: a deep network needs more steps to learn (chapter 2), and it has only some
+# three hundred. For **resolution** neither step is clear by itself (first table of claims), and there is no sign of an end yet. In the opening there was one: there the
+# units saw 13 pixels. Those of the tiny network see 23, by `receptive_field(1, TINY, 1)`, and its gates see everything.
+# This fits Observation 2: how far one knob can be turned depends on where the others are.
 #
-# The study was measured once. To be sure that its code still runs, each arm trains here for a moment on 128 images, and the
-# result is thrown away.
+# To be sure that the study's code still runs, each arm trains here for a moment on 128 images.
 
 # %% tags=["nbval-check-output"]
 few = cifar10(train=128, test=100)
@@ -1662,15 +1647,14 @@ logits = train.predict(models["compound"], seen, seen.test.images)
 plot.mistakes(models["compound"], seen, logits, "stages.1")
 
 # %% [markdown]
-# The maps are those of the second stage, with 10x10 positions; the last stage has only 5x5. 20x20 pixels and one pass through the
-# images teach a little about the scene, and less about the thing.
+# The maps are those of the second stage, with 10x10 positions.
 #
 # ### Where does it look, and did it learn to?
 #
 # The paper compares class activation maps [[Zhou et al., 2016](../pages/bibliography.md#zhou2016cam)] of the four scalings (its Figure 7): the compound network looks at more relevant regions with
-# more detail, it says. Our four are right less than half of the time, so their maps would tell little. Instead, one
-# network that was trained for longer and is kept in `weights/`: the tiny one, twice as wide, on images of 32x32. Most chapters have such a one, all
-# trained alike to name twelve things, CIFAR-10's ten among them. The control is the same network before its training.
+# more detail, it says. Our four are right less than half of the time, so their maps would tell little. Instead, here is a network that
+# was trained for longer: the tiny one, twice as wide, on images of 32x32. It names twelve things, CIFAR-10's ten
+# among them. The control is the same network before its training.
 
 
 # %% jupyter={"source_hidden": true} tags=["model", "hide-input"]
@@ -1722,10 +1706,9 @@ plot.evidence(
 #
 # ### How much of its image does a unit use?
 #
-# The receptive fields above were theory. Now that the networks are trained: how strongly does each pixel move the middle
-# unit of the last stage? That is the **effective** receptive field [[Luo et al., 2016](../pages/bibliography.md#luo2016erf)] of chapter 1. We average over a hundred
-# images and ask which share of the pixels holds half of the gradient. A large share means that a unit uses much of its
-# image. The gates, which let everything see everything, are included this time.
+# The receptive fields above were theory. How strongly does each pixel move the middle unit of the last stage in the trained
+# networks, with their gates? That is the **effective** receptive field [[Luo et al., 2016](../pages/bibliography.md#luo2016erf)] of chapter 1. We average over a
+# hundred images and ask which share of the pixels holds half of the gradient.
 
 
 # %%
@@ -1765,15 +1748,13 @@ plot.show(
 
 # %% [markdown]
 # This is what the paper's intuition is about. A unit of the network scaled by resolution uses about half the share
-# of its image that the base network's units use: the window stayed, the image grew. Depth widens the share a little, width hardly
-# changes it, and with compound scaling it is a little smaller than in the base. In accuracy the network with the small window
-# pays no price here.
+# of its image that the base network's units use: the window stayed, the image grew. Depth widens the share a little, and
+# compound scaling makes it a little smaller. In accuracy the network with the small window pays no price here.
 
 # %% [markdown]
 # ## Play: turn the knobs
 #
-# B0, scaled up by $\phi$, along five routes. Each bar is a block, as high as its output has channels. On the right, three
-# numbers that should agree: the promise $2^\phi$; what $\alpha\,\beta^2\gamma^2$ makes of it; and what the network really costs.
+# B0 is scaled up by $\phi$ along five routes. The three costs on the right should agree: promise ($2^\phi$), rule and count.
 #
 # Which route reaches the largest images? Which ends with the most channels? Where does the count leave the promise,
 # and is it rounding or the law? And what does "all by 1.2" do to the constraint?
@@ -1858,17 +1839,17 @@ Explorable(
 # %% [markdown]
 # ## When to use it today, and what came after
 #
-# Where multiply-adds, parameters or battery are what counts, B0 to B3 are still good networks, and trained weights are easy to
-# get. Where seconds count, measure first: a ResNet or one of the following may be both faster and more accurate.
+# Where multiply-adds, parameters or battery count, B0 to B3 are still good networks. Where seconds count, measure
+# first: a ResNet or one of the following may be both faster and more accurate.
 #
-# - **Better recipes.** Noisy Student [[Xie et al., 2020](../pages/bibliography.md#xie2020noisystudent)] kept the networks and trained on 300 million further images without labels.
+# - **Noisy Student** [[Xie et al., 2020](../pages/bibliography.md#xie2020noisystudent)] kept the networks and trained on 300 million further images without labels.
 # - **FixRes** [[Touvron et al., 2019](../pages/bibliography.md#touvron2019fixres)]: test at a higher resolution than in training, where random crops make things look larger.
 # - **EfficientDet** [[Tan et al., 2020](../pages/bibliography.md#tan2020efficientdet)] scales detectors by the same idea.
 # - **RegNet** [[Radosavovic et al., 2020](../pages/bibliography.md#radosavovic2020regnet)] asks what good networks of any size have in common, and finds simple ones that are faster
 #   on GPUs than EfficientNets of equal accuracy.
-# - **ResNet-RS** [[Bello et al., 2021](../pages/bibliography.md#bello2021resnetrs)] scales ResNets anew, with slower growth of the resolution, and is faster at equal accuracy, too.
-# - **EfficientNetV2** [[Tan and Le, 2021](../pages/bibliography.md#tan2021efficientnetv2)] draws the consequence: its search looks at training speed, it has full convolutions
-#   in the early stages (Fused-MBConv, exercise 4), and it grows the images during training. Its compound rule is
+# - **ResNet-RS** [[Bello et al., 2021](../pages/bibliography.md#bello2021resnetrs)] scales ResNets anew, with slower growth of the resolution, and is faster at equal accuracy.
+# - **EfficientNetV2** [[Tan and Le, 2021](../pages/bibliography.md#tan2021efficientnetv2)] looks at training speed in its search, has full convolutions
+#   in the early stages (Fused-MBConv, exercise 4), and grows the images during training. Its compound rule is
 #   no longer uniform: later stages get more of the added layers, and the resolution is capped.
 
 # %% [markdown]
@@ -1880,8 +1861,7 @@ Explorable(
 # <details><summary>Answer</summary>
 #
 # 32 becomes 38.4, which is rounded to 40. The stages: 19.2 to 24 (16 would lose more than a tenth: 0.9 · 19.2 = 17.3), 28.8 to 32, 48,
-# 96, 134.4 to 136, 230.4 to 232, 384. The head: 1536. Repeats, always up: 2, 3, 3, 5, 5, 6, 2. Note that one layer times 1.4
-# becomes two: rounding up is itself a scaling.
+# 96, 134.4 to 136, 230.4 to 232, 384. The head: 1536. Repeats, always up: 2, 3, 3, 5, 5, 6, 2.
 #
 # </details>
 #
@@ -1942,9 +1922,9 @@ for a, b, g in search_solution((1.0, 1.1, 1.2, 1.3, 1.4), 0.05):
 # In the folded output, the products are anywhere below 2, although the counts are near it. In a network this small rounding decides: all depths from 1.1 to
 # 1.4 make the same network, since two layers times 1.1 are already three.
 #
-# **4. (code)** Depthwise networks are slow per multiply-add. EfficientNetV2 therefore replaces, in the early stages, the 1x1 expansion
-# *and* the depthwise convolution by one full $k \times k$ convolution that expands: **Fused-MBConv**. Write it, without gate and
-# without stochastic depth: `fused` (a `convolution` with activation), then `project` (1x1, without). The shortcut as before.
+# **4. (code)** In the early stages, EfficientNetV2 replaces the 1x1 expansion *and* the depthwise convolution by one full
+# $k \times k$ convolution that expands: **Fused-MBConv**. Write it, without gate and without stochastic depth: `fused` (a
+# `convolution` with activation), then `project` (1x1, without). The shortcut as before.
 
 
 # %%
@@ -1999,7 +1979,7 @@ class FusedSolution(nn.Module):
 verify(check_fused, FusedSolution)
 
 # %% [markdown]
-# Now time the two, with 32 channels on a map of 56x56, and with 128 on one of 14x14. (The solution's class is used; put yours in.)
+# Now time the two. (The solution's class is used; put yours in.)
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 rows = []
@@ -2031,8 +2011,8 @@ Table(
 )
 
 # %% [markdown]
-# On the large map with few channels, the full convolution does more than four times as many multiply-adds in little more time. On the small map with
-# many channels it takes clearly longer. That is why EfficientNetV2 fuses the early stages and keeps MBConv in the late ones.
+# On the large map, with few channels, the full convolution does more than four times as many multiply-adds in little more time. On the
+# small map it takes clearly longer. EfficientNetV2 keeps MBConv in the late stages.
 #
 # **5. (open)** The paper's $\alpha$, $\beta$ and $\gamma$ were found for B0 on ImageNet. For the tiny network on CIFAR-10 others may be
 # right. Take a few triples from exercise 3, train each with `train_tiny` and three seeds, and choose. Then double the cost once
