@@ -41,7 +41,7 @@ WORKED_OUT = {
 
 
 def without_source(notebook):
-    """Numbers of the prose, as written, that no output, code or table of the notebook has, rounded or as a percentage."""
+    """Numbers of the prose, as written, that no output, code or table of the notebook has (rounded, or in percent)."""
     cells = notebook.cells
     code = [cell for cell in cells if cell.cell_type == "code"]
     prose = [cell.source for cell in cells if cell.cell_type == "markdown"]
