@@ -150,6 +150,12 @@ def _span(numbers):
     return str(low) if low == high else f"{low} to {high}"
 
 
+def _how_long(epochs):
+    if len(epochs) == 1:
+        return f"alike, for {min(epochs)} passes"
+    return f"for {min(epochs)} passes with SGD or, later, for {max(epochs)} with the recipe for few epochs,"
+
+
 def _listed(names):
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
@@ -168,7 +174,7 @@ def text():
         table_named=_table(found, named),
         table_placed=_table(found, placed),
         tolerance=TOLERANCE,
-        epochs=_span([round(trained.record["metrics"]["epochs"]) for trained in named]),
+        trained=_how_long({round(trained.record["metrics"]["epochs"]) for trained in named}),
         middle=found["the middle"]["pointing game"],
         side=SIDE,
         reading_named=READING_NAMED,
@@ -191,7 +197,7 @@ their maps.
 
 ## Ten networks that name what they see
 
-{named}: each a small one, built by its chapter's code and trained alike, for {epochs} passes over CIFAR-10 and
+{named}: each a small one, built by its chapter's code and trained {trained} over CIFAR-10 and
 animals cut out of VOC's training photographs at 32 pixels. They were never told where on a
 photograph an animal stands. Here they get whole photographs at 64 pixels, and are asked for the logit of the animal.
 
