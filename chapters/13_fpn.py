@@ -1577,10 +1577,8 @@ Table(
 )
 
 # %% [markdown]
-# One training each. The single map falls behind where its anchors cannot match: 16.4 % against 47.4 % for the smallest. *All on P2*, which has the anchors, comes to 28.8 % there, so
-# matching anchors close a part of this gap, and the smaller one in this training. For the largest it is the other way round: 56.3 % for the single map, 48.0 % for *all on P2*, 42.2 % for the
-# pyramid. Without the top-down pathway the pyramid is as good on the scenes, and better on the photographs. The losses of the arms cannot be compared, as each is taken on the arm's own anchors.
-# Neither can the images per second: the machine had other work. Before we believe any of this, let us see more than one training.
+# One training each, for three epochs. The single map falls behind where its anchors cannot match. *All on P2*, which has the anchors, is in between. For the largest animals it is the other way round.
+# Without the top-down pathway the pyramid is as good. Before we believe any of this, let us see more than one training.
 
 # %% [markdown]
 # ## Results: the paper beside ours
@@ -1769,8 +1767,8 @@ LARGE.table()
 # **Seen**: lateral connections, to find and, exploratory, to name, at nearly equal cost. For the largest animals they are not clear, and P5 is the one level that is computed in the same way with and without them.
 #
 # **Too small to matter**: the top-down pathway, at exactly equal cost, to name small animals and, exploratory, to find them. Names are in the loss so that it would have something to bring down; in this network it
-# brings nothing. That contradicts the paper, and the reason is open. Two guesses. The network is shallow: between C2 and C5 lie three blocks, and in ResNet-50 thirteen; the paper itself expects
-# the semantic gap to be worst in very deep networks. And the head that names reads 7x7 positions at once, so it may recognise a small animal from parts that C2 knows.
+# brings nothing. That contradicts the paper, and the reason is open. Three guesses. The network names badly, by whatever path (see *What is missing* below). It is shallow: between C2 and C5 lie three blocks, and in ResNet-50 thirteen; the paper itself expects
+# the semantic gap to be worst in very deep networks. And the head that names reads 7x7 positions at once, so it may tell animals by parts that C2 knows.
 #
 # **To name**, all levels are no better than P2 alone (not clear; in the paper 0.5 points). A box of any size is read as 7x7 numbers, so one fine map will do.
 #
@@ -1854,7 +1852,7 @@ plot.boxes(
 )
 
 # %% [markdown]
-# The worst scenes show four kinds of failure: a herd far away, with animals smaller than any that we pasted; dark animals on a dark ground; animals half hidden by people; and a row of animals that
+# Among the worst scenes are a herd far away, with animals smaller than any that we pasted, and a row of animals that
 # hide each other, of which NMS may keep too few boxes. In a typical scene everything is found. That is less than it sounds: an IoU of one half is lenient, and a hundred proposals are many.
 #
 # And on photographs without anything pasted? Here are the first ten validation photographs with the five proposals of which the network is most sure.
@@ -1872,7 +1870,7 @@ plot.boxes(
 )
 
 # %% [markdown]
-# In seven or eight of the ten, one of the five boxes has roughly the size and the place of an animal. Most others are small boxes, on patterns and on parts of animals: in training every scene had four
+# In eight of the ten the animal is among the hundred proposals. The five surest are mostly a broad box in the middle, and small boxes on patterns and on parts of animals: in training every scene had four
 # small ones.
 #
 # ### One head, four levels
@@ -1929,8 +1927,8 @@ Table(
 )
 
 # %% [markdown]
-# The nearer to 1, the more a level says the same of every scene, whatever is in it. That is a prior for places, no sight. P2 says hardly more of the same than before its training; for P5 the number
-# rises from 0.495 to 0.949, and the last row shows that its place is the middle. Large boxes have to be there: a square of 96 pixels inside an image of 128 has its middle at most 16 pixels, to each side, from
+# The nearer to 1, the more a level says the same of every scene, whatever is in it. That is a prior for places, no sight. P2 says no more of the same than before its training; for P5 the number
+# rises from 0.495 to 0.965, and the last row shows that its place is the middle. Large boxes have to be there: a square of 96 pixels inside an image of 128 has its middle at most 16 pixels, to each side, from
 # the middle of the image. What P5 sees beyond that is not clear.
 #
 # ### What is missing without lateral connections?
@@ -1991,7 +1989,8 @@ Table(
 )
 
 # %% [markdown]
-# Without *lateral* connections every size is named worse, the small animals most. Without the *top-down* pathway no size is named worse by more than the seeds spread: at this scale the fine levels do not lack meaning.
+# Without *lateral* connections every size is named worse, the small animals most. Without the *top-down* pathway no size is named worse by more than the seeds spread: nothing is seen to come down.
+# But there is not much that could: the pyramid's names are right for only ten to twenty points more than the last row, which sees nothing.
 #
 # ### P2 beside C2
 #
@@ -2022,7 +2021,7 @@ plot.images(
 
 # %% [markdown]
 # The colours of one row say nothing about those of the other. Look for the animals. In the third and the fifth scene most small ones stand out already in C2, in red and yellow, but so do
-# textures elsewhere. In P2 several of them are dark blue spots, often with green below, and the map is smoother. Whether they stand out *better* there is not clear from five scenes.
+# textures elsewhere. In P2 several of them are dark blue spots with green beside, and the map is smoother. Whether they stand out *better* there is not clear from five scenes.
 #
 # ### Where does a decision come from?
 #
@@ -2075,7 +2074,7 @@ plot.cams(
 )
 
 # %% [markdown]
-# In the fourth scene the evidence of the trained network lies in the box. In the others most of it lies outside, on small animals and on backdrop. Do not take that for what the anchor sees:
+# In the third scene most of the evidence of the trained network lies in the box. In the others most of it lies outside, on small animals and on backdrop; in the fifth there is none. Do not take that for what the anchor sees:
 # Grad-CAM takes *one* weight for each channel, the mean of the gradient over the whole map, and then shows wherever these channels respond. A proposal depends on
 # one place. For one anchor among thousands, the objectness maps above say more.
 
