@@ -50,3 +50,9 @@ def test_the_stand_in_is_refused(monkeypatch):
     monkeypatch.setenv("COURSE_SOURCE", "standin")
     with pytest.raises(ValueError, match="needs real photographs"):
         page_gallery.measure()
+
+
+def test_how_long_they_were_trained():
+    assert page_gallery._how_long({16}) == "alike, for 16 passes"
+    assert page_gallery._how_long({4, 16}).startswith("for 4 passes with SGD or, later, for 16 with")
+    assert page_gallery._span([7, 3, 7]) == "3 to 7" and page_gallery._span([5, 5]) == "5"
