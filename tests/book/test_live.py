@@ -5,6 +5,7 @@ import functools
 import io
 import shutil
 
+import firefox
 import numpy as np
 import pytest
 import torch
@@ -131,6 +132,28 @@ def test_page_and_pytorch_agree(engine, networks, pictures, expected, name):
 def test_the_reference_without_the_faster_loop_agrees_as_well(engine, networks, pictures, expected, name):
     page = engine(name, fast=False)
     output, heat = differences(page, networks[name], pictures[networks[name].size][:3], expected(name))
+    assert output < TOLERANCE and heat < TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def other_browser(tmp_path_factory):
+    if not firefox.PROGRAM:
+        pytest.skip("Firefox is not installed")
+    with firefox.firefox(tmp_path_factory.mktemp("firefox")) as page:
+        yield page
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_firefox_agrees_as_well(other_browser, live_folder, networks, pictures, expected, name, fast):
+    scripts = ["engine.js", *["fast.js"] * fast, "samples.js", f"net-{networks[name].slug}.js"]
+    alone = live_folder / "test-firefox.html"
+    alone.write_text('<!doctype html><meta charset="utf-8">' + "".join(f'<script src="{s}"></script>' for s in scripts))
+    other_browser.goto(alone.as_uri())
+    assert other_browser.evaluate("() => Boolean(live.fast)") == fast
+    few = pictures[networks[name].size][: 5 if fast else 1]
+    output, heat = differences(other_browser, networks[name], few, expected(name))
     assert output < TOLERANCE and heat < TOLERANCE
 
 
@@ -306,6 +329,20 @@ def settle(page, action=None):
         timeout=120_000,
     )
     return page.evaluate("structuredClone(live.page.results)")
+
+
+@pytest.mark.browser
+def test_the_page_answers_in_firefox(other_browser, live_folder):
+    body = '<div class="live" data-figure="page">still</div><script src="start.js"></script>'
+    alone = live_folder / "test-firefox-page.html"
+    alone.write_text(f'<!doctype html><html lang="en"><meta charset="utf-8"><title>live</title>{body}')
+    other_browser.goto(alone.as_uri())
+    answered = other_browser.evaluate("""async () => {
+      const ready = () => typeof live !== "undefined" && live.page && live.page.settled > 0 && live.page.still();
+      for (let i = 0; i < 1200 && !ready(); i++) await new Promise((go) => setTimeout(go, 100));
+      return Object.keys(live.page.results);
+    }""")
+    assert set(answered) == set(CLASSIFIERS)
 
 
 def change(before, after):
