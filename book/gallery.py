@@ -245,22 +245,22 @@ a good explanation from a nice picture. To ask the ten classifiers about a photo
 
 READING_NAMED = """\
 All ten put more of their evidence on the animal than chance would, and nobody had told them where animals are. But in
-the pointing game the best of them only draw level with the middle of the photograph: people put their animals there. A
+the pointing game only ResNet passes the middle of the photograph, and by little: people put their animals there. A
 pointing game without that number would have looked like a success. The energies say more, because they look at the
 whole map.
 
-The networks differ less than their papers do. The two that fall behind in the pointing game, MobileNet and the one
+The networks differ less than their papers do. The two that come last in the pointing game, MobileNet and the one
 that reads frequencies, are those whose maps have 8x8 positions here and not 16x16.
 
-Look along the columns. On the first horse's photograph three networks (VGG, MobileNet, frequencies) find evidence for
+Look along the columns. On the first horse's photograph two networks (VGG, MobileNet) find evidence for
 *horse* in the upper left corner, where there is no animal. Such agreement is a hint about the training pictures;
 chapter 15 shows how to follow one up.
 """
 
 READING_PLACED = """\
-All four were trained with places. Three of them hold more of their evidence on the animal than any of the ten above.
-FPN's question has no animal in it: its best anchor may well be about something else on the photograph. All four read
-a map of 8x8 positions, and in the pointing game they do not beat the best of the ten.
+All four were trained with places. Yet only YOLO clearly holds more of its evidence on the animal than the best of the
+ten above. FPN's question has no animal in it: its best anchor may well be about something else on the photograph. All
+four read a map of 8x8 positions, and in the pointing game they do not beat the best of the ten.
 
 For {empty} photographs the map is empty: at that layer nothing speaks for the answer. An empty map has no energy to
 share and is left out of the first two columns; in the pointing game it counts as a miss.
