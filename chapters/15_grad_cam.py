@@ -571,8 +571,8 @@ plot.show(
 
 # %% [markdown]
 # Grad-CAM listens to the question: a good part of the map moves to the photograph of the animal asked about. It is
-# coarse, and it is far from 100 %: the network is small and finds some evidence for one animal in the photograph of the other. And
-# the right photograph is not yet the right animal. But of all the maps this is the one that moves.
+# coarse, and it is far from 100 %: the network finds some evidence for one animal in the photograph of the other. And
+# the right photograph is not yet the right animal.
 
 # %% [markdown]
 # ## The proof that it contains CAM
@@ -950,7 +950,7 @@ Table(
 # are near chance, and guided backpropagation multiplied by Grad-CAM is not. The product is even ahead of Grad-CAM alone: the
 # little that guided backpropagation knows of the question comes on top.
 #
-# Two more things to see. The counterfactual is clearly *below* 50 %: what speaks against one animal is, more often, the
+# The counterfactual is clearly *below* 50 %: what speaks against one animal is, more often, the
 # other one. And the earlier the layer, the less a map knows what it was asked: edges are the same for all animals. That is
 # why the last convolutional layer is the one to take.
 
@@ -962,7 +962,6 @@ Table(
 # | networks | VGG-16, AlexNet, GoogLeNet, ResNet, with ImageNet's classes; networks for captions and questions | fourteen small networks of this course | nothing to download; their answers are often wrong |
 # | layer | the last convolution; 14x14 positions for VGG-16 at 224 pixels, 512 channels | the last stage; in the ResNet 16x16 positions at 64 pixels, 64 channels | the same: the last that still has positions |
 # | localisation | ILSVRC-15, 1000 classes, predicted class; error if the box overlaps less than half | VOC's five animals; we ask for the class that is there | separates where from what |
-# | box | region above 15 % of the maximum, largest connected component | the same | |
 # | pointing | maximum within 15 pixels of the object [[Zhang et al., 2018a](../pages/bibliography.md#zhang2018excitation)] | within 2 of 64 pixels | about the same share of a photograph |
 # | baselines | CAM, excitation backpropagation, gradient | a random point, the centre, another photograph's map, gradient | a baseline should be cheap and hard to beat |
 # | attack | towards a class that is not there, until its probability exceeds 0.9999 | the same, towards *airplane*, in stages | our network has to be pushed harder |
@@ -1620,12 +1619,11 @@ Table(
 # the pixels, over ten networks, though not in each. **And a bump in the middle does about as well**, without looking at the
 # photograph. VOC's animals are large and central, and
 # whoever reports that a map points at the object should report this number with it. The paper compares with other methods and
-# not with the centre. On ILSVRC's photographs the centre would probably be hard to beat, too.
+# not with the centre.
 #
 # Two more things in the large table. The *box* is a weak test here: 15 % of the maximum keeps most of a coarse map, and the whole
 # photograph as a box is right where the animal fills half of it. And a network that has learned from masks or boxes need not point
-# better: its score is that of one place or region, and FPN is asked about any object. The small networks' weakness is part of all
-# these numbers: a network that takes the sheep for a dog has little reason to look at the sheep.
+# better: its score is that of one place or region, and FPN is asked about any object.
 #
 # And the planted bias, seed by seed:
 
