@@ -964,7 +964,7 @@ Table(
 # | localisation | ILSVRC-15, 1000 classes, predicted class; error if the box overlaps less than half | VOC's five animals; we ask for the class that is there | separates where from what |
 # | pointing | maximum within 15 pixels of the object [[Zhang et al., 2018a](../pages/bibliography.md#zhang2018excitation)] | within 2 of 64 pixels | about the same share of a photograph |
 # | baselines | CAM, excitation backpropagation, gradient | a random point, the centre, another photograph's map, gradient | a baseline should be cheap and hard to beat |
-# | attack | towards a class that is not there, until its probability exceeds 0.9999 | the same, towards *airplane*, in stages | our network has to be pushed harder |
+# | attack | towards a class that is not there, until its probability exceeds 0.9999 | the same, towards *airplane*, in stages | the map is measured on the way |
 # | class discrimination, trust | people | share of the map on the half that was asked for; no trust | repeatable, and narrower |
 # | faithfulness | rank correlation with occlusion on VOC 2007 | the same idea on VOC 2012 | |
 # | bias | doctors and nurses from an image search | a tag on CIFAR-10's dogs | planted, so that we know the truth |
@@ -2058,10 +2058,9 @@ plot.cams(
 )
 
 # %% [markdown]
-# Read the table downwards. As soon as the airplane leads, the answer is wrong, and Grad-CAM for the true animal is still much the map
-# from before, as the paper says. But our small network is unsure; to make it certain, the values have to
-# move by about 10 of 255, which one sees, and then the map is hardly more like the first one than another photograph's is. At the
-# paper's 0.9999 its claim does **not** hold here. And where it holds, it has a limit: if the answer can change without the evidence for the
+# Read the table downwards. To make the network certain of an airplane, the values move by some 3 of 255, which nobody sees. But Grad-CAM for the true animal does not stay what it was: as soon as the airplane
+# leads, its map is only half like the first (a rank correlation of 0.49), and at the paper's 0.9999 hardly more like it than another photograph's. The paper shows examples; over 60 photographs its claim does **not** hold here.
+# And where it holds, it has a limit: if the answer can change without the evidence for the
 # truth, a map in the right place is no sign that the answer is right.
 #
 # ### Words, captions, questions
