@@ -1368,8 +1368,8 @@ plot.show(
 )
 
 # %% [markdown]
-# Read the table from left to right; the ± is the standard error over the images. The gates' energy on animals is up to
-# three points above the area. The next column takes that back: the map of *another* photograph fits just as well. These
+# Read the table from left to right; the ± is the standard error over the images. The gates' energy on animals is within
+# four points of the area, above it or below. And the map of *another* photograph fits just as well (the next column): these
 # gates have not found the animal in this image. And in blocks 2 and 3 the **untrained** network has more energy on the
 # animals than the trained one.
 #
@@ -1540,7 +1540,7 @@ def draw(fig):
         ax.plot(*pairs[0], ".", markersize=3, alpha=0.5)
         ax.set(
             xlabel="average",
-            title=f"{name}: correlation {together:.2f} (untrained {at_first:.2f})",
+            title=f"{name}: r = {together:.2f} (untrained {at_first:.2f})",
         )
     fig.axes[0].set_ylabel("maximum")
 
@@ -1549,7 +1549,7 @@ plot.show(
     draw,
     alt="Two scatter plots of the maximum of a channel against its average, in the first and in the last block of CBAM-ResNet-20; the "
     "correlation stands above each, with that of the untrained network.",
-    caption=f"What the channel gates are told. The correlation is over all channels and 40 images. Data: {small.provenance}.",
+    caption=f"What the channel gates are told. r is the correlation over all channels and 40 images. Data: {small.provenance}.",
 )
 
 # %% [markdown]
