@@ -179,7 +179,7 @@ def command(options):
     if not found:
         print(f"{options.chapter} declares no weights.")
     elif options.name and options.name not in names:
-        raise ValueError(f"{options.chapter} declares no weights named {options.name!r}. Use one of {', '.join(names)}.")
+        raise ValueError(f"{options.chapter} has no weights named {options.name!r}. Use one of {', '.join(names)}.")
     for each in found:
         if options.name not in (None, each.name):
             continue

@@ -15,16 +15,21 @@ live.figures.page = async (root) => {
     let seed = 1;
     return Array.from({ length }, () => { seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0; return seed >>> 31 ? 1 : -1; });
   };
-  function nudged(x) { // every number one step up or down: against a network along the sign of its gradient, or at random
+  function nudged(x) { // every number up or down, a grey level at a time: along the sign of a network's gradient, or at random
     const network = live.networks.get(state.against);
-    if (!state.by || !network) return x;
-    let direction;
-    if (state.random) direction = signs(x.d.length);
-    else {
-      const { values, share, best } = live.ask(network, x), seed = share.map((p, i) => p - (i === best ? 1 : 0)); // the loss of its own answer
-      direction = live.backward(network, values, network.output, seed, 0).d;
+    if (!network) return x;
+    const random = signs(x.d.length);
+    let answer;
+    for (let level = 0; level < state.by; level++) {
+      let direction = random;
+      if (!state.random) { // where it moved to, the gradient is another one
+        const { values, share, best } = live.ask(network, x);
+        answer ??= best; // its own, before it was nudged
+        direction = live.backward(network, values, network.output, share.map((p, i) => p - (i === answer ? 1 : 0)), 0).d;
+      }
+      x = { ...x, d: x.d.map((t, i) => Math.min(255, Math.max(0, t + Math.sign(direction[i])))) };
     }
-    return { ...x, d: x.d.map((t, i) => Math.min(255, Math.max(0, t + state.by * Math.sign(direction[i])))) };
+    return x;
   }
   function look() {
     state.shown = state.covered && state.size ? grey(state.picture, state.y - state.size / 2, state.x - state.size / 2, state.size) : state.picture;

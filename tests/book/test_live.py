@@ -506,10 +506,10 @@ def test_everything_has_a_name_and_only_rest_is_announced(opened):
         }"""
     )
     opened.clock.install()  # a slow machine must not look like a reader who rests
-    opened.locator(".live-photo").focus()
-    for _ in range(6):
-        opened.keyboard.press("ArrowLeft")
-    settle(opened, lambda: opened.keyboard.press("ArrowLeft"))
+    opened.get_by_label("by", exact=True).focus()
+    for _ in range(3):
+        opened.keyboard.press("ArrowRight")
+    settle(opened, lambda: opened.keyboard.press("ArrowRight"))
     assert opened.evaluate("window.said") == 0
     opened.clock.run_for(600)
     assert opened.evaluate("window.said") == 1

@@ -36,7 +36,7 @@ WORKED_OUT = {
     "09_assembled_cnn": ["357.7"],  # an exercise
     "12_fcn": ["111.5", "15.5", "7.5"],  # middles of units
     "13_fpn": ["23.5"],  # ResNet-50 without its last layer
-    "15_grad_cam": ["0.0025"],  # 0.64 / 256
+    "15_grad_cam": ["0.64", "0.0025"],  # 0.64 / 256
 }
 
 

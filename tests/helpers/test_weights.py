@@ -158,5 +158,5 @@ def test_one_of_several_networks(script, capsys):
     chapters.chapter.cache_clear()
     command("student")
     assert [path.name for path in weights.FOLDER.iterdir()] == ["01_toy_student.safetensors"]
-    with pytest.raises(ValueError, match="no weights named 'pupil'. Use one of teacher, student"):
+    with pytest.raises(ValueError, match="has no weights named 'pupil'. Use one of teacher, student"):
         command("pupil")
