@@ -947,7 +947,7 @@ print("equal to the classifier's:", equal)
 
 # %% [markdown]
 # That also frees a network from the size that it was trained for. Chapter 15 and the gallery put one photograph to a network of every
-# chapter, all trained alike on small pictures. Chapter 1's is the small D.
+# chapter, all trained on the same small pictures. Chapter 1's is the small D.
 
 
 # %% jupyter={"source_hidden": true} tags=["model", "hide-input"]

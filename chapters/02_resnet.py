@@ -1795,7 +1795,7 @@ Explorable(
 # %% [markdown]
 # ## Trained once, for later chapters
 #
-# Two networks of this kind come back. The first is one of ten classifiers, trained alike on small pictures, to which
+# Two networks of this kind come back. The first is one of ten classifiers, trained on the same small pictures, to which
 # chapter 15 and the gallery put the same photographs.
 
 

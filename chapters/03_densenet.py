@@ -1322,7 +1322,7 @@ plot.mistakes(model, small, logits, "features.block2")
 # ### Where does it look, and did it learn to?
 #
 # For this there is a network that was trained for longer, on images of 32x32, and is kept in `weights/`. Most chapters have such a one, all
-# trained alike to name twelve things, CIFAR-10's ten among them. The control is the same network before its training.
+# trained to name twelve things, CIFAR-10's ten among them. The control is the same network before its training.
 
 
 # %% jupyter={"source_hidden": true} tags=["model", "hide-input"]

@@ -1,7 +1,8 @@
 """One task for all classifiers of the course: name what is on a small picture.
 
 Chapters 1 to 10 declare a trained network each, `Weights(chapter, NAMED, build=…, train=naming.learn,
-data=naming.small_pictures, score=naming.logit_of, …)`, trained alike, so that one photograph can be put to all of them.
+data=naming.small_pictures, score=naming.logit_of, …)`, trained on the same pictures,
+so that one photograph can be put to all of them.
 """
 
 import torch
