@@ -14,8 +14,10 @@ import torchvision
 
 from benchmarks import loops
 from helpers import settings, train
-from helpers.data import cifar10
+from helpers.data import NAMED_CLASSES, cifar10
 from helpers.muon import Muon
+from helpers.naming import NAMED
+from helpers.weights import explorable
 
 # of the usual loop in `accuracy`
 LEARNING_RATE = 0.05
@@ -25,8 +27,7 @@ def machine():
     """What a reader needs to judge the numbers, and nothing that tells whose machine it is."""
     return {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "cpu": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
-        + (", bfloat16 in hardware" if train.autocast_pays("cpu") else ""),
+        "cpu": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
         "load before": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
@@ -47,7 +48,7 @@ def speed(quick=False):
         "usual, channels last": loops.usual_channels_last,
     }
     found = {"machine": machine(), "data": str(data.provenance), "rounds": rounds, "steps": steps, "images": {}}
-    for autocast in sorted({False, train.autocast_pays("cpu")}, reverse=True):
+    for autocast in (False, True):
         name = "bfloat16 autocast" if autocast else "float32"
         runs = {contestant: [] for contestant in contestants}
         order = list(contestants)
@@ -61,9 +62,39 @@ def speed(quick=False):
     return found
 
 
+def formats(quick=False):
+    """Images per second in float32 and in bfloat16: a step of each named network, on one thread, taking turns."""
+    rounds, steps, batch = (1, 1, 4) if quick else (3, 8, loops.BATCH)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(batch, 3, 32, 32, generator=generator).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, len(NAMED_CLASSES), (batch,), generator=generator)
+    found = {"machine": machine() | {"threads": 1}, "batch": batch, "rounds": rounds, "steps": steps, "networks": {}}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for trained in [trained for trained in explorable() if trained.name == NAMED]:
+            runs = {"float32": [], "bfloat16": []}
+            loop = {
+                name: loops.Step(trained.build().to(memory_format=torch.channels_last), name == "bfloat16")
+                for name in runs
+            }
+            for step in loop.values():  # to warm up
+                step(images, labels)
+            for _ in range(rounds):
+                for name, step in loop.items():
+                    start = time.perf_counter()
+                    for _ in range(steps):
+                        step(images, labels)
+                    runs[name].append(round(steps * batch / (time.perf_counter() - start), 1))
+            found["networks"][trained.title] = runs
+    finally:
+        torch.set_num_threads(threads)
+    return found
+
+
 IMPORTS = "from helpers import train, plot, inspect, cam, study; from helpers.data import cifar10"
 OPEN_CIFAR = """
-from helpers.data import cifar10
+from helpers.data import NAMED_CLASSES, cifar10
 import time; start = time.perf_counter()
 data = cifar10(); data.normalize(data.train.images[:128])
 report(seconds=time.perf_counter() - start, data=str(data.provenance))
@@ -77,7 +108,7 @@ report(seconds=time.perf_counter() - start, data=str(data.provenance))
 TRAIN = """
 from benchmarks.loops import resnet8
 from helpers import train
-from helpers.data import cifar10
+from helpers.data import NAMED_CLASSES, cifar10
 data = cifar10()
 train.fit(resnet8(), data, seconds=SECONDS)
 import resource, sys
@@ -124,14 +155,13 @@ def accuracy(quick=False):
     """Test accuracy after so many seconds of training: the recipe for few epochs, the usual one, the usual loop."""
     data = cifar10(train=1024, test=128) if quick else cifar10()
     budgets, seeds = ((0.3, 0.6), (0,)) if quick else ((30, 60, 120), (0, 1, 2))
-    autocast = train.autocast_pays("cpu")
     recipes = {"SHORT": train.SHORT, "usual recipe": train.Recipe()}
     networks = {
         "small VGG-D": (loops.vgg_d, data, train.Augment()),
         "ResNet-20 of width 8 at 16x16": (loops.resnet20, loops.halved(data), train.Augment(shift=2)),
     }
     found = {"machine": machine(), "data": str(data.provenance), "seconds": list(budgets), "usual lr": LEARNING_RATE,
-             "dtype": "bfloat16 autocast" if autocast else "float32", "runs": []}  # fmt: skip
+             "dtype": "float32", "runs": []}  # fmt: skip
 
     def keep(network, recipe, seconds, seed, accuracy, **more):
         found["runs"].append(
@@ -145,12 +175,12 @@ def accuracy(quick=False):
                 for seconds in budgets:
                     train.set_seed(seed)
                     history = train.fit(
-                        build(), images, recipe, seconds=seconds, augment=augment, seed=seed, autocast=autocast,
+                        build(), images, recipe, seconds=seconds, augment=augment, seed=seed,
                         eval_every=10_000,
                     )  # fmt: skip
                     speed = round(history.images_per_second)
                     keep(network, name, seconds, seed, history.last("test_accuracy"), images_per_second=speed)
-        usual = loops.usual_accuracies(loops.vgg_d, data, budgets, LEARNING_RATE, autocast, seed)
+        usual = loops.usual_accuracies(loops.vgg_d, data, budgets, LEARNING_RATE, False, seed)
         for seconds, value in zip(budgets, usual, strict=True):
             keep("small VGG-D", "usual loop", seconds, seed, value)
     return found
@@ -210,4 +240,4 @@ def updates():
         torch.set_num_threads(threads)
 
 
-PARTS = {"speed": speed, "opening": opening, "accuracy": accuracy, "recipe": recipe}
+PARTS = {"speed": speed, "formats": formats, "opening": opening, "accuracy": accuracy, "recipe": recipe}

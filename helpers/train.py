@@ -60,18 +60,12 @@ def best_device():
 
 
 def autocast_pays(device):
-    """Whether bfloat16 is faster than float32 on this device.
+    """Whether `fit` trains in bfloat16 on this device unless told: on CUDA devices that have it.
 
-    True on CUDA devices with bfloat16 and on CPUs with AVX512-BF16 or AMX instructions. Elsewhere a CPU emulates
-    bfloat16 and is slower with it (`benchmarks/` has the measurements).
+    On a CPU it is float32, which rounds alike on more machines. All networks of the course were faster in it on a
+    processor with AVX512-BF16 (`benchmarks/`); another one may gain, hence `autocast`.
     """
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    if device.type == "cpu":
-        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private, hence the fallback
-        return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
-    return False
+    return torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported()
 
 
 def _autocast(device, enabled):
@@ -324,7 +318,7 @@ def fit(model, data, recipe=None, *, device=None, autocast=None, label="training
     data: a `helpers.data.Dataset`, or anything with `train` (images uint8 (N, C, H, W), targets), `test`,
         `normalize` and `provenance`.
     recipe, changes: a Recipe, and what differs from it; without one, what differs from the usual (`epochs=3, lr=0.05`).
-    autocast: run in bfloat16; where it is faster (`autocast_pays`) unless given.
+    autocast: run in bfloat16; as `autocast_pays` says unless given.
 
     The stop button or Ctrl-C ends the training early: the history is returned, `stopped` says "interrupted", and the
     model holds the weights of its best evaluated epoch. So does a loss that is not finite ("diverged").

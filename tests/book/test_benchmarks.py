@@ -26,11 +26,11 @@ def committed():
 
 def test_a_quick_run_measures_reports_and_keeps_nothing(bench, tmp_path):
     before = committed()
-    for part in ("speed", "accuracy", "recipe"):
+    for part in ("speed", "formats", "accuracy", "recipe"):
         bench.__main__.main(["--quick", "--only", part, "--folder", str(tmp_path)])
     results = json.loads((tmp_path / "results.json").read_text())
     # a later run kept the parts of the first
-    assert set(results) == {"speed", "accuracy", "recipe"}
+    assert set(results) == {"speed", "formats", "accuracy", "recipe"}
     assert {run["recipe"] for run in results["accuracy"]["runs"]} == {"SHORT", "usual recipe", "usual loop"}
     assert [run["recipe"] for run in results["recipe"]["runs"]] == 2 * list(bench.measure.TRIED)
     assert min(min(times.values()) for times in results["recipe"]["updates"].values()) > 0
@@ -38,6 +38,10 @@ def test_a_quick_run_measures_reports_and_keeps_nothing(bench, tmp_path):
         assert list(runs) == ["bare", "fit", "usual", "usual, channels last"]
         assert all(len(found) == 2 for found in runs.values())
         assert min(sum(runs.values(), [])) > 0
+    assert list(results["speed"]["images"]) == ["float32", "bfloat16 autocast"]
+    assert len(results["formats"]["networks"]) == 10
+    for runs in results["formats"]["networks"].values():
+        assert list(runs) == ["float32", "bfloat16"] and min(sum(runs.values(), [])) > 0
     text = (tmp_path / "README.md").read_text()
     assert "stand-in" in text and "usual loop" in text and (tmp_path / "accuracy.webp").stat().st_size > 1000
     assert re.search(
@@ -79,6 +83,14 @@ def test_report_says_which_goals_are_met(bench, tmp_path):
     assert [("**no**" in row, "yes" in row) for row in rows] == [
         (False, True), (False, False), (False, False), (True, False), (False, True), (True, False)
     ]  # fmt: skip
+
+
+def test_report_compares_the_number_formats_round_by_round(bench, tmp_path):
+    found = {"machine": bench.measure.machine(), "batch": 4, "rounds": 3, "steps": 2,
+             "networks": {"net": {"float32": [30, 40, 90], "bfloat16": [20, 10, 30]}}}  # fmt: skip
+    (line,) = [line for line in bench.report.formats(found, tmp_path).splitlines() if line.startswith("| net ")]
+    # the ratios are 1.5, 4 and 3; the ratio of the medians would be 2
+    assert [cell.strip() for cell in line.strip("|").split("|")] == ["net", "40", "20", "3.00"]
 
 
 def test_filling_in_replaces_what_is_between_the_markers(bench, tmp_path):

@@ -665,9 +665,13 @@ def test_recipe_is_recorded():
     assert train.fit(small_network(), red_or_blue(8), epochs=1, optimizer="adamw").recipe["lr"] == 2e-3
 
 
-def test_autocast_pays_is_a_plain_answer():
-    assert train.autocast_pays("cpu") in (True, False)
-    assert train.autocast_pays("mps") is False
+def test_a_processor_trains_in_float32_unless_told(monkeypatch):
+    assert not train.autocast_pays("cpu") and not train.autocast_pays("mps")
+    history = train.fit(small_network(), red_or_blue(16), epochs=1, batch_size=16, device="cpu")
+    assert history.recipe["dtype"] == "float32"
+    for has_it in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda answer=has_it: answer)
+        assert train.autocast_pays("cuda") is has_it
 
 
 # ------------------------------------------------------------------------------------------- one batch by heart
