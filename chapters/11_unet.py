@@ -1294,7 +1294,8 @@ def train_cell_arm(data, *, seed, weights, count=None, std=5.0, skips=True, epoc
     }
 
 
-STUDY = Study("11_unet", run=train_cell_arm, arms=ARMS, data=slices)
+SEEDS = (0, 1, 2, 3, 4, 5)
+STUDY = Study("11_unet", run=train_cell_arm, arms=ARMS, data=slices, seeds=SEEDS)
 
 
 # %% tags=["model"]
@@ -1324,6 +1325,7 @@ RATIO = Study(
     run=train_ratio_arm,
     arms={SAME_RATIO: {"ratio": 7.3}},
     data=slices,
+    seeds=SEEDS,
     name="ratio",
     minutes=0.7,
 )

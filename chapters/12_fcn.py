@@ -1375,7 +1375,9 @@ def train_arm(data, *, seed, stride, pretrained=True, scores_only=False, epochs=
     }
 
 
-STUDY = Study("12_fcn", run=train_arm, arms=ARMS, data=small_photographs)
+STUDY = Study(
+    "12_fcn", run=train_arm, arms=ARMS, data=small_photographs, seeds=(0, 1, 2, 3, 4)
+)
 
 # %% [markdown]
 # A second study compares the grids, with five seeds: both at stride 32 and at 8, and the centred one at 16, too. A centred

@@ -36,10 +36,15 @@ def learn(model, data, epochs=EPOCHS):
 
 
 def of_cifar10(network):
-    """A network that ends in `classifier`, with the first ten of its twelve answers alone: those of CIFAR-10."""
-    last = network.classifier
+    """The network with the first ten of its twelve answers alone: those of CIFAR-10. Its last linear layer gives them."""
+    last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
     last.weight, last.bias = nn.Parameter(last.weight[:10]), nn.Parameter(last.bias[:10])
     return network
+
+
+def with_control(trained):
+    """A named network (Weights) with CIFAR-10's answers, and the same before its training: a dict from label to network."""
+    return {"trained": of_cifar10(trained.load()), "untrained": of_cifar10(trained.untrained())}
 
 
 def logit_of(outputs, labels):

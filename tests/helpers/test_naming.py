@@ -27,6 +27,23 @@ def test_the_first_ten_answers_are_cifars():
     torch.testing.assert_close(naming.of_cifar10(network)(x), before[:, :10])
 
 
+def test_a_network_and_its_control_have_cifars_answers():
+    class Kept:
+        load = staticmethod(lambda: Remembers().eval())
+        untrained = staticmethod(lambda: Remembers().eval())
+
+    networks, x = naming.with_control(Kept), noise(2, 3, 4, 5)
+    assert list(networks) == ["trained", "untrained"]
+    assert [network(x).shape for network in networks.values()] == [(2, 10), (2, 10)]
+
+
+def test_a_hidden_linear_layer_keeps_its_outputs():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(60, 16), nn.ReLU(), nn.Linear(16, 12))
+    x = noise(2, 3, 4, 5)
+    before = network(x)
+    torch.testing.assert_close(naming.of_cifar10(network)(x), before[:, :10])
+
+
 def test_the_logit_of_an_animal():
     outputs, labels = noise(5, 12), torch.tensor([4, 0, 3, 1, 2])
     for found, output, label in zip(naming.logit_of(outputs, labels), outputs, labels, strict=True):
