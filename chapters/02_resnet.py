@@ -299,8 +299,8 @@ Table(rows, decimals=2)
 # is easier to push $F$ to zero than to make several layers copy.
 #
 # How is $F$ pushed to zero? Not by small weights: batch normalisation undoes them. It takes the $\gamma$ of the last
-# normalisation in $F$. With $\gamma = 0$ the block copies, whatever its weights. The paper starts with $\gamma = 1$, so its
-# blocks do *not* start as copies; later work [[Goyal et al., 2017](../pages/bibliography.md#goyal2017accurate)] starts with $\gamma = 0$.
+# normalisation in $F$. With $\gamma = 0$ the block copies, whatever its weights. The paper says nothing of $\gamma$; where it starts at
+# 1, as usual, blocks do *not* start as copies; later work [[Goyal et al., 2017](../pages/bibliography.md#goyal2017accurate)] starts with $\gamma = 0$.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -1923,7 +1923,7 @@ Table(rows, decimals=1)
 # </details>
 #
 # **3. (code)** Count the parameters of any ResNet with bottlenecks without building it: convolutions without bias,
-# two numbers per channel for each batch normalisation, projections of option B in the first block of each stage,
+# two numbers per channel for each batch normalisation, projections of option B where the number of channels changes,
 # the linear layer with its bias. Start on paper with ResNet-50: 25,557,032.
 
 

@@ -345,7 +345,7 @@ flat = features.flatten(2)
 print("for 1x1 there is nothing to reorder:", torch.equal(F.unfold(features, 1), flat))
 
 # %% [markdown]
-# A 1x1 convolution *is* a matrix product, without any copying; the paper chose it for that reason. And
+# A 1x1 convolution *is* a matrix product, without any copying; the paper counts on that (Section 3.2). And
 # the matrices of a depthwise convolution have a single row: every number that is fetched from memory takes part in few
 # multiplications. For the layer above (512 channels, 14x14): how many multiply-adds are there for every
 # number that is read or written, if each is moved only once?

@@ -2232,7 +2232,7 @@ Explorable(
 # - **The recipe is the model.** With a modern training procedure and *none* of the network tweaks, ResNet-50 reaches 80.4 % at 224 pixels
 #   [[Wightman et al., 2021](../pages/bibliography.md#wightman2021strikes)]. The paper's ladder points the same way: of the 5.9 points from E0 to E11, the rows of regularisers and longer training, which
 #   are free in use, have 3.2.
-# - **ResNet-D** costs so little on a GPU that many later ResNets have it built in.
+# - **ResNet-D** costs little on a GPU; `timm` keeps trained ones by the names `resnet18d` to `resnet200d`.
 # - **Anti-aliasing** is worth its price when the answer must not flicker: video, tracking, anything that a person watches.
 # - **Mixup and strong augmentation** belong to long trainings of networks that can memorise their images. Later recipes add CutMix, which pastes a rectangle of
 #   one image into another, and draw augmentations at random instead of searching for a policy.
