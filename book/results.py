@@ -55,16 +55,21 @@ FIGURE = """\
 :width: 100%
 
 Every primary comparison in units of the smallest difference that matters in it (the grey band): mean and 95 % interval.
-Right of the band the claim is borne out by more than that, left of it contradicted. Filled: seen, reversed, or a bound
-that is decided. An arrow: the interval goes on.
+Right of the band the claim is borne out by more than that, left of it contradicted. Filled: decided; open: not clear.
+An arrow: the interval goes on.
 ```
+"""
+
+WAITING = """\
+**Not measured yet.** These are designed and committed, so that nobody can choose a claim after its numbers. Their
+trainings take hours: `./course study` with the name of a chapter.
 """
 
 COUNT = (
     "This is no score of the papers: comparisons of one chapter share trainings, some ask the same in another measure, "
     "and some are controls of ours or ask for a gain that the paper itself does not expect."
 )
-DECIDED = ("seen", "reversed", "holds", "does not hold")
+DECIDED = ("seen", "reversed", "too small to matter", "holds", "does not hold")
 
 
 # ------------------------------------------------------------------------------------------------ gathering
@@ -102,17 +107,24 @@ def write():
 
 
 def summary(results):
-    """The table of all primary claims; a chapter without one is listed, too."""
+    """The table of all primary claims that are measured, then that of those which are designed only."""
     columns = ("paper", "claim in miniature", "verdict", "difference", "measured")  # a phone shows the first ones
-    rows = []
+    measured, designed = [], []
     for name, blocks in results.items():
         primary = [one for _, found in blocks for one in found if one.primary]
-        for place, one in enumerate(primary):
+        done, waiting = ([one for one in primary if bool(one.effect) == which] for which in (True, False))
+        for place, one in enumerate(done):
             # the link once for each paper
-            rows.append(("" if place else link(name), one.sentence, one.verdict, spread(one.effect), one.measured))
+            row = (one.sentence, said(one), spread(one.effect), one.measured)
+            measured.append(("" if place else link(name), *row))
+        for place, one in enumerate(waiting):
+            designed.append(("" if place else link(name), one.sentence, one.measured))
         if not primary:
-            rows.append((link(name), "", "no primary claim yet", "", ""))
-    return markdown(columns, rows)
+            measured.append((link(name), "", "no primary claim yet", "", ""))
+    tables = [markdown(columns, measured)]
+    if designed:
+        tables += [WAITING, markdown(("paper", "claim in miniature", "measured"), designed)]
+    return "\n".join(tables)
 
 
 def section(name, blocks):
@@ -130,7 +142,7 @@ def section(name, blocks):
     rows = [
         (
             one.sentence,
-            one.verdict if one.primary else f"{one.verdict} (exploratory)",
+            said(one) if one.primary else f"{said(one)} (exploratory)",
             f"{spread(one.effect)} ({interval(one.effect)})" if one.effect else "",
             one.measured,
             arm_name(one.claim.first),
@@ -231,6 +243,12 @@ def forest_alt(results):
 
 
 # ------------------------------------------------------------------------------------------------ words
+
+
+def said(one):
+    """The verdict on a claim (Found), and how far its study is where seeds are missing."""
+    unfinished = one.effect and one.effect.n < one.planned
+    return f"{one.verdict} so far, {one.effect.n} of {one.planned} seeds" if unfinished else one.verdict
 
 
 def spread(effect):

@@ -36,14 +36,14 @@ def learn(model, data, epochs=EPOCHS):
 
 
 def of_cifar10(network):
-    """The network with the first ten of its twelve answers alone: those of CIFAR-10. Its last linear layer gives them."""
+    """The network with the first ten of its twelve answers alone: its last linear layer gives those of CIFAR-10."""
     last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
     last.weight, last.bias = nn.Parameter(last.weight[:10]), nn.Parameter(last.bias[:10])
     return network
 
 
 def with_control(trained):
-    """A named network (Weights) with CIFAR-10's answers, and the same before its training: a dict from label to network."""
+    """A named network (Weights) with CIFAR-10's answers, and itself before its training: a dict of two networks."""
     return {"trained": of_cifar10(trained.load()), "untrained": of_cifar10(trained.untrained())}
 
 

@@ -224,7 +224,7 @@ class Study:
         """The metric of one arm, one value per seed.
 
         seeds: those wanted; else all with which every arm of the study is measured, so that arms always pair.
-        Raises KeyError for an unknown arm or metric, ValueError when a seed is missing.
+        Raises KeyError for an unknown arm, ValueError when a seed is missing or the runs lack the metric.
         """
         if arm not in self.arms:
             raise KeyError(f"{self.stem} has no arm {arm!r}. Its arms are: {', '.join(map(str, self.arms))}.")
@@ -235,7 +235,10 @@ class Study:
             lacks = f"arm {arm!r} lacks seeds {missing}" if missing else "no seed is measured in every arm yet"
             raise ValueError(f"{self.stem}: {lacks}. Measure on: ./course study {self.chapter}")
         if metric not in found[seeds[0]]:
-            raise KeyError(f"no metric {metric!r}. There are: {', '.join(found[seeds[0]])}.")
+            raise ValueError(
+                f"{self.stem}: the runs have no metric {metric!r}, only {', '.join(found[seeds[0]])}. "
+                f"If it is new: ./course study {self.stem} --restart"
+            )
         return [found[seed][metric] for seed in seeds]
 
     def mean(self, arm, metric):

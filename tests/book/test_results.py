@@ -17,13 +17,19 @@ BLOCKS = [(name, block) for name, block in chapters.declared(Claims)]
 
 
 def tables(markdown):
-    """The pipe tables of a text that give verdicts, each a list of rows (dicts)."""
+    """The pipe tables of a text that name claims, each a list of rows (dicts)."""
     for block in re.findall(r"(?:^\|.*\n?)+", markdown.replace("\u00a0", " "), re.MULTILINE):
         header, _, *body = (
             [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in block.splitlines()
         )
-        if "verdict" in header:
+        if header[0] in ("paper", "claim"):
             yield [dict(zip(header, row, strict=True)) for row in body]
+
+
+def primary_rows(page):
+    """The primary claims of the page: the rows of those that are measured, and of those that are not."""
+    rows = [row for table in tables(page) for row in table if "claim in miniature" in row]
+    return [row for row in rows if "verdict" in row], [row for row in rows if "verdict" not in row]
 
 
 def shown(name):
@@ -88,9 +94,11 @@ def test_other_numbers_make_another_page(copied):
 
 def test_the_count_is_that_of_the_tables():
     page = results.PAGE.read_text("utf-8")
-    primary, *every = tables(page)
-    others = [row["verdict"] for table in every for row in table if "(exploratory)" in row["verdict"]]
-    for found in ([row["verdict"] for row in primary], [verdict.split(" (")[0] for verdict in others]):
+    measured, designed = primary_rows(page)
+    primary = measured + [row | {"verdict": effects.NOT_MEASURED} for row in designed]
+    others = [row["verdict"] for table in tables(page) for row in table if "(exploratory)" in row.get("verdict", "")]
+    for rows in ([row["verdict"] for row in primary], others):
+        found = [re.split(r" \(| so far", verdict)[0] for verdict in rows]
         assert set(found) <= {*effects.VERDICTS, effects.NOT_MEASURED}
         for verdict in set(found):
             number = found.count(verdict)
@@ -100,16 +108,17 @@ def test_the_count_is_that_of_the_tables():
 
 
 def test_every_chapter_is_in_the_summary():
-    summary = next(tables(results.PAGE.read_text("utf-8")))
-    assert [row["paper"] for row in summary if row["paper"]] == [link(name) for name in chapters.names()]
+    measured, designed = primary_rows(results.PAGE.read_text("utf-8"))
+    summary = measured + designed
+    assert {row["paper"] for row in summary if row["paper"]} == {link(name) for name in chapters.names()}
     assert all(row["claim in miniature"] for row in summary), "every chapter has a primary claim"
 
 
 def test_a_study_without_results_is_said_to_be_not_measured(copied):
     (copied / "12_fcn.json").unlink()
-    found = {row["claim in miniature"]: row["verdict"] for row in next(tables(results.text()))}
-    own = [sentence for name, block in BLOCKS if name == "12_fcn" for sentence in block.main]
-    assert own and all(found[sentence] == effects.NOT_MEASURED for sentence in own)
+    measured, designed = ([row["claim in miniature"] for row in rows] for rows in primary_rows(results.text()))
+    own = {one for name, block in BLOCKS if name == "12_fcn" and block.study.stem == "12_fcn" for one in block.main}
+    assert own and own <= set(designed) and not own & set(measured)
     assert "`results/12_fcn.json` is not measured yet" in results.text()
 
 
@@ -123,6 +132,16 @@ def test_the_figure_has_every_primary_claim_that_is_measured(monkeypatch):
     labels = [label.get_text().replace("\n", " ") for label in fig.axes[0].get_yticklabels()]
     primary = [one.sentence for one in results.everything(gathered, primary=True) if one.effect]
     assert [label.split("  ", 1)[1] for label in labels] == primary
+
+
+def test_a_verdict_says_when_seeds_are_missing():
+    effect = effects.paired_effect([0.0, 0.0, 0.0], [1.0, 2.0, 3.0])
+    one = type("Found", (), {"effect": effect, "verdict": "seen", "planned": 3})
+    assert results.said(one) == "seen"
+    one.planned = 5
+    assert results.said(one) == "seen so far, 3 of 5 seeds"
+    one.effect, one.verdict = None, effects.NOT_MEASURED
+    assert results.said(one) == effects.NOT_MEASURED
 
 
 def test_a_difference_is_drawn_in_units_of_what_matters():

@@ -457,7 +457,7 @@ def test_unknown_names_list_what_there_is(toy):
         toy.study.measure(jobs=1)
     with pytest.raises(KeyError, match="no arm 'three'. Its arms are: one, two"):
         toy.study.values("three", "score")
-    with pytest.raises(KeyError, match="no metric 'accuracy'. There are: score, width, table"):
+    with pytest.raises(ValueError, match="no metric 'accuracy', only score, width, table.*--restart"):
         toy.study.values("one", "accuracy")
     with pytest.raises(ValueError, match=r"'two' lacks seeds \[1\]. Measure on: ./course study 01_toy"):
         toy.study.values("two", "score", [0, 1])
