@@ -107,6 +107,7 @@ def test_average_is_squeeze(code):
     {
         "mean over positions": ("x.mean(1, keepdim=True)", "x.mean((1, 2, 3), keepdim=True).expand_as(x[:, :1])"),
         "no batch normalisation": ("self.sigmoid(self.bn(self.conv(", "self.sigmoid((self.conv("),
+        "takes even filters": ("if kernel_size % 2 == 0:", "if kernel_size < 1:"),
     },
 )
 def test_spatial_equation(code):

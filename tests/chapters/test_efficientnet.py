@@ -172,6 +172,8 @@ def test_gate(code):
         "stochastic depth drops what should stay": (">= self.p", "< self.p"),
         "stochastic depth in evaluation, too": ("not self.training or self.p == 0", "self.p == 0"),
         "stochastic depth drops channels": ("torch.rand(len(x), 1,", "torch.rand(*x.shape[:2],"),
+        "stochastic depth takes p = 1": ("if not 0 <= p < 1:", "if not 0 <= p <= 1:"),
+        "even kernels are taken": ("if kernel % 2 == 0:", "if kernel < 1:"),
     },
 )
 def test_stochastic_depth(code):

@@ -163,17 +163,25 @@ def test_empty_channels(code):
     assert (spread[1:, 4] < 1e-3).all() and (spread[1:, :, 4] < 1e-3).all()
 
 
-@pytest.mark.parametrize("height, width", [(64, 60), (63, 64), (4, 8)])
-def test_pixels_that_fill_no_block_are_refused(height, width):
-    pixels = torch.zeros(1, 3, height, width)
-    module = FREQUENCY.FrequencyInput(dataset(), list(range(12)))
-    for read in (FREQUENCY.to_channels, FREQUENCY.frequencies, module):
-        with pytest.raises(ValueError, match=f"{height}x{width} pixels cannot be cut into blocks of 8x8"):
-            read(pixels)
+@holds(
+    FREQUENCY,
+    {
+        "looks at the height only": ("if height % side or width % side:", "if height % side:"),
+        "looks at the width only": ("if height % side or width % side:", "if width % side:"),
+        "refuses only where both are off": ("if height % side or width % side:", "if height % side and width % side:"),
+    },
+)
+def test_pixels_that_fill_no_block_are_refused(code):
+    module = code.FrequencyInput(dataset(), list(range(12)))
+    for height, width in ((64, 60), (63, 64), (4, 8)):
+        for read in (code.to_channels, code.frequencies, module):
+            with pytest.raises(ValueError, match=f"{height}x{width} pixels cannot be cut into blocks of 8x8"):
+                read(torch.zeros(1, 3, height, width))
 
 
-def test_a_gate_can_be_copied_in_the_middle_of_training():
-    gate, x = FREQUENCY.Gate(6), torch.randn(4, 6, 4, 4)
+@holds(FREQUENCY, {"decisions are copied, too": ('if name != "kept"}', "if name}")})
+def test_a_gate_can_be_copied_in_the_middle_of_training(code):
+    gate, x = code.Gate(6), torch.randn(4, 6, 4, 4)
     gate(x)
     twin = copy.deepcopy(gate)
     assert torch.equal(twin.eval()(x), gate.eval()(x)) and twin.mix.weight is not gate.mix.weight

@@ -412,11 +412,12 @@ def test_unknown_rules_are_refused():
         YOLO.average_precision(torch.ones(1), torch.ones(1), "12 points")
 
 
-def test_photographs_that_are_not_square_are_refused():
-    model, images = YOLO.small_yolo(YOLO.Backbone()).eval(), random_images(2, 64)[..., :48]
+@holds(YOLO, {"flat photographs only": ("if rows != columns:", "if rows < columns:")})
+def test_photographs_that_are_not_square_are_refused(code):
+    model, images = code.small_yolo(code.Backbone()).eval(), random_images(2, 64)[..., :48]
     targets = {"boxes": torch.tensor([[[0.0, 0.0, 9.0, 9.0]]] * 2), "labels": torch.zeros(2, 1, dtype=torch.long)}
     with pytest.raises(ValueError, match="4x3 cells: the paper's grid is square"):
-        YOLO.YoloLoss()(model, images.float(), targets)
+        code.YoloLoss()(model, images.float(), targets)
 
 
 def test_arms_of_the_study_differ_in_one_thing():
