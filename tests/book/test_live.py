@@ -413,6 +413,29 @@ def test_the_patch_moves_by_keyboard_and_goes(opened):
 
 
 @pytest.mark.browser
+def test_a_finger_drags_the_patch_which_stays_where_it_was_lifted(opened):
+    before = settle(opened, lambda: opened.locator(".live-samples button").nth(1).click())
+    photo = opened.locator(".live-photo")
+    photo.scroll_into_view_if_needed()
+    box, top = photo.bounding_box(), opened.evaluate("scrollY")
+    finger = opened.context.new_cdp_session(opened)
+    finger.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
+
+    def touch(kind, *place):
+        at = [{"x": box["x"] + place[0] * box["width"], "y": box["y"] + place[1] * box["height"]}] if place else []
+        finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": at})
+
+    covered = settle(opened, lambda: touch("touchStart", 0.5, 0.5))
+    dragged = settle(opened, lambda: [touch("touchMove", 0.5, 0.5 - step / 20) for step in range(1, 6)])
+    assert min(change(before, covered).values()) > 1e-3 and min(change(covered, dragged).values()) > 1e-4
+    assert opened.evaluate("scrollY") == top  # the page did not move under the finger
+    touch("touchEnd")
+    opened.wait_for_timeout(300)
+    lifted = settle(opened)
+    assert max(change(dragged, lifted).values()) == 0
+
+
+@pytest.mark.browser
 def test_a_nudge_takes_the_answer_down_and_random_signs_do_less(opened):
     before = settle(opened)
     opened.get_by_label("against", exact=True).select_option("ResNet")
