@@ -1425,11 +1425,10 @@ Table(
 CLAIMS_20.table()
 
 # %% [markdown]
-# So far, and with few seeds:
+# Two of the five seeds are measured, so no verdict stands yet. What both seeds show:
 #
-# - **Time was a reason.** At equal cost the separable network is now *ahead* of the full one, by several points. After one and three
-#   passes it was behind.
-# - **The bound is exceeded**: the full twin is ahead by more than two points. In the paper it is 1.1.
+# - **Time.** At equal cost the separable network is now *ahead* of the full one. After one and three passes it was behind.
+# - **The bound.** The full twin is ahead by more than two points. In the paper it is 1.1.
 # - **Thin or shallow.** At equal multiply-adds the shallow network still wins. But it has half as many parameters again; in the
 #   paper it has a tenth more. At equal parameters (an arm that was added after the first runs) the two are close.
 #
@@ -1549,8 +1548,8 @@ plot.show(
 )
 
 # %% [markdown]
-# Many filters of the upper rows have their twin below. One could have called them detectors of edges and points, but they are what the
-# dice gave: two passes have hardly moved them.
+# Some filters of the upper rows look like detectors of edges and points. But so do some below, and those are what the dice gave.
+# To look at nine numbers does not tell what was learned.
 
 # %% [markdown]
 # ### How separable is a full convolution?
@@ -1976,7 +1975,7 @@ Table(
 )
 
 # %% [markdown]
-# Eight bits cost next to nothing here. With four, one step for the whole layer fails: the largest channel sets it, and less is left
+# Eight bits cost next to nothing here. With four, one step for the whole layer costs more: the largest channel sets it, and less is left
 # of the small ones. Folding can make such channels: where a channel hardly varies, $v$ is tiny, and its weights are divided by
 # $\sqrt{v + \varepsilon}$. How bad it gets is luck. In another training of this network one channel came out more than a hundred times as
 # large as the median, and one step per layer lost a quarter of the accuracy with eight bits already.
@@ -1994,8 +1993,8 @@ Table(
 #   convolution; for 3x3 filters and many channels that is 8 to 9 times less.
 # - What it gives up: all filters that look at one channel are the same up to a factor.
 # - 95 % of MobileNet's multiply-adds are pointwise convolutions, which are plain matrix products.
-# - At equal cost a separable network beats a full one, once it is trained for long enough. Against its full twin it loses more than in
-#   the paper, and the narrower it is, the more.
+# - At equal cost a separable network is behind a full one after short trainings, and ahead in the long ones so far. Against its full
+#   twin it loses more than in the paper.
 # - $\alpha$ shrinks weights and multiply-adds, both about with its square. $\rho$ shrinks multiply-adds with its square, and no
 #   weight.
 # - Multiply-adds are not milliseconds. Depthwise convolutions do little work for each number that they move, batch
