@@ -8,16 +8,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 
 import torch
 import torchvision
 
 from benchmarks import loops
+from book import gallery
 from helpers import settings, train
 from helpers.data import NAMED_CLASSES, cifar10
 from helpers.muon import Muon
-from helpers.naming import NAMED
-from helpers.weights import explorable
 
 # of the usual loop in `accuracy`
 LEARNING_RATE = 0.05
@@ -27,7 +27,8 @@ def machine():
     """What a reader needs to judge the numbers, and nothing that tells whose machine it is."""
     return {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "cpu": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        "cpu": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+        + (", bfloat16 in hardware" if has_bfloat16() else ""),
         "threads": torch.get_num_threads(),
         "load before": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
@@ -35,6 +36,23 @@ def machine():
         "torchvision": torchvision.__version__.split("+")[0],
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def has_bfloat16():
+    """Whether the processor has instructions for bfloat16, as far as PyTorch says."""
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private, hence the fallback
+    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+
+
+@contextmanager
+def one_thread():
+    """PyTorch computes with one thread inside."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def speed(quick=False):
@@ -68,11 +86,9 @@ def formats(quick=False):
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch, 3, 32, 32, generator=generator).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, len(NAMED_CLASSES), (batch,), generator=generator)
-    found = {"machine": machine() | {"threads": 1}, "batch": batch, "rounds": rounds, "steps": steps, "networks": {}}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        for trained in [trained for trained in explorable() if trained.name == NAMED]:
+    with one_thread():
+        found = {"machine": machine(), "batch": batch, "rounds": rounds, "steps": steps, "networks": {}}
+        for trained in gallery.groups()["named"]:
             runs = {"float32": [], "bfloat16": []}
             loop = {
                 name: loops.Step(trained.build().to(memory_format=torch.channels_last), name == "bfloat16")
@@ -87,14 +103,12 @@ def formats(quick=False):
                         step(images, labels)
                     runs[name].append(round(steps * batch / (time.perf_counter() - start), 1))
             found["networks"][trained.title] = runs
-    finally:
-        torch.set_num_threads(threads)
     return found
 
 
 IMPORTS = "from helpers import train, plot, inspect, cam, study; from helpers.data import cifar10"
 OPEN_CIFAR = """
-from helpers.data import NAMED_CLASSES, cifar10
+from helpers.data import cifar10
 import time; start = time.perf_counter()
 data = cifar10(); data.normalize(data.train.images[:128])
 report(seconds=time.perf_counter() - start, data=str(data.provenance))
@@ -108,7 +122,7 @@ report(seconds=time.perf_counter() - start, data=str(data.provenance))
 TRAIN = """
 from benchmarks.loops import resnet8
 from helpers import train
-from helpers.data import NAMED_CLASSES, cifar10
+from helpers.data import cifar10
 data = cifar10()
 train.fit(resnet8(), data, seconds=SECONDS)
 import resource, sys
@@ -180,7 +194,7 @@ def accuracy(quick=False):
                     )  # fmt: skip
                     speed = round(history.images_per_second)
                     keep(network, name, seconds, seed, history.last("test_accuracy"), images_per_second=speed)
-        usual = loops.usual_accuracies(loops.vgg_d, data, budgets, LEARNING_RATE, False, seed)
+        usual = loops.usual_accuracies(loops.vgg_d, data, budgets, LEARNING_RATE, autocast=False, seed=seed)
         for seconds, value in zip(budgets, usual, strict=True):
             keep("small VGG-D", "usual loop", seconds, seed, value)
     return found
@@ -226,9 +240,7 @@ def updates():
     }
     if hasattr(torch.optim, "Muon"):
         contestants["PyTorch's Muon, filters as matrices"] = (lambda p: torch.optim.Muon(p, 0.1), matrix)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return {
             network: {
                 name: round(loops.milliseconds_of_an_update(make, build(), *([shaped] if shaped else [])), 1)
@@ -236,8 +248,6 @@ def updates():
             }
             for network, build in (("ResNet-20 of width 8", loops.resnet20), ("small VGG-D", loops.vgg_d))
         }
-    finally:
-        torch.set_num_threads(threads)
 
 
 PARTS = {"speed": speed, "formats": formats, "opening": opening, "accuracy": accuracy, "recipe": recipe}

@@ -1993,8 +1993,8 @@ Table(
 #   convolution; for 3x3 filters and many channels that is 8 to 9 times less.
 # - What it gives up: all filters that look at one channel are the same up to a factor.
 # - 95 % of MobileNet's multiply-adds are pointwise convolutions, which are plain matrix products.
-# - At equal cost a separable network is behind a full one after short trainings, and ahead in the long ones so far. Against its full
-#   twin it loses more than in the paper.
+# - At equal cost a separable network is behind a full one after short trainings, and ahead in the two long ones so far. In these it
+#   loses more against its full twin than in the paper.
 # - $\alpha$ shrinks weights and multiply-adds, both about with its square. $\rho$ shrinks multiply-adds with its square, and no
 #   weight.
 # - Multiply-adds are not milliseconds. Depthwise convolutions do little work for each number that they move, batch

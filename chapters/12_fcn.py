@@ -1345,7 +1345,7 @@ plot.masks(
 # %% [markdown]
 # ## Results: the paper beside ours
 #
-# In the chain above each finer network has trained longer. So a study trained five arms with five seeds each, all at once: the
+# In the chain above each finer network has trained longer. So a study trained five arms with five seeds each (three at first), all at once: the
 # same start, photographs, batches and number of steps, at 96x96 pixels. The last arm trains the scores alone on a frozen
 # backbone, the paper's *FCN-32s-fixed*.
 

@@ -62,8 +62,8 @@ def best_device():
 def autocast_pays(device):
     """Whether `fit` trains in bfloat16 on this device unless told: on CUDA devices that have it.
 
-    On a CPU it is float32, which rounds alike on more machines. All networks of the course were faster in it on a
-    processor with AVX512-BF16 (`benchmarks/`); another one may gain, hence `autocast`.
+    On a CPU it is float32, which rounds alike on more machines. No classifier of the course was slower in it on a
+    processor with AVX512-BF16 (`benchmarks/`); another one may gain by bfloat16, hence `autocast`.
     """
     return torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported()
 

@@ -91,7 +91,7 @@ def test_an_adjusted_p_decides_not_the_interval():
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 def test_holm_is_that_of_statsmodels(size):
-    for seed in range(5):
+    for seed in range(20):
         ps = numpy.random.default_rng(seed).uniform(0, 0.2, size).tolist()
         assert effects.holm(ps) == pytest.approx(multipletests(ps, method="holm")[1])
     assert effects.holm([]) == [] and effects.holm([1.0, 1.0]) == [1.0, 1.0]

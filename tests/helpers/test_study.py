@@ -614,7 +614,7 @@ def test_a_kill_in_the_middle_changes_no_number(copy, jobs, kill):
     copy.edit(
         '    return {"score": more(10 * width + seed * (width - 1)), "width": width, "table": TABLE["a"]}\n', TRAINING
     )
-    copy.edit("OFFSET = 1", "OFFSET, EPOCHS = 1, 60")
+    copy.edit("OFFSET = 1", "OFFSET, EPOCHS = 1, 150")
     copy.edit("    data=data,", "    data=data,\n    seeds=(0, 1),")
     # in the package itself, so that joblib's processes have it too
     often = "from helpers import train\nkeep = train.checkpoints\ntrain.checkpoints = lambda folder: keep(folder, 0.1)"
