@@ -120,19 +120,18 @@ Table(rows, decimals=1)
 # Half the size, and it is wrong far more often; at a fifth it is right for a third of them, where guessing would be right for a fifth. Much of that is the network's fault and not
 # the pixels': enlarged again, animals of 24 and 32 pixels are named nearly as well as those of 48. At 12 pixels enlarging does harm.
 #
-# So the oldest answer is an **image pyramid**: run the network on the image at several sizes, and look for
-# everything at the size at which the network knows it. Every top entry of the detection challenges of the time did
-# that. The price: to see things at a quarter of the size, the image is enlarged four times, at
-# sixteen times the multiply-adds. And training on such a pyramid, says the paper, does not fit in memory.
+# So the oldest answer is an **image pyramid**: run the network on the image at several sizes. Every top entry of the
+# detection challenges of the time did that. The price: to see things at a quarter of the size, the image is enlarged four
+# times, at sixteen times the multiply-adds. Training on such a pyramid, says the paper, does not fit in memory.
 #
-# But the network itself has a pyramid inside. Its stages shrink the image: C2, C3, C4 and C5 are a quarter, an
-# eighth, a sixteenth and a thirty-second of its size. Can these maps replace the image pyramid, at no cost?
+# But the network itself has a pyramid inside. The maps of its stages, C2, C3, C4 and C5, have a quarter, an
+# eighth, a sixteenth and a thirty-second of the image's size. Can they replace the image pyramid, at no cost?
 
 # %% [markdown]
 # ## The idea: hand the meaning down
 #
-# Not as they are. The fine maps come early, after few layers, and know edges and textures; the coarse maps know
-# what a thing is, but hardly where. The paper calls this a **semantic gap** between the levels. Four ways to look for
+# Not as they are. The fine maps come early and know edges and textures; the coarse maps know
+# what a thing is, but hardly where. The paper calls this a **semantic gap**. Four ways to look for
 # things of all sizes:
 
 
@@ -232,7 +231,7 @@ plot.show(
 # | $d$ | channels of all levels, 256 in the paper | number | `d` |
 #
 # All of this, between the network and what predicts, is called the **neck**. All levels have the same number of channels, because
-# the same **head**, the layers that predict, reads them all. There is no ReLU in the neck: the authors saw little difference, and marginal gains from larger blocks in place of $L_k$.
+# the same **head**, the layers that predict, reads them all. There is no ReLU in the neck: the authors saw little difference.
 
 # %% [markdown]
 # ## The smallest piece by hand
@@ -271,14 +270,13 @@ theirs = F.conv2d(theirs, torch.full((1, 1, 3, 3), 1 / 9), padding=1)
 print("smoothed as PyTorch:", torch.allclose(smooth_by_hand(merged), theirs[0, 0]))
 
 # %% [markdown]
-# The value 8 of the coarse map is now at four positions, and the fine map tells them apart. Take the lateral connection
-# away and the four are equal: the pyramid would have 16 positions and know 4. Keep this in mind for the arm *no lateral*.
+# The value 8 of the coarse map is now at four positions, and the fine map tells them apart. Without the lateral connection
+# the four are equal: the pyramid would have 16 positions and know 4.
 
 # %% [markdown]
 # ## The neck
 #
-# The paper's pyramid is the class with its defaults. The two switches leave out the lateral connections or the
-# top-down pathway, for the paper's ablations.
+# The two switches leave out the lateral connections or the top-down pathway, for the paper's ablations.
 
 
 # %% tags=["model"]
@@ -316,7 +314,7 @@ class FeaturePyramid(nn.Module):
 
 # %% [markdown]
 # `size=` in the call of `F.interpolate` is deliberate. A factor of 2 would be wrong where a map has an odd size: a
-# stride-2 convolution makes 4 of 7, and twice 4 is not 7. torchvision does the same.
+# stride-2 convolution makes 4 of 7, and twice 4 is not 7.
 #
 # A probe with the channels of ResNet-50, for images of 224 and of 200x300 pixels:
 
@@ -370,8 +368,8 @@ Table(rows)
 # box be moved to fit it? It does not ask which object. A 3x3 convolution with ReLU, then two 1x1
 # convolutions: one number for "object", four for the box.
 #
-# One head, the same weights, reads every level, P2 to P6. That is a strong demand: what "object" looks like in the 256 channels of
-# P2 must be what it looks like in those of P5. A head for each level had about the same
+# One head, the same weights, reads every level, P2 to P6: "object" must look alike in the channels of
+# P2 and in those of P5. A head for each level had about the same
 # accuracy, and the authors take it as a sign that all levels speak the same language.
 
 
@@ -489,8 +487,7 @@ Table(
 #
 # ### Overlap
 #
-# The measure is **intersection over union** (IoU): the area that two boxes share, over the area that they cover
-# together.
+# **Intersection over union** (IoU) is the area that two boxes share, over the area that they cover together.
 
 
 # %% tags=["model"]
@@ -550,7 +547,7 @@ for whose, side, stride in (("paper", 32, 4), ("ours", 12, 4)):
 Table(rows, decimals=2)
 
 # %% [markdown]
-# With 0.7, even a box of exactly an anchor's size could be left with the forced one alone. The sides 12, 24, 48 and 96 on P2 to P5 suit images of
+# With 0.7, even a box of exactly an anchor's size could be left with the forced one. The sides 12, 24, 48 and 96 on P2 to P5 suit images of
 # 128 pixels: one octave apart, so for any square box of 8.5 to 136 pixels there is a size with an IoU of at least 0.5, if the middles agree.
 
 
@@ -585,8 +582,7 @@ labels, box = match(three, two, both)
 print("labels:", labels.tolist(), " each stands for box:", box.tolist())
 
 # %% [markdown]
-# The middle anchor overlaps the first box by 40 %: neither object nor background. The last overlaps the second by a quarter, would be
-# background, and is an object by force.
+# The middle anchor overlaps the first box by 40 %: neither. The last overlaps the second by a quarter, and is an object by force.
 #
 # ### Offsets
 #
@@ -656,8 +652,7 @@ print("inverse for a thousand random pairs:", torch.allclose(back, many, atol=1e
 # Faster R-CNN is quadratic up to 1/9; so is ours (`beta`). Its paper divides the second sum by the number of anchor positions, about 2,400, and multiplies
 # it by 10. Like torchvision, we divide both sums by $n$.
 #
-# Everything here works on a whole batch at once. Images have different numbers of animals; the rows of `boxes` that an image does not
-# need have the label −1.
+# Images have different numbers of animals; the rows of `boxes` that an image does not need have the label −1.
 
 
 # %% tags=["model"]
@@ -803,8 +798,7 @@ COSTS
 # ## From answers to proposals
 #
 # The same animal is proposed by many anchors. **Non-maximum suppression** (NMS) keeps the best and drops what
-# overlaps it, by more than 0.7 in this use. It looks like a loop over boxes, and it is one, but all images can take each
-# step together.
+# overlaps it, by more than 0.7 in this use. It is a loop over boxes, but all images can take each step together.
 
 
 # %% tags=["model"]
@@ -859,12 +853,12 @@ print("as torchvision's nms for 20 random images:", all(same))
 #
 # ### Average recall
 #
-# A proposal network is good if the boxes are among its proposals. Take the best 100 for each image. For an IoU threshold, the **recall** is the share
+# Take the best 100 proposals for each image. For an IoU threshold, the **recall** is the share
 # of boxes that a proposal meets with at least that IoU. Every proposal can count for one box. The **average recall**, $\text{AR}^{100}$, is the
 # mean over the ten thresholds 0.50, 0.55, ..., 0.95 [[Lin et al., 2014b](../pages/bibliography.md#lin2014coco)]. It asks for two things at once: find the thing, and fit it tightly.
 #
-# And it can be taken for some sizes only. COCO calls objects small below $32^2$ and large above $96^2$ pixels. Our images are a fifth as
-# wide as COCO's, and we sort by the *level* that is responsible.
+# It can be taken for some sizes only. COCO calls objects small below $32^2$ and large above $96^2$ pixels. Our images are a fifth as
+# wide, and we sort by the *level* that is responsible.
 
 # %% tags=["model"]
 # the smallest box, in pixels, that an anchor of level 4 fits best
@@ -987,12 +981,12 @@ pooled = torchvision.ops.roi_pool(ramp, [region], 7)
 print("roi_pool:", [round(value, 2) for value in pooled[0, 0, 0].tolist()])
 
 # %% [markdown]
-# The bins of a box from 3.3 to 10.3 have their middles at 3.8, 4.8, ... RoIAlign returns exactly that. RoI pooling rounds the box to 3 and 10, takes the largest
-# value in each bin. Here it comes out 0.7 of a position too high: 0.2 of that is the rounding, and 0.5 is the maximum, which on a ramp lies at the far end of a bin. On P2 a
+# The bins of a box from 3.3 to 10.3 have their middles at 3.8, 4.8, ... RoIAlign returns exactly that. RoI pooling rounds the box to 3 and 10 and takes the largest
+# value in each bin. Here it comes out 0.7 of a position too high: 0.2 by rounding, and 0.5 by the maximum, which on a ramp lies at the far end of a bin. On P2 a
 # position is 4 pixels, on P5 it is 32.
 #
-# The head behind it: two fully connected layers of 1024 units with ReLU, then a score for each class and a box for each class. It replaces the fifth stage
-# of ResNet that earlier systems ran on every proposal, and is lighter and faster.
+# The head behind it: two fully connected layers of 1024 units with ReLU, then for each class a score and a box. It replaces the fifth stage
+# of ResNet that earlier systems ran on every proposal.
 
 
 # %% tags=["model"]
@@ -1014,7 +1008,7 @@ class BoxHead(nn.Module):
 
 # %% [markdown]
 # Our small detector has such a head, too, for names alone. Its backbone learned at 64 pixels, so that is the size that belongs on level 4. In training
-# the head gets the true boxes, in the place of proposals, and its cross-entropy is added to the loss: the maps must hold what things are, and not only that something is there.
+# the head gets the true boxes in the place of proposals, and its cross-entropy is added to the loss.
 
 
 # %% tags=["model"]
@@ -1087,8 +1081,7 @@ NETWORKS = Variants(
 # %% [markdown]
 # ## Checks: is this the paper's network?
 #
-# **Equality.** torchvision's pyramid with our weights, on maps of noise, also of odd sizes. One trap: it lists all its lateral convolutions first and then all the smoothing ones, as
-# our class does.
+# **Equality.** torchvision's pyramid with our weights, on maps of noise, also of odd sizes. Both list all lateral convolutions first.
 
 
 # %% jupyter={"source_hidden": true} tags=["nbval-check-output", "hide-input"]
@@ -1242,12 +1235,12 @@ print(
 # %% [markdown]
 # ## The data
 #
-# How large are the animals of VOC, on our levels? In the photographs of the data set they are mostly the subject. So
+# The animals of VOC are mostly large. So
 # we make a second kind of image: on each photograph, four animals from *other* photographs of the same split, cut out along their masks and
 # shrunk until their longer side has between 12 and 40 pixels, one in each quarter of the image.
 #
 # A cut edge gives a thing away. So each image also gets four
-# **decoys**: the outline of an animal, filled with a piece of some backdrop. They have no box. The photograph keeps its own boxes, also where something was pasted on top.
+# **decoys**: the outline of an animal, filled with a piece of some backdrop, without a box. The photograph keeps its own boxes.
 
 
 # %% jupyter={"source_hidden": true} tags=["model", "hide-input"]
@@ -1461,7 +1454,7 @@ Table(
 )
 
 # %% [markdown]
-# The single map on P4 has positions 16 pixels apart, so for most of the smallest boxes it has no anchor that fits. Whatever it learns, it starts from there: comparing it with
+# The single map on P4 has positions 16 pixels apart, so for most of the smallest boxes it has no anchor that fits: comparing it with
 # the pyramid compares the places of anchors as well as the maps. *All on P2* has the anchors and one map. It is the fair opponent.
 
 # %% tags=["nbval-check-output"]
@@ -1577,13 +1570,13 @@ Table(
 )
 
 # %% [markdown]
-# One training each, for three epochs. The single map falls behind where its anchors cannot match. *All on P2*, which has the anchors, is in between. For the largest animals it is the other way round.
-# Without the top-down pathway the pyramid is as good. Before we believe any of this, let us see more than one training.
+# One training each. The single map falls behind where its anchors cannot match. *All on P2*, which has the anchors, is in between. For the largest animals it is the other way round.
+# Without the top-down pathway the pyramid is as good.
 
 # %% [markdown]
 # ## Results: the paper beside ours
 #
-# One training of each proves little. A study trained all five arms five times for five epochs, with the same seeds and batches.
+# A study trained all five arms five times for five epochs, with the same seeds and batches.
 
 
 # %% tags=["model"]
@@ -1632,7 +1625,7 @@ Table(
 )
 
 # %% [markdown]
-# In the paper's table the columns small, medium and large are for 1,000 proposals. Do not compare the columns of the two tables: other images, other sizes,
+# Do not compare the columns of the two tables: other images, other sizes,
 # a backbone twenty times smaller, and 900 steps of training instead of 40,000. Compare the rows. And remember what the arms cost:
 
 # %% tags=["nbval-check-output"]
@@ -1673,11 +1666,10 @@ plot.show(
 )
 
 # %% [markdown]
-# **The smallest animals.** The single map on P4 finds few of them. With all anchors on P2, which has the positions, more are found; with one size on each level, more again. Bottom-up does
-# as well as the pyramid: the gain comes from the levels, and not from the top-down pathway. Without lateral connections the positions are there, 4 pixels apart, and little more than half as many are found.
+# **The smallest.** All anchors on P2 find more than the single map on P4, and one size on each level more again, with the top-down pathway or without.
 #
-# **The largest.** The single map is ahead of the pyramid; in the paper it is behind (62.2 and 64.2 against 66.2 for large objects). Two reasons are possible, and we
-# have not separated them. The hundred proposals are shared: where the pyramid sees the small animals, it spends proposals on them. And our P5 has only 4x4
+# **The largest.** The single map is ahead of the pyramid; in the paper it is behind (62.2 and 64.2 against 66.2 for large objects). Two possible reasons are not
+# separated: where the pyramid sees small animals, it spends some of its hundred proposals on them; and our P5 has only 4x4
 # positions, with a quarter as many of the largest anchors as the single map has.
 #
 # **The top-down pathway.** In the paper it is worth 6.8 points over bottom-up at 1,000 proposals, and 14.4 for small objects; for large ones bottom-up is ahead, 68.0 against
@@ -1761,19 +1753,18 @@ MIDDLE.table()
 LARGE.table()
 
 # %% [markdown]
-# **Seen**: the pyramid finds far more small animals than its own finest level does, with anchors of the same sizes and shapes and from the same maps. So the gain over one map is not only a matter of anchors that
+# **Seen**: the pyramid finds far more small animals than its own finest level does, with anchors of the same sizes and shapes. So the gain over one map is not only a matter of anchors that
 # can match; most of it comes from giving each size a level of its own, and with it three times fewer anchors (4,080 against 12,288) to choose a hundred from: these two are not separated. For the largest animals it is **reversed**.
 #
-# **Seen**: lateral connections, to find and, exploratory, to name, at nearly equal cost. For the largest animals they are not clear, and P5 is the one level that is computed in the same way with and without them.
+# **Seen**: lateral connections, to find and, exploratory, to name, at nearly equal cost. For the largest animals they are not clear: P5 is computed in the same way with and without them.
 #
-# **Too small to matter**: the top-down pathway, at exactly equal cost, to name small animals and, exploratory, to find them. Names are in the loss so that it would have something to bring down; in this network it
-# brings nothing. That contradicts the paper, and the reason is open. Three guesses. The network names badly, by whatever path (see *What is missing* below). It is shallow: between C2 and C5 lie three blocks, and in ResNet-50 thirteen; the paper itself expects
+# **Too small to matter**: the top-down pathway, at exactly equal cost, to name small animals and, exploratory, to find them. Names are in the loss so that it would have something to bring down; it
+# brings nothing. That contradicts the paper, and the reason is open. Three guesses. The network names badly, by whatever path. It is shallow: between C2 and C5 lie three blocks, and in ResNet-50 thirteen; the paper expects
 # the semantic gap to be worst in very deep networks. And the head that names reads 7x7 positions at once, so it may tell animals by parts that C2 knows.
 #
 # **To name**, all levels are no better than P2 alone (not clear; in the paper 0.5 points). A box of any size is read as 7x7 numbers, so one fine map will do.
 #
-# The study was measured once. To be sure that its code still runs, each arm trains here for a moment, and the result is
-# thrown away.
+# To be sure that the study's code still runs, each arm trains here for a moment.
 
 # %% tags=["nbval-check-output"]
 few = scenes(train=16, test=16)
@@ -1808,8 +1799,8 @@ TRAINED = Weights(
 #
 # ### Failures first
 #
-# For every scene: what share of its boxes is met by one of the hundred proposals with an IoU of at least one half? The four
-# worst, and four from the middle.
+# What share of a scene's boxes is met by one of the hundred proposals with an IoU of at least one half? The four
+# worst scenes, and four from the middle.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -1853,9 +1844,9 @@ plot.boxes(
 
 # %% [markdown]
 # Among the worst scenes are a herd far away, with animals smaller than any that we pasted, and a row of animals that
-# hide each other, of which NMS may keep too few boxes. In a typical scene everything is found. That is less than it sounds: an IoU of one half is lenient, and a hundred proposals are many.
+# hide each other, of which NMS may keep too few boxes. In a typical scene everything is found; but an IoU of one half is lenient, and a hundred proposals are many.
 #
-# And on photographs without anything pasted? Here are the first ten validation photographs with the five proposals of which the network is most sure.
+# The first ten validation photographs, with nothing pasted, and the five proposals of which the network is most sure:
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 first = torch.arange(10)
@@ -1870,12 +1861,11 @@ plot.boxes(
 )
 
 # %% [markdown]
-# In eight of the ten the animal is among the hundred proposals. The five surest are mostly a broad box in the middle, and small boxes on patterns and on parts of animals: in training every scene had four
-# small ones.
+# In eight of the ten the animal is among the hundred proposals. The five surest are mostly a broad box in the middle, and small boxes on patterns and on parts of animals.
 #
 # ### One head, four levels
 #
-# The same head reads all levels. Where does it see something, and on which one? Each row is the highest objectness at each position of one level.
+# Where does the head see something, and on which level? Each row is the highest objectness at each position of one level.
 
 
 # %%
@@ -1907,8 +1897,8 @@ plot.cams(
 )
 
 # %% [markdown]
-# The levels divide the work, as the sizes of their anchors tell them to: P2 answers in small spots, P5 in one broad spot in the middle. But compare the last two rows. P5 says much
-# the same for every scene. For each scene, here is the correlation of its map with the mean map of all scenes, and the same for the network before its training:
+# P2 answers in small spots, P5 in one broad spot in the middle, and much
+# the same for every scene. Here is the correlation of a scene's map with the mean map of all scenes, and the same before training:
 
 
 # %%
@@ -1927,13 +1917,13 @@ Table(
 )
 
 # %% [markdown]
-# The nearer to 1, the more a level says the same of every scene, whatever is in it. That is a prior for places, no sight. P2 says no more of the same than before its training; for P5 the number
+# The nearer to 1, the more a level says the same of every scene: that is a prior for places, no sight. For P5 the number
 # rises from 0.495 to 0.965, and the last row shows that its place is the middle. Large boxes have to be there: a square of 96 pixels inside an image of 128 has its middle at most 16 pixels, to each side, from
 # the middle of the image. What P5 sees beyond that is not clear.
 #
 # ### What is missing without lateral connections?
 #
-# Position. Take the arm *no lateral* and look at its P2 for an image of 128 pixels: 32x32 positions, each with its vector of
+# Position. The P2 of *no lateral* has 32x32 positions for an image of 128 pixels, each with its vector of
 # 32 numbers. How many of those vectors are different? No training is needed to see this.
 
 
@@ -1959,12 +1949,11 @@ Table(rows)
 # %% [markdown]
 # C5 has 4x4 positions, and each becomes a square of 8x8 equal ones. The 3x3 convolution changes only the rim of a
 # square: left rim, inside and right rim make 3 different columns in each of 4 squares, the same goes for rows, and $12 \cdot 12 = 144$. A small
-# animal is 12 pixels wide, the square 32. That is what the paper means when it says that the
-# locations of these features are not precise.
+# animal is 12 pixels wide, the square 32.
 #
 # ### What is missing without the top-down pathway?
 #
-# Meaning, says the paper. Then the fine levels should be worse at *naming* without it. In the study, how often was the true box named rightly, by its size? The last row needs no network.
+# Meaning, says the paper. Then the fine levels should be worse at *naming* without it. How often was the true box named rightly in the study, by its size? The last row needs no network.
 
 # %%
 boxes, names = with_names(small.test.targets)
@@ -1989,12 +1978,12 @@ Table(
 )
 
 # %% [markdown]
-# Without *lateral* connections every size is named worse, the small animals most. Without the *top-down* pathway no size is named worse by more than the seeds spread: nothing is seen to come down.
-# But there is not much that could: the pyramid's names are right for only ten to twenty points more than the last row, which sees nothing.
+# Without *lateral* connections every size is named worse, the small animals most. Without the *top-down* pathway no size is named worse by more than the seeds spread.
+# But there is not much to bring down: the pyramid names right only ten to twenty points more than the last row, which sees nothing.
 #
 # ### P2 beside C2
 #
-# The three directions in which the vectors of a map differ most, drawn as red, green and blue. Equal colours are similar vectors.
+# The three directions in which the vectors of a map differ most, as red, green and blue. Equal colours are similar vectors.
 
 
 # %%
@@ -2020,8 +2009,8 @@ plot.images(
 )
 
 # %% [markdown]
-# The colours of one row say nothing about those of the other. Look for the animals. In the third and the fifth scene most small ones stand out already in C2, in red and yellow, but so do
-# textures elsewhere. In P2 several of them are dark blue spots with green beside, and the map is smoother. Whether they stand out *better* there is not clear from five scenes.
+# The colours of one row say nothing about those of the other. In the third and the fifth scene most small animals stand out already in C2, but so do
+# textures elsewhere. P2 is smoother. Whether they stand out *better* there is not clear from five scenes.
 #
 # ### Where does a decision come from?
 #
@@ -2035,8 +2024,7 @@ plot.images(
 # \end{aligned}
 # \tag{13.5} $$ <a id="eq-fpn-target"></a>
 #
-# So the map shows what makes the network believe that there is an object *in this box*. We ask for the largest box of five scenes, at C4 (8x8 positions), and ask the same of the
-# network before its training.
+# We ask for the largest box of five scenes, at C4 (8x8 positions), and the same of the network before its training.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -2074,9 +2062,9 @@ plot.cams(
 )
 
 # %% [markdown]
-# In the third scene most of the evidence of the trained network lies in the box. In the others most of it lies outside, on small animals and on backdrop; in the fifth there is none. Do not take that for what the anchor sees:
-# Grad-CAM takes *one* weight for each channel, the mean of the gradient over the whole map, and then shows wherever these channels respond. A proposal depends on
-# one place. For one anchor among thousands, the objectness maps above say more.
+# In the third scene most of the evidence of the trained network lies in the box; in the others most lies outside, and in the fifth there is none. Do not take that for what the anchor sees:
+# Grad-CAM takes *one* weight for each channel, the mean of the gradient over the whole map, and shows wherever these channels respond. A proposal depends on
+# one place. The objectness maps above say more.
 
 # %% [markdown]
 # ## Play: which anchors answer for a box?
@@ -2184,11 +2172,10 @@ Explorable(
 # ## When to use it today, and what came after
 #
 # For detection at several sizes a feature pyramid is still the default neck. The paper's detector, Faster R-CNN with
-# ResNet-101 on this pyramid, reached an AP of 36.2 on COCO's test-dev, from one image size, ahead of the winners of 2015 (34.9) and 2016 (34.7), which were
-# heavily engineered (its Table 4).
+# ResNet-101, reached an AP of 36.2 on COCO's test-dev, from one image size, ahead of the winners of 2015 (34.9) and 2016 (34.7) (its Table 4).
 #
-# Its section 6 predicts **segments** in the same way: on every level a small network reads windows of 5x5 positions, and of 7x7 for the sizes in between, and gives a
-# mask of 14x14 and a score; $d$ is 128. That gives an average recall of segments of 45.7, and of up to 48.1 with masks of 28x28, against 39.8 for SharpMask, which needs an image
+# Its section 6 predicts **segments** in the same way: on every level a small network reads windows of 5x5 and 7x7 positions and gives a
+# mask of 14x14 and a score. That gives an average recall of segments of 45.7, and of up to 48.1 with masks of 28x28, against 39.8 for SharpMask, which needs an image
 # pyramid (Table 6).
 #
 # What torchvision reports for the detectors with a pyramid that it offers:

@@ -67,8 +67,8 @@ resnet = chapter("02_resnet")
 cbam = chapter("07_cbam")
 
 # %% [markdown]
-# All small networks of this book have been trained for this chapter: ten that name what is on a picture of 32 pixels, and
-# the four of chapters 11 to 14 with their own tasks. Each chapter declares its own, and they only have to be loaded. They take
+# Fourteen small networks of this book are loaded: ten that name what is on a picture of 32 pixels, and
+# the four of chapters 11 to 14 with their own tasks. They take
 # photographs of any size; the ten get 64 pixels here. We ask them about validation photographs of VOC's animals [[Everingham et al., 2010](../pages/bibliography.md#everingham2010voc)], which none of them has seen.
 
 # %%
@@ -198,7 +198,7 @@ def logit(names):
 
 # %% [markdown]
 # Now a photograph with **two** animals, and two questions: which pixels speak for the left animal, which for the right one?
-# To have many such photographs, we put two of the validation set side by side. The ResNet averages over positions before
+# We put two validation photographs side by side. The ResNet averages over positions before
 # it answers, so it takes images of any shape. Each photograph is in one scene only: scenes that share a photograph would
 # count its accidents twice.
 
@@ -267,12 +267,11 @@ plot.show(
 )
 
 # %% [markdown]
-# Ask for the left animal or for the right one: the gradient's picture changes, and stays noise all over the scene. Guided
+# The gradient's picture changes with the question, and stays noise all over the scene. Guided
 # backpropagation draws the edges of both animals, whichever is asked about. That is
 # the failure which the paper sets out to fix: these methods are sharp, but they are not **class-discriminative**. Let us put
 # a number on it. A map's share on the half that shows the animal asked about should be near 100 %; a map that does not know
-# what it was asked has 50 %. Here and below, ± is the standard error of the mean over the images. The animals that the ResNet names rightly
-# are not spread evenly over the five, as the counts above say.
+# what it was asked has 50 %. Here and below, ± is the standard error of the mean over the images.
 
 
 # %% tags=["model"]
@@ -316,7 +315,7 @@ Table(
 )
 
 # %% [markdown]
-# All three are near 50 %. One number should stop you: deconvolution's ± is 0.0. Photographs differ, so no measurement of them is
+# All three are near 50 %. One number should stop you: deconvolution's ± is 0.0. No measurement of photographs is
 # that even. What does its picture depend on? Take many photographs and ask one question, in two networks.
 
 # %% tags=["nbval-check-output"]
@@ -330,11 +329,11 @@ for name in ("ResNet", "VGG"):
 # $g > 0$ alone, and the rest of the way back is the same for every image: convolutions, normalisation with fixed statistics,
 # additions, an average. The networks of Zeiler and Fergus have what VGG has and our ResNet lacks: pooling by the
 # maximum. Its backward pass goes to the place where the maximum was, and these *switches* are all that deconvolution knows of the
-# image. A number that is too good for noise is worth ten minutes of distrust.
+# image. Distrust a number that is too good for noise.
 #
 # The other tool of the time, **class activation mapping** (CAM) [[Zhou et al., 2016](../pages/bibliography.md#zhou2016cam)], does
 # discriminate. But it needs a network of a certain shape: feature maps, their average over all positions, one linear
-# layer. VGG has no such shape. To use CAM, Zhou et al. cut VGG's fully connected layers off and train again, and the new
+# layer. To use CAM, Zhou et al. cut VGG's fully connected layers off and train again, and the new
 # network classifies worse: a top-1 error of 30.38 % grows by 2.98 points (section 4.1). An explanation should
 # not change what it explains.
 
@@ -413,8 +412,7 @@ plot.show(
 # | $L^c$ | the map | `(N, h, w)` | `maps` |
 # | $w_k^c$ | weight of the last linear layer, where there is one | `(classes, K)` | `fc.weight` |
 #
-# The averaging treats the rest of the network as if it were linear in the averages of the maps. Where that is true, the map
-# is exact, as we prove below. Where it is not, $\alpha$ is a first-order estimate.
+# The averaging treats the rest of the network as if it were linear in the averages of the maps. Where that is not true, $\alpha$ is a first-order estimate.
 
 # %% [markdown]
 # ## The smallest piece by hand
@@ -505,10 +503,10 @@ class GradCAM:
 
 
 # %% [markdown]
-# The score may be any number that the outputs have a gradient for. That is where the method's reach comes from: a logit, a
-# pixel's class, the best box for *dog*, a word of a caption. The sum over the images of a batch is a trick: image $n$'s
+# The score may be any number that the outputs have a gradient for: a logit, a
+# pixel's class, the best box for *dog*, a word of a caption. The sum over a batch is a trick: image $n$'s
 # score depends on image $n$ alone, so the gradient of the sum holds all gradients at once. (In training mode batch
-# normalisation would mix the images, and the trick would be wrong. Hence `eval`.)
+# normalisation would mix the images. Hence `eval`.)
 
 # %% tags=["nbval-check-output"]
 explain = GradCAM(model, "layer3")
@@ -571,8 +569,7 @@ plot.show(
 
 # %% [markdown]
 # Grad-CAM listens to the question: a good part of the map moves to the photograph of the animal asked about. It is
-# coarse, and it is far from 100 %: the network finds some evidence for one animal in the photograph of the other. And
-# the right photograph is not yet the right animal.
+# coarse, and it is far from 100 %: the network finds some evidence for one animal in the photograph of the other.
 
 # %% [markdown]
 # ## The proof that it contains CAM
@@ -672,7 +669,7 @@ model = network.float()
 
 # %% [markdown]
 # **Against two public libraries**, captum [[Kokhlikyan et al., 2020](../pages/bibliography.md#kokhlikyan2020captum)] and pytorch-grad-cam. They are installed with the
-# tests, and not needed for reading. Where they are missing, the table says so.
+# tests. Where they are missing, the table says so.
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -720,7 +717,7 @@ for name, maps in public.items():
 Table(rows)
 
 # %% [markdown]
-# Three implementations, one map. And yet three users would have got three different pictures, because the defaults differ:
+# Three implementations, one map. Three users would have got three different pictures all the same, because the defaults differ:
 #
 # | | ours, `relu=True` | captum `LayerGradCam` | pytorch-grad-cam `GradCAM` |
 # |:--|:--|:--|:--|
@@ -794,8 +791,7 @@ print("ReLUs that ran:", counter.calls)
 
 # %% [markdown]
 # Four blocks with one module each, which runs twice, and one call in the stem that no module stands for. Captum's
-# `GuidedBackprop` has the same limits and warns of them. On a network that respects them, one module for each use, our rule
-# gives what captum's gives:
+# `GuidedBackprop` has the same limits and warns of them. On a network that respects them, our rule gives what captum's gives:
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -831,8 +827,7 @@ else:
 
 # %% [markdown]
 # **The softmax.** The score is the logit. Take the probability instead, and the gradient is multiplied by $p(1-p)$ and
-# mixed with those of the other classes: a network that is sure has hardly any gradient left. Here with logits made larger,
-# as they are in a network that has trained for long:
+# mixed with those of the other classes: a network that is sure has hardly any gradient left. Here with larger logits:
 
 
 # %% tags=["nbval-check-output"]
@@ -946,9 +941,8 @@ Table(
 # %% [markdown]
 # The paper asks people. Workers saw one map for one of the two classes of a VOC photograph and had to say for which: right in
 # 44.44 % of cases with guided backpropagation, in 61.23 % with guided Grad-CAM, 53.33 % with deconvolution alone (section
-# 5.1 of the paper; 43 workers). Our table is the same experiment without people, and it says the same: the pictures of pixels
-# are near chance, and guided backpropagation multiplied by Grad-CAM is not. The product is even ahead of Grad-CAM alone: the
-# little that guided backpropagation knows of the question comes on top.
+# 5.1 of the paper; 43 workers). Our table, without people, says the same: the pictures of pixels
+# are near chance, and guided backpropagation multiplied by Grad-CAM is not. The product is even ahead of Grad-CAM alone.
 #
 # The counterfactual is clearly *below* 50 %: what speaks against one animal is, more often, the
 # other one. And the earlier the layer, the less a map knows what it was asked: edges are the same for all animals. That is
@@ -1013,7 +1007,7 @@ print(
 # %% [markdown]
 # ## A planted bias
 #
-# The paper's most useful experiment has no benchmark. The authors train a network to tell doctors from nurses, on pictures
+# The authors train a network to tell doctors from nurses, on pictures
 # from an image search. In these, 78 % of the doctors are men and 93 % of the nurses are women. On the validation images
 # the network looks fine. On test images that are balanced it is right in 82 % of cases. Grad-CAM shows that it looks at
 # faces and hairstyles. With as many images, but balanced ones, another network reaches 90 %, and it looks at coats and
@@ -1259,8 +1253,8 @@ plot.cams(
 )
 
 # %% [markdown]
-# The biased network looks at the tag where there is one; the balanced one looks elsewhere. (On the two dogs without a tag the
-# maps can look as bright: each map has its own range.) A picture of eight dogs convinces, but proves nothing. The study does it three times, with numbers: the **energy** of
+# The biased network looks at the tag where there is one; the balanced one looks elsewhere. (Each map has its own range, so those of the two dogs without a tag
+# can look as bright.) Eight dogs prove nothing. The study does it three times, with numbers: the **energy** of
 # the map near the tag, its share within 4 pixels of it, on 300 test dogs that all have a tag. The region's area is the
 # share that an even map would have.
 
@@ -1311,7 +1305,7 @@ for region, where in (("the tag itself", place.float()), ("and 4 pixels around",
 Table(rows, decimals=1)
 
 # %% [markdown]
-# On the tag's own pixels the gradient has several times the share that an even map would have. So it does see the tag, and the wide
+# On the tag's own pixels the gradient has several times the share that an even map would have: it does see the tag, and the wide
 # region hides it. Judge a map at the resolution that it has. Grad-CAM still puts more of itself on the tag, in both regions.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
@@ -1337,8 +1331,8 @@ print("all arms of the study run:", len(STUDY.rehearse(few)) == len(BIAS))
 # %% [markdown]
 # ## Does it find the object?
 #
-# Nobody told these classifiers where the animal is. If their maps find it all the same, we get localisation for free; the
-# paper calls this **weakly supervised**. Three measures, from strict to lenient:
+# Nobody told these classifiers where the animal is. If their maps find it all the same, localisation is free, or **weakly
+# supervised**. Three measures, from strict to lenient:
 #
 # - **box**: keep what exceeds 15 % of the map's maximum, take the largest connected piece, draw a box around it. Right if it
 #   overlaps a true box by half (intersection over union, chapter 13). This is the paper's measure for ILSVRC;
@@ -1413,8 +1407,8 @@ print("pointing, tolerance 0, 1, 2:", [pointing(toy, target, t).item() for t in 
 print("a map of zeros hits:", pointing(0 * toy, torch.ones(1, 8, 8)).item())
 
 # %% [markdown]
-# Careful with the first line: the piece in the lower left corner is at 10 % of the maximum and falls to the threshold, and
-# the brightest piece is not the largest. The box and the pointer can disagree.
+# The piece in the lower left corner is at 10 % of the maximum and falls to the threshold, and
+# the brightest piece is not the largest: the box and the pointer can disagree.
 #
 # Now all fourteen networks. Each is asked, by the score that its chapter's task has, about the animal that is there: the
 # logit, the mean logit where the segmentation says so, the best box. One backward pass gives both Grad-CAM and the gradient
@@ -1506,7 +1500,7 @@ for name, one in TRAINED.items():
 # %% [markdown]
 # The baselines know nothing about what is on a photograph. **Chance**: for the pointing game a point drawn at random, which hits
 # with the share of the picture that counts; for the other two measures a map that is even everywhere. (Not a map of random
-# numbers: enlarged to the size of the photograph, its maxima lie at the border too often, and it loses more than it should.)
+# numbers: enlarged, its maxima lie at the border too often.)
 # **Centre**: a bump in the middle, because that is where photographers put animals. **Another photograph**: the ResNet's own map,
 # of the next photograph in the list.
 
@@ -1566,7 +1560,7 @@ Table(row(name, by_saliency[name]) for name in ("VGG", "ResNet", "DenseNet", "U-
 #
 # ## The paper's claims in miniature
 #
-# Ten classifiers are ten trainings, and 400 photographs are 400 accidents. Another ten networks would give other numbers, and
+# Another ten networks would give other numbers, and
 # so would other photographs. The interval has to cover both: draw networks with replacement, draw photographs with
 # replacement, take the mean difference, and repeat; 95 % of the means are in the interval. "Seen" means that it lies above zero.
 # These comparisons are exploratory; the chapter's primary claims are about the planted bias, below. Grad-CAM and the gradient cost the
@@ -1618,12 +1612,11 @@ Table(
 # **Grad-CAM finds animals**: far better than chance, better than another photograph's map, and better than the gradient for
 # the pixels, over ten networks, though not in each. **And a bump in the middle does about as well**, without looking at the
 # photograph. VOC's animals are large and central, and
-# whoever reports that a map points at the object should report this number with it. The paper compares with other methods and
-# not with the centre.
+# whoever reports that a map points at the object should report this number with it. The paper does not.
 #
-# Two more things in the large table. The *box* is a weak test here: 15 % of the maximum keeps most of a coarse map, and the whole
-# photograph as a box is right where the animal fills half of it. And a network that has learned from masks or boxes need not point
-# better: its score is that of one place or region, and FPN is asked about any object.
+# The *box* is a weak test here: 15 % of the maximum keeps most of a coarse map, and the whole
+# photograph as a box is right where the animal fills half of it. A network that has learned from masks or boxes need not point
+# better: FPN is asked about any object.
 #
 # And the planted bias, seed by seed:
 
@@ -1678,8 +1671,7 @@ CLEAN.table()
 # %% [markdown]
 # **Verdict.** The bias shows in Grad-CAM, the cure removes it, and both are seen with room to spare. Whether the cured network
 # ignores the tag as well as one that never met it is not clear from three seeds. The cure is not quite free: without tags, the
-# balanced network is about a point behind the one that never saw any. A tag covers a part of the animal, which may be the
-# reason; the study does not separate it from others.
+# balanced network is about a point behind the one that never saw any. Why is not measured; a tag covers a part of the animal.
 
 # %% [markdown]
 # ## Look inside
@@ -1721,7 +1713,7 @@ plot.cams(
 # %% [markdown]
 # ### Four networks, one photograph each of five animals
 #
-# The {ref}`gallery <gallery>` shows ten photographs through all fourteen networks.
+# The [gallery](../pages/gallery) shows ten photographs through all fourteen networks.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 five = torch.tensor(FIVE)
@@ -1866,8 +1858,7 @@ plot.show(
 
 # %% [markdown]
 # As in the paper, Grad-CAM and guided Grad-CAM agree with occlusion far better than guided backpropagation does. And here the
-# centre is no rival. So the maps do say something about what this network does, even though they find the animal no better than a
-# bump in the middle. To find the object and to be faithful are two different things.
+# centre is no rival. To find the object and to be faithful are two different things.
 #
 # ### The sanity check: does the picture depend on what was learned?
 #
@@ -2065,8 +2056,7 @@ plot.cams(
 #
 # ### Words, captions, questions
 #
-# The paper goes on where we stop. With names for the channels, $\alpha$ becomes a sentence: *it said this because of those,
-# in spite of these* (section 7). The score may also be that of a sentence or of an answer to a question; nothing in
+# Where we stop, the paper goes on. The score may also be that of a sentence or of an answer to a question: nothing in
 # [(15.1)](#eq-cam-alpha) says that $y$ is a class (section 8). And people who see two networks' maps can tell which is the better
 # one (section 5.2); whether they *should* trust a map is the question of the sanity check above.
 
@@ -2180,8 +2170,7 @@ Explorable(
 # <details><summary>Answer</summary>
 #
 # The ReLU removed everything: some channels speak for *sheep*, but others outweigh them at each position; look without
-# it. Or the gradient vanished: the score was a probability, and the network is sure. Captum's map without `relu_attributions`
-# would have been negative, not black.
+# it. Or the gradient vanished: the score was a probability, and the network is sure.
 #
 # </details>
 #
@@ -2295,7 +2284,6 @@ verify(check_deletion, deletion_solution)
 # - A heat map needs baselines: a random point, the centre, another photograph's map, random weights.
 # - A picture may ignore the photograph (deconvolution without switches) or the weights (guided backpropagation).
 # - A biased validation set flatters a biased network. Grad-CAM saw the tag without a clean test set.
-# - Libraries agree to rounding, and differ in their defaults: ReLU, size, range.
 #
 # **Three questions.** Why must the score be taken before the softmax? Why does guided backpropagation survive random weights in
 # the last layers? A map has 90 % of its energy on the animal: what else must you know before you call the network trustworthy?
