@@ -1301,7 +1301,7 @@ for depth in (20, 56):
     print(f"{depth} layers: {parameters:,} parameters and {macs:,} multiply-adds")
     print("the same with and without shortcuts:", parameters == same and macs == macs_too)
 
-# %%
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
 Table(
     {
         "network": arm,

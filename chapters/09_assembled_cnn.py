@@ -2017,7 +2017,7 @@ FLIPS.table()
 # A network is **calibrated** if it is right in 70 % of the cases in which it is 70 % sure. The *expected calibration error* (ECE) [[Guo et al., 2017](../pages/bibliography.md#guo2017calibration)] is
 # the mean distance between confidence and accuracy, over bins of confidence. Smoothed targets never ask for more than 91 % confidence. What does that do?
 
-# %%
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
 Table(
     {
         "step": arm,

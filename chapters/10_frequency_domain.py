@@ -131,7 +131,7 @@ plot.show(
 # And what does a JPEG encoder make of the same photographs, with how many bytes? Its *quality* is a setting: the lower it is,
 # the more the file may lose.
 
-# %%
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
 rows = []
 for quality in (30, 75):
     sizes, restored = [], []
@@ -1008,7 +1008,7 @@ print(f"times ResNet-50's: {released_macs / BY_NAME['pixels'].counts['multiply-a
 #
 # How many photographs of each animal are there?
 
-# %%
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
 counts = torch.bincount(data.test.targets, minlength=len(data.classes))
 majority = int(counts.max()) / len(data.test)
 Table(

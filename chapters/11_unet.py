@@ -1581,7 +1581,7 @@ DISC_CLAIMS.table()
 # as membrane already. So class weights are a threshold in disguise, and the map is more only in so far as it treats *one wall
 # otherwise than another*.
 
-# %% tags=["nbval-check-output"]
+# %% jupyter={"source_hidden": true} tags=["nbval-check-output", "hide-input"]
 logit = torch.zeros(1, requires_grad=True)
 stepper = torch.optim.Adam([logit], lr=0.05)
 for _ in range(400):  # 30 of 100 pixels are membrane, and weigh 4 times as much

@@ -1609,7 +1609,7 @@ Table(
     decimals=1,
 )
 
-# %%
+# %% jupyter={"source_hidden": true} tags=["hide-input"]
 Table(
     {
         "ours: arm": arm,
