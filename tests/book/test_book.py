@@ -431,7 +431,7 @@ FIRST_OF_EACH_STYLE = """() => {
 
 def complaints_of_axe(page):
     """What axe finds on an open page: {(rule, place)}; contrast in both themes, all else in the light one."""
-    page.add_style_tag(content="* { transition: none !important }")  # no colour between two themes
+    page.add_style_tag(content="* { transition: none !important; animation: none !important }")  # no colour between two
     page.evaluate(AXE)
     found = []
     for theme, what in (
