@@ -258,12 +258,30 @@ _early_end_raises = contextvars.ContextVar("early_end_raises", default=False)
 
 @contextmanager
 def no_early_end():
-    """Within this block an interrupted or diverged training raises: half a run must not enter a study."""
+    """Within this block an interrupt or a divergence passes through `fit`: half a run must not enter a study."""
     token = _early_end_raises.set(True)
     try:
         yield
     finally:
         _early_end_raises.reset(token)
+
+
+class Stopped(KeyboardInterrupt):
+    """A training that the stop button or Ctrl-C has ended, with its `history`.
+
+    As an error it ends Run All, too. A notebook shows its one line in place of a traceback.
+    """
+
+    def __init__(self, line, history):
+        super().__init__(line)
+        self.history = history
+
+    def _render_traceback_(self):
+        return [str(self)]
+
+
+# the History of the last training that was stopped
+interrupted = None
 
 
 @dataclass
@@ -293,7 +311,9 @@ class History:
         """The value of a column after the last evaluated epoch."""
         values = self[column]
         if not values:
-            raise ValueError(f"this training {self.stopped} before its first evaluation, so it has no {column!r}.")
+            raise ValueError(
+                f"no {column!r}: this training ended ({self.stopped}) before its first evaluation. Train again."
+            )
         return values[-1]
 
     def to_dict(self):
@@ -320,8 +340,9 @@ def fit(model, data, recipe=None, *, device=None, autocast=None, label="training
     recipe, changes: a Recipe, and what differs from it; without one, what differs from the usual (`epochs=3, lr=0.05`).
     autocast: run in bfloat16; as `autocast_pays` says unless given.
 
-    The stop button or Ctrl-C ends the training early: the history is returned, `stopped` says "interrupted", and the
-    model holds the weights of its best evaluated epoch. So does a loss that is not finite ("diverged").
+    A loss that is not finite ends the training early: the history is returned, `stopped` says "diverged", and the model
+    holds the weights of its best evaluated epoch. So it does after the stop button or Ctrl-C ("interrupted"), but then
+    Stopped is raised, so that no later cell runs, and `train.interrupted` is the history.
     Frozen parts (in evaluation mode, and no parameter requires a gradient) stay so, running statistics included.
     Raises TypeError for images that are not uint8; ValueError on a recipe that makes no sense and on data that do not
     fit it or the network.
@@ -540,6 +561,7 @@ class Run:
     @contextmanager
     def ending_early(self):
         """Ctrl-C and a loss that is not finite end the training here, with the best weights so far."""
+        global interrupted
         try:
             with no_checkpoints():
                 yield
@@ -547,13 +569,20 @@ class Run:
             if _early_end_raises.get():
                 raise
             self.history.stopped = "interrupted" if isinstance(error, KeyboardInterrupt) else "diverged"
-            print(self.farewell(self.best.restore(self.model)))
+            farewell = self.farewell(self.best.restore(self.model))
+            if self.history.stopped == "interrupted":
+                interrupted = self.finish()
+                raise Stopped(farewell, interrupted) from None
+            print(farewell)
         finally:
             self.bar.close()
 
     def farewell(self, kept):
         if self.history.stopped == "interrupted":
-            return f"Interrupted at step {self.step} (epoch {self.epoch + 1}). The history is kept; {kept}."
+            return (
+                f"Training stopped at step {self.step} (epoch {self.epoch + 1}): {kept}, and train.interrupted is "
+                "the history. To train to the end, run this cell again."
+            )
         return (
             f"The loss is not a finite number any more at step {self.step} "
             f"(learning rate {self.recipe.peak:g}); {kept}.\n"

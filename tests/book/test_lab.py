@@ -1,4 +1,4 @@
-"""A chapter as a reader meets it: JupyterLab in a browser, all cells run, the slider moved."""
+"""A chapter as a reader meets it: JupyterLab in a browser, all cells run, the slider moved, a training stopped."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import time
 
 import nbformat
 import pytest
+from jupyter_client.manager import start_new_kernel
 
 from book import lab as scratch
 from book import pairs
@@ -135,6 +136,67 @@ def test_chapter_runs_and_its_slider_shows_the_books_frames(lab, page):
     moved = start[0] + (moves if right >= left else -moves)
     assert shows(moved), "the live figure did not follow to the book's frame"
     assert slider.locator(".widget-readout").inner_text() == texts[moved]
+
+
+def shown_until_the_end_of(request, client):
+    """What cells print or show, as (request, message), until the cell `request` has ended."""
+    shown = []
+    while True:
+        message = client.get_iopub_msg(timeout=120)
+        parent, content = message["parent_header"].get("msg_id"), message["content"]
+        if message["msg_type"] in ("stream", "display_data", "execute_result", "error"):
+            shown.append((parent, content))
+        if parent == request and content.get("execution_state") == "idle":
+            return shown
+
+
+def test_stop_ends_run_all_with_one_line_and_keeps_what_was_learned(tmp_path):
+    under_way = tmp_path / "under way"
+    cells = [
+        """
+from pathlib import Path
+from helpers import train
+from toys import red_or_blue, small_network, weights
+
+data, model = red_or_blue(32), small_network()
+""",
+        f"""
+def evaluate(model, data):
+    # at the second evaluation there is something to keep
+    if started:
+        Path({str(under_way)!r}).touch()
+    started.append(True)
+    return train.evaluate(model, data)
+
+started = []
+history = train.fit(model, data, epochs=10**9, batch_size=16, evaluate=evaluate)
+""",
+        "print('the next cell runs')",
+    ]
+    environment = dict(os.environ, COURSE_SILENT="1", PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
+    kernel, client = start_new_kernel(120, "python3", cwd=str(tmp_path), env=environment)
+    try:
+        requests = [client.execute(cell) for cell in cells]  # Run All does not wait for one before it sends the next
+        assert until(under_way.exists, 300), "the training did not start"
+        kernel.interrupt_kernel()
+        status = {}
+        while requests[-1] not in status:  # a busy kernel may first answer that it is there
+            reply = client.get_shell_msg(timeout=120)
+            status[reply["parent_header"]["msg_id"]] = reply["content"]["status"]
+        assert [status[request] for request in requests] == ["ok", "error", "aborted"]
+        ((request, error),) = shown_until_the_end_of(requests[-1], client)
+        (line,) = error["traceback"]
+        assert request == requests[1] and "\n" not in line and "train.interrupted" in line
+
+        request = client.execute("""
+print(train.interrupted.stopped, train.interrupted["epoch"][0], model.training)
+print((weights(model) != weights(train.untrained(model))).any().item())
+""")
+        printed = "".join(str(content.get("text", content)) for _, content in shown_until_the_end_of(request, client))
+        assert printed == "interrupted 1 False\nTrue\n"
+    finally:
+        client.stop_channels()
+        kernel.shutdown_kernel(now=True)
 
 
 def test_the_verb_opens_the_copy_and_passes_options_on(tmp_path, monkeypatch, capsys):

@@ -502,19 +502,27 @@ def loss_that_stops(at, how):
     return loss
 
 
+def ended_early(capsys, model, at, how, **recipe):
+    """A training that `how` ends at step `at`, four steps an epoch: its history, and what the reader is told."""
+    recipe |= {"epochs": 9, "batch_size": 16, "loss": loss_that_stops(at, how)}
+    if how is not KeyboardInterrupt:
+        return train.fit(model, red_or_blue(64), **recipe), capsys.readouterr().out
+    with pytest.raises(train.Stopped) as stop:
+        train.fit(model, red_or_blue(64), **recipe)
+    assert capsys.readouterr().out == ""
+    return stop.value.history, str(stop.value)
+
+
 @pytest.mark.parametrize("ema", [None, 0.5])
 @pytest.mark.parametrize(
     ("how", "stopped"), [(KeyboardInterrupt, "interrupted"), (math.nan, "diverged"), (math.inf, "diverged")]
 )
 def test_an_early_end_keeps_history_and_best_weights(capsys, how, stopped, ema):
     model, scores = small_network(), Scripted(0.5, 0.9, 0.7)
-    history = train.fit(
-        model, red_or_blue(64), epochs=9, batch_size=16, evaluate=scores, loss=loss_that_stops(13, how), ema=ema
-    )
+    history, said = ended_early(capsys, model, 13, how, evaluate=scores, ema=ema)
     assert history.stopped == stopped
-    assert history["test_accuracy"] == [0.5, 0.9, 0.7]  # four steps an epoch, so the fourth is broken off
+    assert history["test_accuracy"] == [0.5, 0.9, 0.7]  # the fourth epoch is broken off
     assert torch.equal(weights(model), scores.weights[1])
-    said = capsys.readouterr().out
     assert "best weights" in said
     if stopped == "diverged":
         assert "learning rate 3 to 10 times smaller" in said and "learning rate 0.1" in said
@@ -525,22 +533,41 @@ def test_an_early_end_keeps_history_and_best_weights(capsys, how, stopped, ema):
 def test_an_end_before_any_evaluation_restores_the_first_weights(capsys, how):
     model = small_network()
     before = weights(model)
-    history = train.fit(model, red_or_blue(64), epochs=9, batch_size=16, loss=loss_that_stops(2, how))
+    history, said = ended_early(capsys, model, 2, how)
     assert torch.equal(weights(model), before)
-    assert "first weights" in capsys.readouterr().out
-    with pytest.raises(ValueError, match=f"{history.stopped} before its first evaluation"):
+    assert "first weights" in said
+    with pytest.raises(ValueError, match=rf"'test_accuracy'.*\({history.stopped}\) before its first evaluation"):
         history.last("test_accuracy")
 
 
-def test_without_an_accuracy_the_lowest_training_loss_is_best():
+def test_a_stop_is_an_interrupt_of_one_line_that_names_the_history():
+    with pytest.raises(KeyboardInterrupt) as stop:
+        train.fit(small_network(), red_or_blue(64), epochs=9, batch_size=16, loss=loss_that_stops(5, KeyboardInterrupt))
+    (line,) = stop.value._render_traceback_()
+    assert "\n" not in line and "step 5 (epoch 2)" in line and "train.interrupted" in line
+    assert train.interrupted is stop.value.history and train.interrupted["epoch"] == [1]
+    assert stop.value.__suppress_context__, "a script would show two tracebacks"
+
+
+def test_a_stop_within_an_evaluation_that_trains_is_of_the_outer_training():
+    def with_a_probe(model, data):
+        train.fit(small_network(), data, epochs=1, loss=loss_that_stops(0, KeyboardInterrupt))
+
+    model = small_network()
+    with pytest.raises(train.Stopped) as stop:
+        train.fit(model, red_or_blue(64), epochs=2, batch_size=32, evaluate=with_a_probe)
+    assert train.interrupted is stop.value.history and train.interrupted.recipe["evaluate"] == "with_a_probe"
+    assert not model.training
+
+
+def test_without_an_accuracy_the_lowest_training_loss_is_best(capsys):
     model, kept = small_network(), []
 
     def scores(model, data):
         kept.append(weights(model))
         return {}
 
-    history = train.fit(model, red_or_blue(64), epochs=9, batch_size=16, evaluate=scores, lr=0.01,
-                        loss=loss_that_stops(13, KeyboardInterrupt))  # fmt: skip
+    history, _ = ended_early(capsys, model, 13, KeyboardInterrupt, evaluate=scores, lr=0.01)
     losses = history["train_loss"]
     assert torch.equal(weights(model), kept[losses.index(min(losses))])
 
@@ -563,13 +590,12 @@ def test_weights_broken_by_the_last_step_of_an_epoch_are_not_the_best():
 
 
 @pytest.mark.parametrize(("how", "error"), [(KeyboardInterrupt, KeyboardInterrupt), (math.nan, FloatingPointError)])
-def test_no_early_end_raises_and_only_within_its_block(how, error):
-    def run():
-        return train.fit(small_network(), red_or_blue(64), epochs=9, batch_size=16, loss=loss_that_stops(5, how))
-
-    with pytest.raises(error), train.no_early_end():
-        run()
-    assert run().stopped != "finished"
+def test_no_early_end_raises_and_only_within_its_block(capsys, how, error):
+    with pytest.raises(error) as raised, train.no_early_end():
+        train.fit(small_network(), red_or_blue(64), epochs=9, batch_size=16, loss=loss_that_stops(5, how))
+    assert raised.type is error
+    history, _ = ended_early(capsys, small_network(), 5, how)
+    assert history.stopped != "finished"
 
 
 # ---------------------------------------------------------------------------------------------- bad input
