@@ -4,6 +4,7 @@
 `pages/banner.json`. `./course pages --measure` calls it.
 """
 
+import io
 import json
 
 import matplotlib
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from book import gallery
+from book import gallery, pairs
 from helpers.cam import unit_range
 from helpers.data import VOC_ANIMALS, clear_examples, voc_animals
 from helpers.settings import ROOT
@@ -48,6 +49,8 @@ def measure():
     images, labels = data.test.images[one], torch.tensor([label])
     networks = explorable()
     maps = torch.cat([gallery.heat(network, data, images, labels) for network in networks])
-    tiles(images[0], maps).save(PICTURE, quality=80, method=6)
+    picture = io.BytesIO()
+    tiles(images[0], maps).save(picture, "webp", quality=80, method=6)
     shown = {network.title: gallery.of_file(network.path) for network in networks}
-    FOUND.write_text(json.dumps({"animal": ANIMAL, "networks": shown}, indent=1) + "\n")
+    found = json.dumps({"animal": ANIMAL, "networks": shown}, indent=1) + "\n"
+    pairs.write({PICTURE: picture.getvalue(), FOUND: found})

@@ -5,6 +5,7 @@ In the book, `pages/_ext/plain_links.py` puts Sphinx's own bibliography in place
 
 import re
 
+from book import pairs
 from book.links import BIB, names
 from helpers.settings import ROOT
 
@@ -30,4 +31,4 @@ def text():
 
 def write():
     """Write the page."""
-    PAGE.write_text(text(), "utf-8")
+    pairs.write({PAGE: text()})

@@ -267,8 +267,8 @@ def rests_on(name):
             kept += ask(name)
         except Exception as error:  # a damaged file or a chapter that cannot be read must not hide the others
             message = " ".join(str(error).split()) or "no more is known"
-            faults.append(f"its studies and weights cannot be checked ({type(error).__name__}: {message})")
-            break
+            if not any(message in fault for fault in faults):  # all three may come upon the same
+                faults.append(f"its studies and weights cannot be checked ({type(error).__name__}: {message})")
     return faults, remarks
 
 

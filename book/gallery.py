@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from book import pairs
 from helpers import cam, plot, study
 from helpers.chapters import chapter
 from helpers.data import clear_examples, largest_animal, voc_animals
@@ -101,7 +102,7 @@ def measure():
         "the middle": scores(centre, targets, labels),
         "made_with": study.made_with(),
     }
-    FOUND.write_text(json.dumps(found, indent=1) + "\n")
+    files = {FOUND: json.dumps(found, indent=1) + "\n"}
     for group, networks in groups().items():
         picture = plot.cams(
             images[index],
@@ -111,7 +112,8 @@ def measure():
             alt="see the page",
             inches=0.72,
         )
-        (PICTURES / f"gallery-{group}.webp").write_bytes(picture._webp)
+        files[PICTURES / f"gallery-{group}.webp"] = picture._webp
+    pairs.write(files)
 
 
 # ----------------------------------------------------------------------------------------------------- the page
@@ -269,4 +271,4 @@ share and is left out of the first two columns; in the pointing game it counts a
 
 def write():
     """Write the page."""
-    PAGE.write_text(text(), "utf-8")
+    pairs.write({PAGE: text()})

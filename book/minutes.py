@@ -6,6 +6,7 @@ The rest of that page is written by hand. `text` gives the page with the table a
 import json
 import re
 
+from book import pairs
 from book.cards import card, link
 from helpers.chapters import FOLDER, names
 from helpers.settings import ROOT
@@ -43,4 +44,4 @@ def text():
 
 def write():
     """Write the page."""
-    PAGE.write_text(text(), "utf-8")
+    pairs.write({PAGE: text()})

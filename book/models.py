@@ -16,6 +16,7 @@ from hashlib import sha256
 import torch
 from tabulate import tabulate
 
+from book import pairs
 from book.cards import title
 from helpers import chapters, inspect, settings
 from helpers.fingerprint import code_of
@@ -228,11 +229,10 @@ def text():
 
 def write():
     """Write the page, and the counts that it rests on."""
-    PAGE.write_text(text(), "utf-8")
     kept = {heading: {"code": code(heading), "counts": counted(heading)} for heading in groups()}
-    COUNTS.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    pairs.write({PAGE: text(), COUNTS: json.dumps(kept, indent=1, ensure_ascii=False) + "\n"})
 
 
 def measure():
     """Measure the times again, in some minutes, and write them beside the page."""
-    TIMES.write_text(json.dumps(times(), indent=1, ensure_ascii=False) + "\n", "utf-8")
+    pairs.write({TIMES: json.dumps(times(), indent=1, ensure_ascii=False) + "\n"})

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from contextlib import suppress
 from itertools import zip_longest
 
 from book import Trouble, links, setup_cell, shown
@@ -47,6 +48,11 @@ def damage(path):
     if found := _CONFLICT.search(text):
         line = text.count("\n", 0, found.start()) + 1
         return f"{path.name} has the markers of a merge conflict (line {line}); choose one side and remove them"
+    if path.suffix == ".json":
+        try:
+            json.loads(text)
+        except ValueError as error:
+            return f"{path.name} is not JSON, or only a part of it ({error}); git checkout -- {shown(path)}"
     return None
 
 
@@ -193,7 +199,7 @@ def first_difference(script_nb, notebook_nb):
 
 
 def write(files):
-    """Write {path: text} so that a reader sees all old files or all new ones, and never half of one.
+    """Write {path: text or bytes} so that a reader sees all old files or all new ones, and never half of one.
 
     All are written beside their places first; a full disk or a folder that cannot be written to changes nothing.
     """
@@ -201,14 +207,16 @@ def write(files):
     try:
         for path, part in parts.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(files[path], "utf-8", newline="\n")
+            content = files[path]
+            part.write_bytes(content if isinstance(content, bytes) else content.encode())
         for path, part in parts.items():
             os.replace(part, path)
     except OSError as error:
         raise Trouble(f"{shown(path)} could not be written: {error.strerror}. Nothing was changed.") from None
     finally:
         for part in parts.values():
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink()
 
 
 def as_notebook(nb):

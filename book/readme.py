@@ -5,7 +5,7 @@ Without a public address (see `book.repository`) they name none. The rest of tha
 
 import re
 
-from book import repository
+from book import pairs, repository
 from helpers.settings import ROOT
 
 PAGE = ROOT / "README.md"
@@ -52,4 +52,4 @@ def text():
 
 def write():
     """Write the file."""
-    PAGE.write_text(text(), "utf-8")
+    pairs.write({PAGE: text()})

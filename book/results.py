@@ -8,6 +8,7 @@ import re
 from itertools import groupby
 from textwrap import fill
 
+from book import pairs
 from book.cards import card, link, title
 from helpers import chapters, effects, plot
 from helpers.claims import Claims
@@ -102,8 +103,7 @@ def text():
 
 def write():
     """Write the page and its figure."""
-    PAGE.write_text(text(), "utf-8")
-    FOREST.write_bytes(forest(gathered())._webp)
+    pairs.write({PAGE: text(), FOREST: forest(gathered())._webp})
 
 
 def summary(results):

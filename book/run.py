@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import os
 import re
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, suppress
@@ -48,6 +49,7 @@ def quick(scripts, out=RUNS, jobs=JOBS, again=False, cell_timeout=600):
 
     Those whose code, helpers and data are the same as at their last quick run are skipped, unless `again`.
     """
+    must_be_writable(out)
     print("Quick profile: trainings are cut to seconds. Its numbers say that everything runs, no more.", flush=True)
     total, failures, standins, start = len(scripts), 0, 0, time.perf_counter()
     around = surroundings()
@@ -93,6 +95,8 @@ def full(scripts, allow_standin=False, cell_timeout=3600):
 
     A failed run changes nothing: script and notebook are written together, at its end.
     """
+    for folder in {script.parent for script in scripts}:
+        must_be_writable(folder)
     bad = 0
     for number, script in enumerate(scripts, 1):
         print(f"{number}/{len(scripts)}  {script.stem}: full profile, some minutes ...", flush=True)
@@ -107,6 +111,19 @@ def full(scripts, allow_standin=False, cell_timeout=3600):
         print("".join(f"  {message}\n" for message in messages), end="", flush=True)
         bad += bool(messages)
     return bad
+
+
+def must_be_writable(folder):
+    """Raises Trouble where no file can be written: said before a chapter is computed, not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise Trouble(
+            f"{shown(folder)}/ cannot be written to: {error.strerror}. The notebooks go there; make room, "
+            "or copy the course to a folder of yours."
+        ) from None
 
 
 def _full(script, allow_standin, cell_timeout):

@@ -15,15 +15,17 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from helpers import chapters, settings, study, train
+from helpers.checkpoint import digest
 
 FOLDER = settings.ROOT / "weights"
 MAX_BYTES = 3_200_000
@@ -72,7 +74,8 @@ class Weights:
     def make(self):
         """Train it and write the file, whole or not at all. Floats are stored with 16 bits.
 
-        Raises ValueError on the stand-in, whose weights nobody wants, and when the file would exceed MAX_BYTES.
+        Raises ValueError on the stand-in, whose weights nobody wants, and when the file would exceed MAX_BYTES;
+        OSError, with the path, when it cannot be written.
         """
         data = self.data()
         if not data.provenance.real:
@@ -82,40 +85,48 @@ class Weights:
         start = time.perf_counter()
         with train.no_early_end():
             metrics = self.train(model, data)
+        seconds = round(time.perf_counter() - start, 1)
+        tensors = {
+            key: (tensor.half() if tensor.is_floating_point() else tensor).cpu().contiguous()
+            for key, tensor in model.state_dict().items()
+        }
         record = {
             "weights": self.path.stem,
             "code": self.code,
             "data": str(data.provenance),
             "metrics": metrics,
-            "seconds": round(time.perf_counter() - start, 1),
+            "seconds": seconds,
             "made_with": study.made_with(),
+            "checksum": checksum(tensors),
         }
-        tensors = {
-            key: (tensor.half() if tensor.is_floating_point() else tensor).cpu().contiguous()
-            for key, tensor in model.state_dict().items()
-        }
-        FOLDER.mkdir(exist_ok=True)
+        self._write(save(tensors, metadata={"course": json.dumps(record)}))
+        return self
+
+    def _write(self, content):
+        if len(content) > MAX_BYTES:
+            raise ValueError(
+                f"{self.path.name} would have {len(content) / 1e6:.1f} MB; at most {MAX_BYTES / 1e6:g} MB."
+            )
         part = self.path.with_suffix(".safetensors.part")
         try:
-            save_file(tensors, part, metadata={"course": json.dumps(record)})
-            if (size := part.stat().st_size) > MAX_BYTES:
-                raise ValueError(f"{self.path.name} would have {size / 1e6:.1f} MB; at most {MAX_BYTES / 1e6:g} MB.")
-            part.chmod(0o644)  # safetensors leaves it to the owner alone
+            FOLDER.mkdir(exist_ok=True)
+            part.write_bytes(content)
             os.replace(part, self.path)
+        except OSError as error:  # that of a full disk names no file
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
         finally:
-            part.unlink(missing_ok=True)
-        return self
+            with suppress(OSError):
+                part.unlink()
 
     @property
     def record(self):
-        """How the file was made: a dict with `code`, `data`, `metrics`, `seconds` and `made_with`."""
-        with safe_open(self._present(), "pt") as file:
-            return json.loads(file.metadata()["course"])
+        """How the file was made: a dict with `code`, `data`, `metrics`, `seconds`, `made_with` and `checksum`."""
+        return self._read()[0]
 
     def load(self):
         """The trained network in evaluation mode, in float32 on the CPU."""
         model = self.build()
-        tensors = load_file(self._present())
+        _, tensors = self._read()
         model.load_state_dict({key: t.float() if t.is_floating_point() else t for key, t in tensors.items()})
         return model.eval()
 
@@ -134,15 +145,36 @@ class Weights:
             images = F.interpolate(images.float(), self.size, mode="bilinear", antialias=True).round().to(torch.uint8)
         return data.normalize(images)
 
-    def _present(self):
+    def _read(self):
+        """(record, tensors). Raises FileNotFoundError without the file, ValueError for one that is damaged."""
+        file = f"weights/{self.path.name}"
         if not self.path.exists():
-            raise FileNotFoundError(f"weights/{self.path.name} is not there. Train it: ./course weights {self.chapter}")
-        return self.path
+            raise FileNotFoundError(f"{file} is not there. Train it: ./course weights {self.chapter}")
+        try:
+            with safe_open(self.path, "pt") as opened:
+                record = json.loads(opened.metadata()["course"])
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+            fault = "has no checksum" if "checksum" not in record else ""
+            if not fault and record["checksum"] != checksum(tensors):
+                fault = "is damaged: its numbers do not match their checksum"
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            fault = f"cannot be read ({type(error).__name__}: {error})"
+        if fault:
+            raise ValueError(
+                f"{file} {fault}. Take it back (git checkout -- {file}), "
+                f"or train it anew (./course weights {self.chapter} {self.name} --restart)."
+            )
+        return record, tensors
+
+
+def checksum(tensors):
+    """Sixteen hexadecimal digits that stand for a file's tensors, in whatever order they come."""
+    return digest(dict(sorted(tensors.items())))
 
 
 def weights(chapter_name):
     """The weights that a chapter declares, as a list."""
-    return [each for name, each in chapters.declared(Weights) if name == chapter_name]
+    return [each for _, each in chapters.declared(Weights, chapter_name)]
 
 
 def explorable():
@@ -156,7 +188,13 @@ def stale(chapter_name):
     for found in weights(chapter_name):
         if not found.path.exists():
             problems.append(f"weights/{found.path.name} is missing (./course weights {chapter_name})")
-        elif found.record["code"] != found.code:
+            continue
+        try:
+            record = found.record
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        if record["code"] != found.code:
             problems.append(
                 f"weights/{found.path.name} was trained with other code (./course weights {chapter_name} --restart)"
             )

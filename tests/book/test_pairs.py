@@ -3,16 +3,20 @@
 import errno
 import json
 import os
+import re
 import resource
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 
 import jupytext
 import nbformat
 import pytest
 from small import edit, notebook, outputs
 
-from book import Trouble, check, lab, links, pairs, repository
+from book import Trouble, check, lab, links, models, pages, pairs, repository, results
 from book.__main__ import main
-from helpers import headline
+from helpers import chapters, headline, study, weights
 from helpers.chapters import FOLDER, names
 
 
@@ -49,27 +53,66 @@ def test_interrupted_save_keeps_the_old_notebook(script, monkeypatch):
     assert as_found(script) == before and len(list(script.parent.iterdir())) == 2
 
 
-def test_a_full_disk_changes_nothing_and_is_told_in_one_line(script):
-    before = as_found(script)
+@contextmanager
+def full_disk():
+    """Within this block no file gets longer than 1000 bytes."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        with pytest.raises(Trouble, match=r"01_small.ipynb could not be written: .+\. Nothing was changed\.$"):
-            pairs.write({script: "fits", script.with_suffix(".ipynb"): "x" * 2000})
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_changes_nothing_and_is_told_in_one_line(script):
+    before = as_found(script)
+    with (
+        full_disk(),
+        pytest.raises(Trouble, match=r"01_small.ipynb could not be written: .+\. Nothing was changed\.$"),
+    ):
+        pairs.write({script: "fits", script.with_suffix(".ipynb"): "x" * 2000})
     assert as_found(script) == before and len(list(script.parent.iterdir())) == 2
+
+
+@pytest.mark.parametrize("module", pages.PAGES, ids=lambda module: module.__name__)
+def test_a_full_disk_leaves_a_page_and_its_figure_as_they_were(module, tmp_path, monkeypatch):
+    files = {}
+    for name in {"PAGE", "FOREST", "COUNTS"} & set(vars(module)):
+        path = tmp_path / getattr(module, name).name
+        path.write_text("old")
+        files[path] = "old"
+        monkeypatch.setattr(module, name, path)
+    monkeypatch.setattr(module, "text", lambda: "x" * 2000)
+    if module is results:
+        monkeypatch.setattr(module, "gathered", dict)
+        monkeypatch.setattr(module, "forest", lambda found: SimpleNamespace(_webp=b"x" * 2000))
+    if module is models:
+        monkeypatch.setattr(module, "groups", dict)
+    with full_disk(), pytest.raises(Trouble, match="could not be written"):
+        module.write()
+    assert {path: path.read_text() for path in tmp_path.iterdir()} == files
+    module.write()
+    assert all(path.read_text() != "old" for path in files)
+
+
+@pytest.mark.parametrize("module", sorted({*pages.PAGES, *pages.MEASURED}, key=str), ids=lambda module: module.__name__)
+def test_what_is_committed_is_written_whole_or_not_at_all(module):
+    code = Path(module.__file__).read_text()
+    # a constant is the place of a committed file
+    assert "pairs.write(" in code and not re.search(r"\b[A-Z]+\b.*\.write_(text|bytes)\(|\.save\([A-Z]", code)
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(script, monkeypatch):
     def refused(*arguments, **more):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr("pathlib.Path.write_text", refused)
+    monkeypatch.setattr("pathlib.Path.write_bytes", refused)
     with pytest.raises(
         Trouble, match=r"01_small.py could not be written: Read-only file system\. Nothing was changed\."
     ):
         pairs.write({script: "new"})
+    with pytest.raises(Trouble, match=r"inside.py could not be written: .+\. Nothing was changed\."):
+        pairs.write({script / "inside.py": "a file is no folder"})
 
 
 def test_writing_replaces_the_file_in_one_step(script):
@@ -560,8 +603,8 @@ def test_check_finds_a_missing_notebook(script):
     assert check.problems(script) == ["01_small: 01_small.ipynb is missing; ./course run 01_small --full"]
 
 
-def truncated(path):
-    path.write_bytes(path.read_bytes()[:1000])
+def truncated(path, size=1000):
+    path.write_bytes(path.read_bytes()[:size])
 
 
 def pointer(path):
@@ -611,31 +654,91 @@ def test_a_damaged_half_is_named_and_does_not_hide_the_other(script, damage, suf
 
 
 def test_damaged_prose_results_and_weights_are_named(tmp_path):
-    for name in ("pages/notation.md", "results/01_vgg.json", "weights/a.safetensors", "index.md"):
+    for name in ("pages/notation.md", "weights/a.safetensors", "index.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("A heading\n=======\n\n<< not a marker\n")
+    for name in ("pages/gallery.json", "results/01_vgg.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"VGG": {"energy": 61.7}}')
     assert check.damaged(tmp_path) == []
     (tmp_path / "pages/notation.md").write_text("a\n<<<<<<< HEAD\nb\n=======\nc\n>>>>>>> x\n")
     pointer(tmp_path / "weights/a.safetensors")
-    first, second = check.damaged(tmp_path)
-    assert (
-        "notation.md has the markers of a merge conflict (line 2)" in first and "a.safetensors is a pointer" in second
+    for name in ("pages/gallery.json", "results/01_vgg.json"):
+        (tmp_path / name).write_text('{"VGG": {"energy": 61')
+    assert [message.partition(" (")[0] for message in check.damaged(tmp_path)] == [
+        "notation.md has the markers of a merge conflict",
+        "gallery.json is not JSON, or only a part of it",
+        "01_vgg.json is not JSON, or only a part of it",
+        "a.safetensors is a pointer of Git LFS and not the file itself; git lfs pull",
+    ]
+
+
+RESTS = """\
+# %% tags=["model"]
+from types import SimpleNamespace
+
+from torch import nn
+
+from helpers.study import Study
+from helpers.weights import Weights
+
+
+def measure(data, *, seed, width):
+    return {"score": width + seed}
+
+
+def data():
+    return SimpleNamespace(provenance=SimpleNamespace(real=True))
+
+
+def learn(model, data):
+    return {"accuracy": 1.0}
+
+
+STUDY = Study("01_toy", measure, {"narrow": {"width": 2}}, data, seeds=(0, 1))
+TEACHER, STUDENT = (Weights("01_toy", name, lambda: nn.Linear(3, 2), learn, data) for name in ("teacher", "student"))
+"""
+
+
+@pytest.fixture
+def rests(tmp_path, monkeypatch):
+    """A chapter with a study of which one run is measured and another lacks, and with two networks."""
+    for module, folder in ((chapters, "chapters"), (study, "results"), (weights, "weights")):
+        (tmp_path / folder).mkdir()
+        monkeypatch.setattr(module, "FOLDER", tmp_path / folder)
+    (tmp_path / "chapters/01_toy.py").write_text(RESTS)
+    code = chapters.chapter("01_toy")
+    run = {"arm": "narrow", "seed": 0, "config": {"width": 2}, "metrics": {"score": 2}, "data": "toy data"}
+    code.STUDY._write({"code": study.code_of("01_toy", "measure"), "arms": {}, "seeds": [0, 1], "runs": [run]})
+    code.TEACHER.make()
+    code.STUDENT.make()
+    yield code
+    chapters.chapter.cache_clear()
+
+
+def test_what_a_chapter_rests_on_cannot_hide_the_rest(rests):
+    unfinished = "results/01_toy.json is unfinished: 1 of 2 runs"
+    assert check.rests_on("01_toy") == ([], [unfinished])
+    truncated(rests.STUDY.path, 100)
+    truncated(rests.TEACHER.path, 100)
+    rests.STUDENT.path.unlink()
+    (chapters.FOLDER / "02_broken.py").write_text('# %% tags=["model"]\ndef half(:\n')
+    faults, remarks = check.rests_on("01_toy")
+    assert [fault.split(" (")[0] for fault in faults] == [
+        "results/01_toy.json cannot be read",
+        "weights/01_toy_teacher.safetensors cannot be read",
+        "weights/01_toy_student.safetensors is missing",
+    ]
+    (fault,), _ = check.rests_on("02_broken")
+    assert "cannot be checked (SyntaxError" in fault and "02_broken.py" in fault
+
+
+def test_what_nobody_foresaw_is_told_and_hides_nothing(rests, monkeypatch):
+    monkeypatch.setattr(weights, "stale", lambda name: 1 / 0)
+    assert check.rests_on("01_toy") == (
+        ["its studies and weights cannot be checked (ZeroDivisionError: division by zero)"],
+        ["results/01_toy.json is unfinished: 1 of 2 runs"],
     )
-
-
-def test_what_a_chapter_rests_on_cannot_hide_the_rest(monkeypatch):
-    from helpers import study, weights
-
-    def broken(name):
-        raise json.JSONDecodeError("Expecting value", "x", 0)
-
-    monkeypatch.setattr(study, "stale", lambda name: ["a study is old"])
-    monkeypatch.setattr(weights, "stale", broken)
-    faults, remarks = check.rests_on("01_vgg")
-    assert faults[0] == "a study is old" and "JSONDecodeError: Expecting value" in faults[1]
-    monkeypatch.setattr(weights, "stale", lambda name: [])
-    monkeypatch.setattr(study, "unfinished", lambda name: ["lacks 3 of 9 runs"])
-    assert check.rests_on("01_vgg") == (["a study is old"], ["lacks 3 of 9 runs"])
 
 
 def test_described_picture_and_expected_error_pass(script):

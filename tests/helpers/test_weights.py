@@ -2,12 +2,13 @@
 
 import argparse
 import json
+import resource
 import sys
 
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from toys import weights as vector
 
 from helpers import chapters, train, weights
@@ -101,7 +102,28 @@ def test_a_large_file_is_refused_and_nothing_is_left(script, monkeypatch):
     monkeypatch.setattr(weights, "MAX_BYTES", 100)
     with pytest.raises(ValueError, match="at most 0.0001 MB"):
         teacher().make()
-    assert list(weights.FOLDER.iterdir()) == []
+    assert not weights.FOLDER.exists()
+
+
+def test_a_full_disk_keeps_the_old_file_and_names_it(script):
+    path = teacher().make().path
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            teacher().make()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.filename == str(path)
+    assert path.read_bytes() == before and list(weights.FOLDER.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_made_is_named(script):
+    weights.FOLDER.write_text("a file in its place")
+    with pytest.raises(OSError, match="exists") as caught:
+        teacher().make()
+    assert caught.value.filename == str(teacher().path)
 
 
 def test_an_interrupted_training_keeps_the_old_file(script, monkeypatch, capsys):
@@ -117,6 +139,79 @@ def test_what_is_missing_says_how_to_make_it(script):
         with pytest.raises(FileNotFoundError, match="./course weights 01_toy"):
             use()
     assert weights.stale("01_toy") == ["weights/01_toy_teacher.safetensors is missing (./course weights 01_toy)"]
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def flipped(path):
+    path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1]))
+
+
+def rewritten(path, tensors, **change):
+    with safe_open(path, "pt") as file:
+        record = json.loads(file.metadata()["course"]) | change
+    save_file(tensors, path, metadata={"course": json.dumps({k: v for k, v in record.items() if v is not None})})
+
+
+def renamed(path):
+    tensors = load_file(path)
+    tensors["0.weight"], tensors["6.weight"] = tensors["6.weight"], tensors["0.weight"]
+    rewritten(path, tensors)
+
+
+def unsealed(path):
+    rewritten(path, load_file(path), checksum=None)
+
+
+def by_another_program(path):
+    save_file(load_file(path), path)
+
+
+DAMAGES = {
+    truncated: "cannot be read (SafetensorError",
+    emptied: "cannot be read (SafetensorError",
+    by_another_program: "cannot be read (TypeError",
+    flipped: "is damaged: its numbers do not match their checksum",
+    renamed: "is damaged: its numbers do not match their checksum",
+    unsealed: "has no checksum",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_a_damaged_file_is_named_with_its_cure(script, damage):
+    script.write_text(f'{CHAPTER}\nSTUDENT = Weights("01_toy", name="student", build=build, train=learn, data=data)\n')
+    damage(teacher().make().path)
+    first, second = weights.stale("01_toy")
+    assert first.startswith(f"weights/01_toy_teacher.safetensors {DAMAGES[damage]}")
+    assert "git checkout -- weights/01_toy_teacher.safetensors" in first
+    assert "./course weights 01_toy teacher --restart" in first and "student.safetensors is missing" in second
+    with pytest.raises(ValueError, match=r"01_toy_teacher.*--restart"):
+        teacher().load()
+    command("teacher", "--restart")
+    assert weights.stale("01_toy") == [second]
+
+
+def test_the_checksum_is_of_names_types_shapes_and_numbers():
+    halves = torch.arange(6).half()
+    found = weights.checksum({"a": halves, "b": halves[:1]})
+    assert weights.checksum({"b": halves[:1], "a": halves}) == found
+    for first in (halves.flip(0), halves.view(2, 3), halves.view(torch.int16)):
+        assert weights.checksum({"a": first, "b": halves[:1]}) != found
+    assert weights.checksum({"a": halves, "c": halves[:1]}) != found
+
+
+def test_a_chapter_that_cannot_be_read_leaves_the_weights_of_others_alone(script):
+    teacher().make()
+    script.with_name("02_broken.py").write_text('# %% tags=["model"]\ndef half(:\n')
+    assert weights.stale("01_toy") == [] and [each.name for each in weights.weights("01_toy")] == ["teacher"]
+    with pytest.raises(SyntaxError):
+        weights.stale("02_broken")
 
 
 @pytest.mark.parametrize("change", [("STEPS = 20", "STEPS = 21"), ("width=4", "width=5"), ("lr=0.05", "lr=0.04")])
