@@ -284,9 +284,10 @@ def depthwise_by_hand(x, filters):
 
 
 y = depthwise_by_hand(x, filters)
+# a 1x1 convolution: a sum over channels, no neighbours
 z = torch.einsum(
     "oc,chw->ohw", mixing, y
-)  # a 1x1 convolution: a sum over channels, no neighbours
+)
 print("first channel:\n", z[0])
 depthwise = F.conv2d(x[None], filters[:, None], padding=1, groups=2)
 print("depthwise as PyTorch:", torch.equal(y, depthwise[0]))
@@ -1144,9 +1145,10 @@ OTHERS = {  # Table 2 of the first version: billion multiply-adds, top-1 in %
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 def draw_equal_objective(ax):
     for value in (55, 60, 65, 70, 75, 80):
+        # where the curve leaves the picture
         end = min(
             60, TARGET * (87 / value) ** (-1 / OMEGA)
-        )  # where the curve leaves the picture
+        )
         giga = torch.logspace(math.log10(0.2), math.log10(end), 100)
         curve = value * (giga / TARGET) ** -OMEGA
         ax.semilogx(giga, curve, color="#bbbbbb", linewidth=1)

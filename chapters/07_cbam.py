@@ -1788,12 +1788,13 @@ def check_pointing(pointing_game):
     maps, masks = torch.zeros(5, 8, 10), torch.zeros(5, 8, 10, dtype=torch.uint8)
     masks[:, 2:6, 2:6] = torch.tensor([1, 5, 3, 1, 1], dtype=torch.uint8)[:, None, None]
     masks[:, 1] = 255
+    # on animals, but one
     spots = (
         (0, 3, 3, 1.0),
         (1, 4, 2, 1.0),
         (2, 1, 9, 1.0),
         (2, 4, 4, 0.5),
-    )  # on animals, but one
+    )
     for image, row, column, value in (*spots, (3, 7, 7, 1.0), (4, 1, 0, 1.0), (4, 0, 0, 0.5)):
         maps[image, row, column] = value
     given = maps.clone()

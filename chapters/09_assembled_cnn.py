@@ -2139,6 +2139,7 @@ Table(
 REACH = 4
 count = pick(full=1000, quick=200)
 truth = data.test.targets[:count, None]
+# name -> (shifts, images, classes)
 curves = {
     name: torch.stack(
         [
@@ -2149,7 +2150,7 @@ curves = {
         ]
     )
     for name in ("plain", "anti-aliased")
-}  # name -> (shifts, images, classes)
+}
 of_truth = {
     name: found.gather(2, truth.expand(2 * REACH + 1, -1, 1))[..., 0]
     for name, found in curves.items()

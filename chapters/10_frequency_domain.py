@@ -394,9 +394,10 @@ def pixels_from(channels, side=8):
 print("448x448 pixels become", tuple(frequencies(torch.zeros(1, 3, 448, 448)).shape[1:]))
 
 two = torch.zeros(1, 1, 8, 16)
+# the right block is pattern (2, 5)
 two[..., 8:] = torch.outer(
     dct_matrix()[2], dct_matrix()[5]
-)  # the right block is pattern (2, 5)
+)
 found = to_channels(two)[0].round().nonzero().tolist()
 print("pattern (2, 5) in the second block is [channel, row, column]", found)
 

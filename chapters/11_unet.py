@@ -387,9 +387,10 @@ print(
 with torch.device("meta"):
     print(f"colour, six classes: {inspect.count_parameters(UNet(3, 6)):,} parameters")
     print(f"without skips: {inspect.count_parameters(UNet(skips=False)):,} parameters")
+# 9 weights instead of 4
 upsampled = inspect.count_parameters(paper_net) + sum(
     5 * up.weight.numel() for up in paper_net.up
-)  # 9 weights instead of 4
+)
 print(f"a 3x3 convolution after bilinear enlarging: {upsampled:,} parameters")
 
 # %% [markdown]

@@ -1318,9 +1318,10 @@ def photograph_scores(predicted, masks):
 
 each = photograph_scores(guesses["pretrained", 8], masks)
 ranks = each.argsort(descending=True)
+# two have no animal pixel
 ranks = ranks[
     ((masks[ranks] > 0) & (masks[ranks] < 255)).flatten(1).any(1)
-]  # two have no animal pixel
+]
 n = len(ranks)
 picked = ranks[[0, 1, n // 4, n // 4 + 1, n // 2, n // 2 + 1, 3 * n // 4, n - 3]]
 
