@@ -49,6 +49,7 @@ from helpers.data import VOC_ANIMALS, Split, voc_animals
 from helpers.exercise import attempt, verify
 from helpers.headline import headline
 from helpers.interactive import Explorable
+from helpers.modes import evaluating
 from helpers.settings import pick
 from helpers.study import Study
 from helpers.table import Table
@@ -107,13 +108,13 @@ def windows(size, sides=(1.0, 0.75, 0.5, 0.35)):
 def look_often(classifier, data, images):
     """A classifier in every window: boxes (N, K, 4) and scores (N, K, C), as `look` gives them."""
     places = windows(images.shape[-1])
-    classifier.eval()
     ours = [naming.CLASSES.index(name) for name in data.classes]
     scores = []
-    for image in images:
-        picture = data.normalize(image[None])
-        cut_out = ops.roi_align(picture, [places], 64, aligned=True)
-        scores.append(classifier(cut_out).softmax(1)[:, ours])
+    with evaluating(classifier):
+        for image in images:
+            picture = data.normalize(image[None])
+            cut_out = ops.roi_align(picture, [places], 64, aligned=True)
+            scores.append(classifier(cut_out).softmax(1)[:, ours])
     return places.expand(len(images), -1, -1), torch.stack(scores)
 
 
@@ -845,12 +846,12 @@ class Found(NamedTuple):
 def look(model, data, images):
     """Every box of every image in pixels (N, K, 4), and its score for every class (N, K, C),
     equation 1."""
-    model.eval()
     device, size = next(model.parameters()).device, images.shape[-1]
     boxes, scores = [], []
     for part in images.split(128):
         part = data.normalize(part.to(device)).contiguous(memory_format=torch.channels_last)
-        seen = model.read(model(part))
+        with evaluating(model):
+            seen = model.read(model(part))
         boxes.append(decode(seen.box, float(size)).clamp(0, size).flatten(1, 3).cpu())
         score = seen.confidence[..., None] * seen.classes[..., None, :]
         scores.append(score.flatten(1, 3).cpu())
@@ -1590,7 +1591,8 @@ def fit_of_cells(model, data):
     size = data.test.images.shape[-1]
     for start in range(0, len(data.test), 128):
         part = slice(start, start + 128)
-        seen = model.read(model.eval()(data.normalize(data.test.images[part])))
+        with evaluating(model):
+            seen = model.read(model(data.normalize(data.test.images[part])))
         true = encode(
             data.test.targets["boxes"][part],
             data.test.targets["labels"][part],

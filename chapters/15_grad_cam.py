@@ -58,6 +58,7 @@ from helpers.data import (
 from helpers.exercise import attempt, verify
 from helpers.headline import headline
 from helpers.interactive import Explorable
+from helpers.modes import evaluating
 from helpers.settings import pick
 from helpers.study import Study
 from helpers.table import Table
@@ -175,8 +176,8 @@ def input_gradient(model, images, score, rule="gradient"):
     score: a function from the model's outputs to one number per image, (N,).
     """
     images = images.detach().clone().requires_grad_()
-    with torch.enable_grad(), ReLURule(rule):
-        total = score(model.eval()(images)).sum()
+    with evaluating(model), torch.enable_grad(), ReLURule(rule):
+        total = score(model(images)).sum()
     return torch.autograd.grad(total, images)[0]
 
 
@@ -464,7 +465,7 @@ class GradCAM:
     """Grad-CAM (equations 1, 2) at the module of `model` named `layer`, with maps (N, K, h, w)."""
 
     def __init__(self, model, layer):
-        self.model, self.layer = model.eval(), model.get_submodule(layer)
+        self.model, self.layer = model, model.get_submodule(layer)
 
     def forward(self, images):
         """The layer's maps A, with their graph, and the model's outputs."""
@@ -476,7 +477,7 @@ class GradCAM:
 
         handle = self.layer.register_forward_hook(hook)
         try:
-            with torch.enable_grad():
+            with evaluating(self.model), torch.enable_grad():
                 outputs = self.model(images.detach().clone().requires_grad_())
         finally:
             handle.remove()
@@ -1144,7 +1145,9 @@ def run_bias(data, *, seed, cats, dogs):
     return train_planted(data, seed=seed, cats=cats, dogs=dogs)[1]
 
 
-STUDY = Study("15_grad_cam", run=run_bias, arms=BIAS, data=cats_and_dogs)
+STUDY = Study(
+    "15_grad_cam", run=run_bias, arms=BIAS, data=cats_and_dogs, seeds=range(5)
+)
 
 # %% [markdown]
 # What the tags look like, and a check: on what share of the animals, how large, and is every other pixel untouched?
@@ -1419,22 +1422,21 @@ print("a map of zeros hits:", pointing(0 * toy, torch.ones(1, 8, 8)).item())
 def both_maps(trained, model, data, images, labels, side=64):
     """Grad-CAM and the smoothed saliency map of a trained network (`Weights`), both
     (N, side, side)."""
-    gradcam = GradCAM(model, trained.layer)
-    found = []
+    layer, found = model.get_submodule(trained.layer), []
     for start in range(0, len(images), 50):
         part = slice(start, start + 50)
         inputs = trained.to_input(data, images[part]).requires_grad_()
         caught = []
-        handle = gradcam.layer.register_forward_hook(
+        handle = layer.register_forward_hook(
             lambda module, given, made, caught=caught: caught.append(made) or made.clone()
         )
-        score = trained.score(gradcam.model(inputs), labels[part]).sum()
+        with evaluating(model):
+            score = trained.score(model(inputs), labels[part]).sum()
         handle.remove()
         gradient, pixels = torch.autograd.grad(score, (caught[0], inputs))
         maps = (gradient.mean((2, 3), keepdim=True) * caught[0].detach()).sum(1).relu()
-        by_pixel = F.avg_pool2d(
-            saliency(pixels)[:, None], 9, 1, 4, count_include_pad=False
-        )  # no pixel decides alone
+        # no pixel decides alone
+        by_pixel = F.avg_pool2d(saliency(pixels)[:, None], 9, 1, 4, count_include_pad=False)
         sized = [
             F.interpolate(m, (side, side), mode="bilinear", align_corners=False)[:, 0]
             for m in (maps[:, None], by_pixel)
@@ -1766,8 +1768,8 @@ def occlusion_map(model, images, score, patch=16, stride=8):
     """How much the score falls when a grey square covers each place: (N, rows, columns), for
     images (N, 3, H, W)."""
     height, width = images.shape[2:]
-    with torch.inference_mode():
-        whole = score(model.eval()(images))
+    with evaluating(model), torch.inference_mode():
+        whole = score(model(images))
         rows = []
         for top in range(0, height - patch + 1, stride):
             row = []
@@ -1977,8 +1979,8 @@ def towards(model, images, names, epsilon, bounds, probability=0.9999, steps=60)
     """Images (N, 3, H, W), each moved by steps of `epsilon` (3, 1, 1) until the model gives class
     `names` (N,) more than `probability`, within `bounds`: the normalised black and white."""
     for _ in range(steps):
-        with torch.no_grad():
-            found = model.eval()(images).softmax(1).gather(1, names[:, None])[:, 0]
+        with evaluating(model), torch.no_grad():
+            found = model(images).softmax(1).gather(1, names[:, None])[:, 0]
         if (going := found <= probability).sum() == 0:
             break
         moved = fast_gradient_sign(model, images[going], names[going], -epsilon).clamp(*bounds)
@@ -2031,7 +2033,7 @@ def as_pictures(x):
     return (255 * animals.denormalize(x)).round().to(torch.uint8)
 
 
-shown = slice(0, min(6, len(attacked)))
+shown = [i for i, photo in enumerate(attacked.tolist()) if photo in clear][:6] or [0]
 plot.cams(
     as_pictures(changed[shown]),
     None,
@@ -2043,7 +2045,7 @@ plot.cams(
     },
     alt="Photographs after the attack; below each three heat maps: Grad-CAM for the true animal before and after the attack, and "
     "for airplane.",
-    caption="Airplanes, says the network. The pictures are those that it gets, at 64x64 pixels; below, Grad-CAM for the true animal before and "
+    caption="Airplanes, says the network. Of the attacked photographs, those with one clear animal and no person, as the network gets them, at 64x64 pixels; below, Grad-CAM for the true animal before and "
     f"after the attack, and for the answer. Data: {animals.provenance}.",
     inches=0.68,
 )

@@ -146,31 +146,3 @@ def from_cells(code, *names):
     namespace = dict(vars(code))
     exec(compile(ast.Module(found, []), code.__file__, "exec"), namespace)
     return [namespace[name] for name in names]
-
-
-def chapter_tests(code, namespace, mutants):
-    """Two tests: the chapter `code` passes every check, and every mutant of it fails the check that it names.
-
-    A check is a function `check_...(code)` in `namespace`, the globals of the test file.
-    mutants: what is wrong -> (old source text, new source text, name of the check without `check_`).
-    """
-    checks = {name.removeprefix("check_"): check for name, check in namespace.items() if name.startswith("check_")}
-
-    @functools.cache  # many mutants share a check that takes seconds
-    def passes(name):
-        with restored(code):
-            checks[name](code)
-
-    @pytest.mark.parametrize("name", checks)
-    def test_chapter(name):
-        passes(name)
-
-    @pytest.mark.parametrize("name", mutants)
-    def test_mutant_is_noticed(name):
-        old, new, check = mutants[name]
-        faulty = mutant(code, old, new)
-        passes(check)  # what fails anyway notices nothing
-        with pytest.raises(NOTICED):
-            checks[check](faulty)
-
-    return test_chapter, test_mutant_is_noticed

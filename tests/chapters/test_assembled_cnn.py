@@ -234,10 +234,18 @@ def test_dropblock_on_maps_of_even_size(code):
     assert lengths - {0} >= {4} and min(lengths - {0}) == 4
 
 
+@pytest.mark.parametrize("tweaks", [{}, {"attention": "SK", "blur": True}])
 @pytest.mark.parametrize("height, width", [(100, 75), (240, 240), (300, 225)])
-def test_photographs_of_any_size(height, width):
-    network = CNN.AssembledResNet(classes=3, d=True, attention="SK", blur=True).eval()
+def test_photographs_of_any_size(height, width, tweaks):
+    network = CNN.AssembledResNet(classes=3, d=True, **tweaks).eval()
     assert network(noise(1, 3, height, width)).isfinite().all()
+
+
+@holds(CNN, {"the last row of an odd map is lost": ("stride, ceil_mode=True, count", "stride, ceil_mode=False, count")})
+def test_shortcut_of_resnet_d_on_odd_maps(code):
+    """At 100 px the third stage halves 25 rows to 13, and so does its shortcut."""
+    block, x = code.AssembledBottleneck(8, 2, 2, d=True), noise(1, 8, 25, 19)
+    assert block.eval()(x).shape == (1, 8, 13, 10)
 
 
 @holds(CNN, {"no factor for the stage": ("return self.scale * (1 - self.keep)", "return (1 - self.keep)")})
@@ -541,6 +549,51 @@ def test_training(code):
     assert math.isfinite(history.last("train_loss")) and model.layer3[0].drop.keep == pytest.approx(0.9)
     soft = code.with_soft_targets(data, 0.1, teacher)
     assert soft.train.targets["teacher"].shape == (128, 10) and soft.test is data.test
+
+
+@holds(
+    CNN,
+    {
+        "always the same smoothing": ("len(data.classes), epsilon)", "len(data.classes))"),
+        "what the teacher says of the test": (
+            "train.predict(teacher, data, split",
+            "train.predict(teacher, data, data.test",
+        ),
+        "nothing is too unlikely": ("logits.softmax(1).clamp_min(1e-6)", "logits.softmax(1)"),
+    },
+)
+def test_soft_targets(code):
+    """The label has what smoothing leaves it and a tenth of the rest; the teacher's probabilities are 1e-6 or more."""
+    torch.manual_seed(0)
+    data, sure_of_itself = small_data(6), nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 10))
+    nn.init.normal_(sure_of_itself[1].weight)
+    soft = code.with_soft_targets(data, 0.2, sure_of_itself).train
+    assert torch.equal(soft.images, data.train.images)
+    assert torch.allclose(soft.targets["label"], 0.8 * torch.eye(10)[data.train.targets] + 0.02)
+    probabilities = sure_of_itself(data.normalize(data.train.images)).detach().softmax(1)
+    assert probabilities.min() < 1e-6
+    assert torch.allclose(soft.targets["teacher"], probabilities.clamp_min(1e-6), atol=1e-7)
+    assert set(code.with_soft_targets(data).train.targets) == {"label"}
+
+
+@holds(
+    CNN,
+    {
+        "more in the earlier stage": ('{"layer2": 0.25, "layer3": 1.0}', '{"layer2": 1.0, "layer3": 0.25}'),
+        "squares as large as the paper's": ("1.0}, size=3) if drop", "1.0}) if drop"),
+        "always": ("size=3) if drop else model", "size=3)"),
+    },
+)
+def test_dropblock_of_the_small_network(code):
+    """A quarter of the rate in the second stage, all of it in the last, none in the first; squares of 3x3."""
+    model = code.small_network(drop=True, depth=14)
+    for block in model.layer2:  # 8x6 positions, 6x4 of them may be a centre
+        assert block.drop.gamma(8, 6) == pytest.approx(0.25 * 0.1 * 48 / (9 * 24))
+    for block in model.layer3:
+        assert block.drop.gamma(4, 5) == pytest.approx(0.1 * 20 / (9 * 6))
+    dropping = [name for name, module in model.named_modules() if isinstance(module, code.DropBlock)]
+    assert dropping == ["layer2.0.drop", "layer2.1.drop", "layer3.0.drop", "layer3.1.drop"]
+    assert not any(isinstance(module, code.DropBlock) for module in code.small_network().modules())
 
 
 # ------------------------------------------------------------------------------------------------------ errors

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
-from toys import from_cells, holds, noise, on_meta
+from toys import from_cells, holds, noise, on_meta, red_or_blue
 
 from helpers import inspect, naming, parity, train
 from helpers.chapters import chapter
@@ -396,17 +396,21 @@ def test_gradient_norms(code):
             "return 100 * metrics.accuracy(answers, labels)",
             "return metrics.accuracy(answers, labels)",
         ),
+        "in training mode": ("answers = model.eval()(images)", "answers = model(images)"),
     },
 )
 def test_cuts(code):
-    """A cut removes one contribution, costs what it costs, and is undone."""
+    """A cut removes one contribution, costs what it costs, and is undone. The network is in training mode at first."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    parts = [nn.Conv2d(3, 2, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(2), nn.Dropout(), nn.Flatten()]
+    model = RESNET.shake_batch_norms(nn.Sequential(*parts))
     weight, images, labels = model[0].weight, noise(40, 3, 4, 5), torch.arange(40) % 2
     before = weight.detach().clone()
     found = code.score_without(model, [(weight, slice(1, 3))], images, labels)
     assert torch.equal(weight, before)
     answers = torch.einsum("oc,nc->no", before[:, :1, 0, 0], images.mean((2, 3))[:, :1])
+    norm = model[2]
+    answers = F.batch_norm(answers, norm.running_mean, norm.running_var, norm.weight.detach(), norm.bias.detach())
     right = (answers.argmax(1) == labels).float().mean()
     assert found == pytest.approx((100 * float(right), float(F.cross_entropy(answers, labels))), rel=1e-4)
 
@@ -651,3 +655,19 @@ def test_arms_of_the_study_cost_what_their_names_say():
 def test_the_paper_schedule_is_steps():
     factor = train.SCHEDULES["steps"]
     assert [factor(epoch / 300) for epoch in (149, 150, 224, 225)] == pytest.approx([1, 0.1, 0.1, 0.01])
+
+
+@holds(
+    DENSENET,
+    {
+        "the batches of another seed": ("data, epochs, seed)", "data, epochs, 0)"),
+        "the weights of another seed": ("train.set_seed(seed)\n    history = resnet", "history = resnet"),
+    },
+)
+def test_one_run_of_the_study(code):
+    shape, data = {"depth": 10, "growth": 4}, red_or_blue(64)
+    run = code.train_arm(data, seed=1, epochs=1, **shape)
+    train.set_seed(1)
+    history = RESNET.train_small(code.build(**shape), data, 1, 1)
+    assert run == {name: history.last(name) for name in run}
+    assert run.keys() == {"train_loss", "train_error", "test_loss", "test_accuracy"}

@@ -197,6 +197,25 @@ def test_stochastic_depth(code):
 @holds(
     EFFICIENTNET,
     {
+        "no dropout": ("self.classifier(self.dropout(x.mean((2, 3))))", "self.classifier(x.mean((2, 3)))"),
+        "dropout before the mean": ("self.dropout(x.mean((2, 3)))", "self.dropout(x).mean((2, 3))"),
+        "the share of stochastic depth": ("nn.Dropout(dropout)", "nn.Dropout(drop)"),
+    },
+)
+def test_dropout(code):
+    """In training, a share of what the classifier reads is zero, and the rest larger; else nothing is."""
+    model = on_meta(code.EfficientNet, dropout=0.4)
+    model.stem = model.stages = model.head = model.classifier = nn.Identity()
+    torch.manual_seed(0)
+    ones = torch.ones(2, 5000, 3, 4)
+    read = model(ones)
+    assert abs(float((read == 0).float().mean()) - 0.4) < 0.02 and float(read.max()) == pytest.approx(1 / 0.6)
+    assert torch.equal(model.eval()(ones), torch.ones(2, 5000))
+
+
+@holds(
+    EFFICIENTNET,
+    {
         "every block drops alike": ("drop * position / blocks", "drop"),
     },
 )

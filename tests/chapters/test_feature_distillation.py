@@ -1,4 +1,4 @@
-"""Chapter 8: counts, margins by quadrature, the distances case by case, what a training may touch; then mutants."""
+"""Chapter 8: counts, margins by quadrature, the distances case by case, what a training may touch; mutants."""
 
 import math
 from types import SimpleNamespace
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from scipy import integrate, stats
 from torch import nn
-from toys import chapter_tests, from_cells, noise, on_meta
+from toys import from_cells, holds, noise, on_meta, red_or_blue, small_network
 
 from helpers import inspect, train
 from helpers.chapters import chapter
@@ -42,24 +42,24 @@ def pair(code):
     return teacher, code.Pupil(shaken(code), teacher).train()
 
 
-# ------------------------------------------------------------------ checks of the code, each a function of a module
-
-
-def check_counts(code):
+@holds(DISTILLATION, {"a convolution too few": ("range(n - 1)", "range(n - 2)")})
+def test_counts(code):
     for (depth, k, classes), parameters in WIDE.items():
         assert inspect.count_parameters(on_meta(code.WideResNet, depth, k, classes)) == parameters
     macs = inspect.count_macs(on_meta(code.WideResNet, 28, 10), (3, 32, 32))
     assert round(macs / 1e9, 3) == 5.243
 
 
-def check_depth(code):
+@holds(DISTILLATION)
+def test_depth(code):
     """The name counts the convolutions, with those of the three shortcuts."""
     for depth, kernels in ((16, (3, 3)), (40, (3, 1, 3)), (40, (1, 3, 1))):
         model = on_meta(code.WideResNet, depth, 2, kernels=kernels)
         assert sum(isinstance(module, nn.Conv2d) for module in model.modules()) == depth
 
 
-def check_block(code):
+@holds(DISTILLATION, {"the shortcut takes x before the ReLU": ("self.shortcut(active)", "self.shortcut(x)")})
+def test_block(code):
     """Two convolutions after batch normalisation and ReLU; the shortcut takes x, or what the first one takes."""
     x = noise(2, 4, 6, 6)
     for channels, stride in ((4, 1), (6, 2), (4, 2)):
@@ -72,7 +72,8 @@ def check_block(code):
         assert torch.allclose(block(x), F.conv2d(y, last.weight, padding=1) + around, atol=1e-5)
 
 
-def check_dropout(code):
+@holds(DISTILLATION, {"dropout at every place": ("dropout if not rest else 0.0", "dropout / 2")})
+def test_dropout(code):
     block = code.WideBlock(4, 4, dropout=0.3)
     (drop,) = [m for m in block.rest if isinstance(m, nn.Dropout)]
     assert drop.p == 0.3 and torch.equal(block.eval()(x := noise(2, 4, 6, 6)), block(x))
@@ -80,7 +81,15 @@ def check_dropout(code):
     assert kinds == ["BatchNorm2d", "ReLU", "Dropout", "Conv2d"]
 
 
-def check_positions(code):
+@holds(
+    DISTILLATION,
+    {
+        "no ReLU before the pooling": ("F.relu(self.bn(x)).mean", "self.bn(x).mean"),
+        "maps before the batch normalisation": ("maps.append(made)", "maps.append(given[0])"),
+        "the hooks stay": ("            handle.remove()", "            pass"),
+    },
+)
+def test_positions(code):
     """The maps are the inputs of the next ReLU: recomputed layer by layer."""
     model, x = shaken(code).eval(), noise(2, 3, 16, 16)
     logits, maps = code.features(model, x)
@@ -95,7 +104,14 @@ def check_positions(code):
     assert not any(norm._forward_hooks for norm in model.norms())
 
 
-def check_margin(code):
+@holds(
+    DISTILLATION,
+    {
+        "the margin with the wrong sign": ("mean - sd * density / below", "mean + sd * density / below"),
+        "no exception for rare values": ("below > 1e-3", "below > 0"),
+    },
+)
+def test_margin(code):
     """Against quadrature, over a grid that includes what is rare."""
     for mean in (-2.0, -0.5, 0.0, 0.3, 1.0, 2.5):
         for sd in (0.2, 1.0, 3.0):
@@ -109,7 +125,14 @@ def check_margin(code):
             assert got == pytest.approx(above / normal.cdf(0), rel=1e-5)
 
 
-def check_margin_of(code):
+@holds(
+    DISTILLATION,
+    {
+        "the scale with its sign": ("norm.weight.detach().abs()", "norm.weight.detach()"),
+        "the margin as an upper bound": ("torch.maximum(features, margin)", "torch.minimum(features, margin)"),
+    },
+)
+def test_margin_of(code):
     norm = nn.BatchNorm2d(4)
     norm.weight.data = torch.tensor([1.0, -0.5, 2.0, 0.0])
     norm.bias.data = torch.tensor([0.0, 0.5, -1.0, -0.7])
@@ -124,7 +147,16 @@ def check_margin_of(code):
         assert torch.equal(clipped[:, c], x[:, c].clamp_min(float(margin[c])))
 
 
-def check_partial_l2(code):
+@holds(
+    DISTILLATION,
+    {
+        "skips where the student is above": ("(student <= teacher) &", "(student >= teacher) &"),
+        "skips whatever is negative": ("(student <= teacher) & (teacher <= 0)", "(teacher <= 0)"),
+        "skips where the teacher is positive, too": ("& (teacher <= 0)", "& (teacher <= 1)"),
+        "does not skip at zero": ("(teacher <= 0)", "(teacher < 0)"),
+    },
+)
+def test_partial_l2(code):
     """Every case, on a grid with the borders."""
     grid = [-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0]
     for t in grid:
@@ -138,7 +170,20 @@ def check_partial_l2(code):
             assert bool(code.skipped(torch.tensor(t), torch.tensor(s))) == skip
 
 
-def check_regressor(code):
+@holds(
+    DISTILLATION,
+    {
+        "groups 1 and 3 change places": (
+            "[self.group2[0].bn1, self.group3[0].bn1, self.bn]",
+            "[self.bn, self.group3[0].bn1, self.group2[0].bn1]",
+        ),
+        "a regressor without batch normalisation": (
+            "convolution(before, after, 1), nn.BatchNorm2d(after)",
+            "convolution(before, after, 1), nn.Identity()",
+        ),
+    },
+)
+def test_regressor(code):
     part = code.regressor(5, 7)
     assert [type(m) for m in part] == [nn.Conv2d, nn.BatchNorm2d]
     assert part[0].weight.shape == (7, 5, 1, 1) and part[0].bias is None
@@ -147,7 +192,17 @@ def check_regressor(code):
     assert [part[0].weight.shape[:2] for part in pupil.regressors] == [(32, 16), (64, 32), (128, 64)]
 
 
-def check_loss(code):
+@holds(
+    DISTILLATION,
+    {
+        "early positions weigh more": ("2 ** (last - j)", "2**j"),
+        "not per image": ("return logits, total / len(images)", "return logits, total"),
+        "ten times the weight": ("targets) + distance / 1000", "targets) + distance / 100"),
+        "after means before": ("ours = [values.relu() for values in ours]", "pass"),
+        "margin 0 is no ReLU": ("torch.zeros_like(values)", "torch.full_like(values, -1e9)"),
+    },
+)
+def test_loss(code):
     """The whole loss, written down with loops over the positions."""
     teacher, pupil = pair(code)
     images, labels = noise(6, 3, 16, 16), torch.arange(6)
@@ -167,7 +222,19 @@ def check_loss(code):
         assert float(got.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
 
 
-def check_teacher_mode(code):
+@holds(
+    DISTILLATION,
+    {
+        "a gradient for the teacher": (
+            "        with torch.no_grad():\n            theirs = features(self.teacher, images)[1]\n"
+            "        logits, ours = features(model.student, images)\n        if self",
+            "        theirs = features(self.teacher, images)[1]\n"
+            "        logits, ours = features(model.student, images)\n        if self",
+        ),
+        "the teacher always by its running statistics": ('train(mode == "batch")', "eval()"),
+    },
+)
+def test_teacher_mode(code):
     """By the batch: means are beta, statistics move, no weight and no gradient does."""
     images, labels = noise(8, 3, 16, 16), torch.arange(8)
     for mode, moves in (("batch", True), ("running", False)):
@@ -184,7 +251,18 @@ def check_teacher_mode(code):
         assert int(after["bn.num_batches_tracked"] - before["bn.num_batches_tracked"]) == moves
 
 
-def check_kd(code):
+@holds(
+    DISTILLATION,
+    {
+        "no T²": ("temperature**2 * F.kl_div", "F.kl_div"),
+        "the divergence the other way round": (
+            'F.kl_div(student, soft_targets, reduction="batchmean")',
+            'F.kl_div(soft_targets.log(), student.exp(), reduction="batchmean")',
+        ),
+        "sum over images": ('reduction="batchmean"', 'reduction="sum"'),
+    },
+)
+def test_kd(code):
     """Against the definition, and T² keeps the size of the gradient."""
     ours, theirs = noise(5, 10, seed=2).double(), noise(5, 10, seed=3).double()
     for temperature in (1.0, 4.0):
@@ -200,7 +278,8 @@ def check_kd(code):
     assert sizes[0] == pytest.approx(sizes[1], rel=0.02)
 
 
-def check_soft_targets(code):
+@holds(DISTILLATION, {"labels and soft targets swapped": ("(1 - self.share) * F", "self.share * F")})
+def test_soft_targets(code):
     teacher, pupil = pair(code)
     images, labels = noise(6, 3, 16, 16), torch.arange(6)
     got = code.SoftTargets(teacher)(pupil, images, labels)
@@ -210,7 +289,14 @@ def check_soft_targets(code):
     assert float(got.detach()) == pytest.approx(float(wanted.detach()), rel=1e-5)
 
 
-def check_attention(code):
+@holds(
+    DISTILLATION,
+    {
+        "attention with signs": ("maps.square().mean(1)", "maps.mean(1)"),
+        "attention before the ReLU": ("attention(a.relu()) - ", "attention(a) - "),
+    },
+)
+def test_attention(code):
     maps = noise(3, 4, 5, 6)
     got = code.attention(maps)
     assert got.shape == (3, 30) and torch.allclose(got.norm(dim=1), torch.ones(3))
@@ -227,7 +313,16 @@ def check_attention(code):
     assert float(value.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
 
 
-def check_pupil(code):
+@holds(
+    DISTILLATION,
+    {
+        "another student than the one given": (
+            "        self.student = student\n",
+            "        self.student = type(student)(10, 1)\n",
+        )
+    },
+)
+def test_pupil(code):
     """The student is drawn first, so that its weights do not depend on the teacher; images see only the student."""
     torch.manual_seed(0)
     alone = code.WideResNet(10, 1)
@@ -238,7 +333,20 @@ def check_pupil(code):
     assert torch.equal(pupil.eval()(x), alone.eval()(x))
 
 
-def check_arms(code):
+@holds(
+    DISTILLATION,
+    {
+        "L2 and partial L2 swapped": (
+            '{"partial L2": partial_l2, "L2": squared}',
+            '{"L2": partial_l2, "partial L2": squared}',
+        ),
+        "margin 0 keeps its margin": (
+            '{"method": "features", "margin": False}',
+            '{"method": "features", "margin": True}',
+        ),
+    },
+)
+def test_arms(code):
     """Each arm's loss is the one that its name says."""
     made = {arm: code.make_loss(teacher=shaken(code, 2), **config) for arm, config in code.ARMS.items()}
     assert isinstance(made["scratch"], train.CrossEntropy)
@@ -257,7 +365,15 @@ def check_arms(code):
     }
 
 
-def check_weighted(code):
+@holds(
+    DISTILLATION,
+    {
+        "a weight that does not reach the maps": ("weight * distance / 1000", "distance / 1000"),
+        "soft targets without their nine": ("9 * weight / (9 * weight + 1)", "weight / (weight + 1)"),
+        "attention at its usual weight": ("beta=1000 * weight", "beta=1000"),
+    },
+)
+def test_weighted(code):
     """Weight 1 is the usual loss, 0 the labels alone; at 3 the distillation counts three times beside them."""
     images, labels = noise(6, 3, 16, 16), torch.arange(6)
     for arm in ("scratch", *code.SWEPT):
@@ -281,7 +397,14 @@ def check_weighted(code):
             assert found[3.0] - labels_alone == pytest.approx(3 * (found[1.0] - labels_alone), rel=1e-4)
 
 
-def check_best_weight(code):
+@holds(
+    DISTILLATION,
+    {
+        "the weight is chosen on the seed itself": ("sum(row) - row[i]", "row[i]"),
+        "the weight of another method": ("== method]", '!= ""]'),
+    },
+)
+def test_best_weight(code):
     """For each seed the weight that is best on the others: a lucky seed does not choose for itself."""
     rows = {"a, weight 0.1": [9, 1, 0], "a, weight 1": [5, 5, 5], "b, weight 1": [7, 7, 7], "scratch": [2, 3, 4]}
     study = SimpleNamespace(arms=rows, seeds=(0, 1, 2), values=lambda arm, metric, seeds: rows[arm])
@@ -289,81 +412,6 @@ def check_best_weight(code):
     assert code.at_best_weight(study, "a, weight 1")[:2] == [5, 5]
     assert code.at_best_weight(study, "b, weight 1") == [7, 7, 7]
     assert code.at_best_weight(study, "scratch") == [2, 3, 4]
-
-
-# ------------------------------------------------------------------------------------------------------ mutants
-
-MUTANTS = {
-    "the shortcut takes x before the ReLU": ("self.shortcut(active)", "self.shortcut(x)", "block"),
-    "a convolution too few": ("range(n - 1)", "range(n - 2)", "counts"),
-    "dropout at every place": ("dropout if not rest else 0.0", "dropout / 2", "dropout"),
-    "no ReLU before the pooling": ("F.relu(self.bn(x)).mean", "self.bn(x).mean", "positions"),
-    "groups 1 and 3 change places": (
-        "[self.group2[0].bn1, self.group3[0].bn1, self.bn]",
-        "[self.bn, self.group3[0].bn1, self.group2[0].bn1]",
-        "regressor",
-    ),
-    "maps before the batch normalisation": ("maps.append(made)", "maps.append(given[0])", "positions"),
-    "the hooks stay": ("            handle.remove()", "            pass", "positions"),
-    "the margin with the wrong sign": ("mean - sd * density / below", "mean + sd * density / below", "margin"),
-    "no exception for rare values": ("below > 1e-3", "below > 0", "margin"),
-    "the scale with its sign": ("norm.weight.detach().abs()", "norm.weight.detach()", "margin_of"),
-    "the margin as an upper bound": ("torch.maximum(features, margin)", "torch.minimum(features, margin)", "margin_of"),
-    "skips where the student is above": ("(student <= teacher) &", "(student >= teacher) &", "partial_l2"),
-    "skips whatever is negative": ("(student <= teacher) & (teacher <= 0)", "(teacher <= 0)", "partial_l2"),
-    "skips where the teacher is positive, too": ("& (teacher <= 0)", "& (teacher <= 1)", "partial_l2"),
-    "does not skip at zero": ("(teacher <= 0)", "(teacher < 0)", "partial_l2"),
-    "a regressor without batch normalisation": (
-        "convolution(before, after, 1), nn.BatchNorm2d(after)",
-        "convolution(before, after, 1), nn.Identity()",
-        "regressor",
-    ),
-    "early positions weigh more": ("2 ** (last - j)", "2**j", "loss"),
-    "not per image": ("return logits, total / len(images)", "return logits, total", "loss"),
-    "ten times the weight": ("targets) + distance / 1000", "targets) + distance / 100", "loss"),
-    "after means before": ("ours = [values.relu() for values in ours]", "pass", "loss"),
-    "margin 0 is no ReLU": ("torch.zeros_like(values)", "torch.full_like(values, -1e9)", "loss"),
-    "a gradient for the teacher": (
-        "        with torch.no_grad():\n            theirs = features(self.teacher, images)[1]\n"
-        "        logits, ours = features(model.student, images)\n        if self",
-        "        theirs = features(self.teacher, images)[1]\n"
-        "        logits, ours = features(model.student, images)\n        if self",
-        "teacher_mode",
-    ),
-    "the teacher always by its running statistics": ('train(mode == "batch")', "eval()", "teacher_mode"),
-    "no T²": ("temperature**2 * F.kl_div", "F.kl_div", "kd"),
-    "the divergence the other way round": (
-        'F.kl_div(student, soft_targets, reduction="batchmean")',
-        'F.kl_div(soft_targets.log(), student.exp(), reduction="batchmean")',
-        "kd",
-    ),
-    "sum over images": ('reduction="batchmean"', 'reduction="sum"', "kd"),
-    "labels and soft targets swapped": ("(1 - self.share) * F", "self.share * F", "soft_targets"),
-    "attention with signs": ("maps.square().mean(1)", "maps.mean(1)", "attention"),
-    "attention before the ReLU": ("attention(a.relu()) - ", "attention(a) - ", "attention"),
-    "another student than the one given": (
-        "        self.student = student\n",
-        "        self.student = type(student)(10, 1)\n",
-        "pupil",
-    ),
-    "L2 and partial L2 swapped": (
-        '{"partial L2": partial_l2, "L2": squared}',
-        '{"L2": partial_l2, "partial L2": squared}',
-        "arms",
-    ),
-    "a weight that does not reach the maps": ("weight * distance / 1000", "distance / 1000", "weighted"),
-    "soft targets without their nine": ("9 * weight / (9 * weight + 1)", "weight / (weight + 1)", "weighted"),
-    "attention at its usual weight": ("beta=1000 * weight", "beta=1000", "weighted"),
-    "the weight is chosen on the seed itself": ("sum(row) - row[i]", "row[i]", "best_weight"),
-    "the weight of another method": ('== method]', '!= ""]', "best_weight"),
-    "margin 0 keeps its margin": (
-        '{"method": "features", "margin": False}',
-        '{"method": "features", "margin": True}',
-        "arms",
-    ),
-}  # fmt: skip
-
-test_chapter, test_mutant_is_noticed = chapter_tests(DISTILLATION, globals(), MUTANTS)
 
 
 # ------------------------------------------------------------------------------------------------------ the rest
@@ -498,3 +546,34 @@ def test_wrong_derivatives_get_a_hint(wrong, hint):
 def test_derivatives_in_the_wrong_order():
     with pytest.raises(AssertionError, match=r"\(a\)"):
         CHECK_DERIVATIVES(lambda T, S: DERIVATIVES(T, S)[::-1])
+
+
+@holds(
+    DISTILLATION,
+    {
+        "the student of another seed": ("    train.set_seed(seed)\n    model = Pupil", "    model = Pupil"),
+        "the batches of another seed": ("data, loss, seed, epochs, label)", "data, loss, 0, epochs, label)"),
+        "larger batches": ("batch_size=64,", "batch_size=128,"),
+        "the sweep weighs nothing": ("weighted_loss(teacher=teacher, **arm)", "weighted_loss('soft targets', teacher)"),
+    },
+)
+def test_one_run_of_each_study(code):
+    data, teacher = red_or_blue(128, side=16), code.TEACHER.load()
+
+    def trained(loss):
+        train.set_seed(1)
+        recipe = train.Recipe(batch_size=64, augment=train.Augment(shift=2), evaluate=code.with_training_error)
+        return train.fit(code.Pupil(code.WideResNet(10, 1), teacher), data, recipe, epochs=2, loss=loss, seed=1)
+
+    run, by_hand = code.train_arm(data, seed=1, epochs=2, method="labels"), trained(code.make_loss("labels", teacher))
+    assert run.keys() == {"test_accuracy", "test_loss", "train_error", "seconds"}
+    assert run["test_loss"] == by_hand.last("test_loss") and run["train_error"] == by_hand.last("train_error")
+    run = code.train_weighted(data, seed=1, epochs=2, method="soft targets", weight=2.0)
+    assert run["test_loss"] == trained(code.SoftTargets(teacher, share=18 / 19)).last("test_loss")
+
+
+@holds(DISTILLATION, {"always eight epochs": ('"epochs": float(epochs)', '"epochs": 8.0')})
+def test_what_the_teacher_learns(code):
+    data, model = red_or_blue(64), small_network()
+    found = code.train_teacher(model, data, epochs=2)
+    assert found == {"test_accuracy": train.evaluate(model, data)["test_accuracy"], "epochs": 2}

@@ -89,11 +89,24 @@ def test_ablations(code):
             assert [int(g is not None and bool(g.abs().sum() > 0)) for g in gradients] == row
 
 
-@holds(FPN, {"large first weights": ("std=0.01", "std=0.1")})
+@holds(
+    FPN,
+    {
+        "large first weights": ("std=0.01", "std=0.1"),
+        "as before a ReLU": ("kaiming_uniform_(convolution.weight, a=1)", "kaiming_uniform_(convolution.weight)"),
+        "by the number of outputs": (
+            "kaiming_uniform_(convolution.weight, a=1)",
+            'kaiming_uniform_(convolution.weight, a=1, mode="fan_out")',
+        ),
+    },
+)
 def test_first_weights(code):
-    """Biases start at zero, and the last layers of the head are small."""
+    """Biases start at zero, the neck keeps the scale of its maps, and the last layers of the head are small."""
     torch.manual_seed(0)
-    neck, head = code.FeaturePyramid((8, 8), 16), code.ProposalHead(64)
+    neck, head = code.FeaturePyramid((64, 128), 96), code.ProposalHead(64)
+    for c in (*neck.lateral, *neck.smooth):
+        weight, spread = c.weight.detach(), c.weight[0].numel() ** -0.5  # Kaiming's, for a slope of 1
+        assert abs(float(weight.std()) / spread - 1) < 0.02 and weight.abs().max() <= 3**0.5 * spread
     assert all(not c.bias.any() for c in (*neck.lateral, *neck.smooth, head.conv, head.objectness, head.offsets))
     assert abs(float(head.conv.weight.detach().std()) / 0.01 - 1) < 0.05
 
@@ -184,6 +197,20 @@ def test_matching(code):
             assert int(labels[i, a]) == expected
             if expected == 1:
                 assert int(box[i, a]) in (forced or [j for j in here if here[j] == best])
+
+
+@holds(
+    FPN,
+    {
+        "more than half": ("torch.where(best >= positive,", "torch.where(best > positive,"),
+        "0.3 is background": ("torch.where(best < negative,", "torch.where(best <= negative,"),
+    },
+)
+def test_matching_at_the_limits(code):
+    """An overlap of exactly 0.5 makes an object, one of exactly 0.3 is neither that nor background."""
+    anchors = torch.tensor([[0.0, 0, 10, bottom] for bottom in (10, 5, 3, 2)])
+    labels, _ = code.match(anchors, anchors[None, :1], torch.ones(1, 1, dtype=torch.bool))
+    assert labels.tolist() == [[1, 1, -1, 0]]
 
 
 @holds(FPN, {"no forced best": ("torch.where(forced.any(2), 1, labels)", "labels")})
@@ -296,8 +323,17 @@ def test_network(code):
     assert torch.allclose(code.area(first).sqrt(), torch.tensor(12.0))
 
 
-@holds(FPN, {"suppressed ones suppress": ("close[:, i, i + 1 :] & stays[:, i, None]", "close[:, i, i + 1 :]")})
+@holds(
+    FPN,
+    {
+        "suppressed ones suppress": ("close[:, i, i + 1 :] & stays[:, i, None]", "close[:, i, i + 1 :]"),
+        "the threshold itself is too much": ("iou(boxes, boxes) > threshold", "iou(boxes, boxes) >= threshold"),
+    },
+)
 def test_suppression(code):
+    """As torchvision's; an overlap of exactly the threshold suppresses nothing."""
+    halves = torch.tensor([[[0.0, 0, 8, 8], [0, 0, 8, 4]]])
+    assert code.suppress(halves, 0.5).all() and not code.suppress(halves, 0.49).all()
     boxes = random_boxes(6, 80, size=40)
     scores = random(6, 80, seed=3).sort(1, descending=True).values
     for threshold in (0.3, 0.7):
@@ -313,17 +349,21 @@ def test_suppression(code):
     {
         "proposals beyond the image": ("torch.minimum(boxes.clamp_min(0), torch", "torch.minimum(boxes, torch"),
         "suppressed ones come back": ("logits.masked_fill(gone, -math.inf)", "logits"),
+        "height for width": (
+            "height, width = size\n    boxes = torch.min",
+            "width, height = size\n    boxes = torch.min",
+        ),
     },
 )
 def test_proposals(code):
     """Best first, inside the image, as torchvision's parts give them, and zeros where there are not enough."""
-    anchors = random_boxes(300, size=64)
+    anchors = random_boxes(300, size=torch.tensor([96.0, 64.0]))
     answers = noise(3, 300, 5, seed=0)
-    boxes, logits = code.propose(answers, anchors, (64, 64), count=50, candidates=100)
+    boxes, logits = code.propose(answers, anchors, (64, 96), count=50, candidates=100)
     for i in range(3):
         top = answers[i, :, 0].topk(100).indices
         decoded = code.decode(answers[i, top, 1:], anchors[top])
-        decoded = torchvision.ops.clip_boxes_to_image(decoded, (64, 64))
+        decoded = torchvision.ops.clip_boxes_to_image(decoded, (64, 96))
         kept = torchvision.ops.nms(decoded, answers[i, top, 0], 0.7)[:50]
         assert torch.allclose(boxes[i, : len(kept)], decoded[kept], atol=1e-5)
         assert torch.equal(logits[i, : len(kept)], answers[i, top[kept], 0])
@@ -399,15 +439,23 @@ def test_recall_as_coco(code):
         )
 
 
-@holds(FPN, {"RoIAlign off by half": ("(torch.arange(bins * samples) + 0.5)", "torch.arange(bins * samples)")})
+@holds(
+    FPN,
+    {
+        "RoIAlign off by half": ("(torch.arange(bins * samples) + 0.5)", "torch.arange(bins * samples)"),
+        "zeros beyond the border": ('padding_mode="border"', 'padding_mode="zeros"'),
+    },
+)
 def test_align(code):
     ramp = torch.arange(16.0).expand(1, 16, 16) + 0.5
     box = torch.tensor([3.3, 2.0, 10.3, 12.0])
     middles = 3.3 + torch.arange(7.0) + 0.5
     assert torch.allclose(code.align(ramp, box, 7), middles.expand(1, 7, 7), atol=1e-4)
     feature = random(3, 16, 20)
-    theirs = torchvision.ops.roi_align(feature[None], [box[None]], 5, sampling_ratio=2, aligned=True)[0]
-    assert torch.allclose(code.align(feature, box, 5), theirs, atol=1e-4)
+    over_the_border = torch.tensor([-0.9, -0.7, 20.8, 16.6])
+    for region in (box, over_the_border):
+        theirs = torchvision.ops.roi_align(feature[None], [region[None]], 5, sampling_ratio=2, aligned=True)[0]
+        assert torch.allclose(code.align(feature, region, 5), theirs, atol=1e-4)
 
 
 @holds(FPN, {"no ReLU in the box head": ("self.fc6(features.flatten(1)).relu()", "self.fc6(features.flatten(1))")})
@@ -811,3 +859,12 @@ def test_own_heads_are_right(right):
 def test_wrong_heads_get_a_hint(wrong, hint):
     with pytest.raises(AssertionError, match=hint):
         OWN_HEADS(wrong)
+
+
+@holds(FPN, {"half the epochs": ("data, epochs=8).last", "data, epochs=4).last")})
+def test_what_the_gallery_learns(code):
+    calls = []
+    history = train.History("toy", {}, [{"AR100 all": 0.2}, {"AR100 all": 0.4}])
+    code.train_detector = lambda *given, epochs: calls.append((*given, epochs)) or history
+    assert code.learn_animals("network", "photographs") == {"average_recall": 0.4}
+    assert calls == [("network", "photographs", 8)]

@@ -117,6 +117,7 @@ def test_road(code):
     {
         "column-major sets": ("row * side + column\n", "column * side + row\n"),
         "sets for blocks of 8 only": ("plane * side**2 + row", "plane * 64 + row"),
+        "the longer rows last": ("(7, 7, 6, 6, 6, 6, 6)", "(6, 6, 6, 6, 6, 7, 7)"),
     },
 )
 def test_static_sets(code):
@@ -129,6 +130,8 @@ def test_static_sets(code):
         assert len(set(kept)) == number
         assert tuple(sum(c // 64 == plane for c in kept) for plane in range(3)) == expected
     assert code.static_channels(12, side=4) == [0, 1, 2, 4, 5, 6, 8, 9, 16, 17, 32, 33]
+    seven_rows_of_six = {8 * u + v for u in range(7) for v in range(6)}
+    assert [c for c in code.static_channels(64) if c < 64] == sorted(seven_rows_of_six | {6, 14})
     assert [c for c in code.static_channels(64) if 64 <= c < 128] == [64, 65, 66, 72, 73, 74, 80, 81, 88, 89]
 
 

@@ -1,4 +1,4 @@
-"""Chapter 5: the paper's counts, timm's answers, and what a separable convolution is; then mutants of the code."""
+"""Chapter 5: the paper's counts, timm's answers, and what a separable convolution is; mutants."""
 
 import copy
 import functools
@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from toys import chapter_tests, dataset_of, from_cells, noise, on_meta, random_images
+from toys import dataset_of, from_cells, holds, noise, on_meta, random_images
 
 from helpers import inspect, parity, train
 from helpers.chapters import chapter
@@ -35,10 +35,14 @@ PAPER = {
 features = functools.partial(noise, dtype=torch.float64)
 
 
-# ------------------------------------------------------------------ checks of the code, each a function of a module
-
-
-def check_lengths_of_the_studies(code):
+@holds(
+    MOBILENET,
+    {
+        "three passes are one": ("32)), 3, seed)", "32)), 1, seed)"),
+        "one seed for all": ("seed=seed,\n    )\n    return {", "seed=0,\n    )\n    return {"),
+    },
+)
+def test_lengths_of_the_studies(code):
     """One pass, three, twenty: each arm with its own seed, on images of its own side."""
     calls = []
     code.train = SimpleNamespace(set_seed=lambda seed: None, Augment=train.Augment)
@@ -60,14 +64,30 @@ class Last:
         return 0.0
 
 
-def check_sixteen(code):
+@holds(
+    MOBILENET,
+    {
+        "a block too few": ("*[(512, 1)] * 5", "*[(512, 1)] * 4"),
+        "the first layer is not thinned": (
+            "*rest = [(thinned(c, alpha), stride) for c, stride in layout]",
+            "*rest = [(thinned(c, alpha) if c > 32 else c, stride) for c, stride in layout]",
+        ),
+        "the depthwise filter mixes channels": ("padding=1, groups=before, bias=False", "padding=1, bias=False"),
+        "the stride is on the pointwise step": (
+            "self.pointwise = nn.Conv2d(before, after, 1, bias=False)",
+            "self.pointwise = nn.Conv2d(before, after, 1, stride, bias=False)",
+        ),
+    },
+)
+def test_sixteen(code):
     for alpha, (parameters, macs) in COUNTS.items():
         model = on_meta(code.MobileNet, alpha=alpha)
         assert inspect.count_parameters(model) == parameters
         assert tuple(inspect.count_macs(model, (3, side, side)) for side in SIDES) == macs
 
 
-def check_twin_and_shallow(code):
+@holds(MOBILENET, {"shallow lacks a wide block": ("LAYOUT[:7] + LAYOUT[-2:]", "LAYOUT[:8] + LAYOUT[-1:]")})
+def test_twin_and_shallow(code):
     """Papers' Tables 4 and 5: 29.3 M and 4,866 M without the fully connected layer, 2.9 M and 307 M."""
     twin, shallow = on_meta(code.MobileNet, block=code.Full), on_meta(code.MobileNet, code.SHALLOW)
     assert inspect.count_parameters(twin) == 29_294_088 and inspect.count_parameters(shallow) == 2_887_976
@@ -77,7 +97,8 @@ def check_twin_and_shallow(code):
     assert all(code.LAYOUT[position] == (512, 1) for position in removed) and len(removed) == 5
 
 
-def check_shapes(code):
+@holds(MOBILENET, {"stride 2 in the last block, as printed": ("(1024, 2), (1024, 1)", "(1024, 2), (1024, 2)")})
+def test_shapes(code):
     model = on_meta(code.MobileNet)
     layers = [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
     assert len(layers) == 28
@@ -88,7 +109,14 @@ def check_shapes(code):
     assert rows["stem.conv"] == "32x112x112" and rows["blocks.12.depthwise"] == "1024x7x7"
 
 
-def check_rounding(code):
+@holds(
+    MOBILENET,
+    {
+        "rounded down": ("int(alpha * channels + 0.5)", "int(alpha * channels)"),
+        "not even one channel": ("max(1, int(", "max(0, int("),
+    },
+)
+def test_rounding(code):
     assert [code.thinned(c, a) for c, a in ((32, 0.25), (1024, 0.75), (5, 0.5), (10, 0.64), (1, 0.25))] == [
         8,
         768,
@@ -99,7 +127,16 @@ def check_rounding(code):
     assert code.thinned(7, 1.0) == 7
 
 
-def check_shares(code):
+@holds(
+    MOBILENET,
+    {
+        "normalisation counts as weights": (
+            "if isinstance(layer, (nn.Conv2d, nn.Linear)):\n            macs",
+            "if hasattr(layer, 'weight'):\n            macs",
+        )
+    },
+)
+def test_shares(code):
     """The paper's Table 2, with 1.91 for the first layer, where it prints 1.19."""
     found = code.shares(on_meta(code.MobileNet), (3, 224, 224))
     expected = {
@@ -109,7 +146,16 @@ def check_shares(code):
     assert {kind: tuple(round(100 * share, 2) for share in pair) for kind, pair in found.items()} == expected
 
 
-def check_cost(code):
+@holds(
+    MOBILENET,
+    {
+        "a cost without the pointwise step": (
+            "k**2 * before * side**2 + before * after * side**2",
+            "k**2 * before * side**2",
+        )
+    },
+)
+def test_cost(code):
     for before, after, side in ((4, 6, 8), (16, 32, 5)):
         shape = (before, side, side)
         assert code.full_cost(3, before, after, side) == inspect.count_macs(code.Full(before, after), shape)
@@ -118,7 +164,8 @@ def check_cost(code):
         assert ratio == pytest.approx(1 / after + 1 / 25)
 
 
-def check_constrained(code):
+@holds(MOBILENET)
+def test_constrained(code):
     """Without normalisation and ReLU in between, the block is a full convolution of rank-one filters."""
     for stride in (1, 2):
         block = code.Separable(4, 6, stride).double()
@@ -128,7 +175,20 @@ def check_constrained(code):
         assert torch.allclose(block(x), F.conv2d(x, weight, stride=stride, padding=1))
 
 
-def check_blocks(code):
+@holds(
+    MOBILENET,
+    {
+        "no normalisation between the steps": (
+            "self.relu(self.bn1(self.depthwise(x)))",
+            "self.relu(self.depthwise(x))",
+        ),
+        "no ReLU at the end of a block": (
+            "return self.relu(self.bn2(self.pointwise(x)))",
+            "return self.bn2(self.pointwise(x))",
+        ),
+    },
+)
+def test_blocks(code):
     x = features(2, 4, 8, 8)
     block = shake_batch_norms(code.Separable(4, 6, 2)).double().eval()
     inner = block.bn1(F.conv2d(x, block.depthwise.weight, stride=2, padding=1, groups=4)).relu()
@@ -137,14 +197,34 @@ def check_blocks(code):
     assert torch.allclose(full(x), full.bn(F.conv2d(x, full.conv.weight, stride=2, padding=1)).relu())
 
 
-def check_grouped_convolution(code):
+@holds(
+    MOBILENET,
+    {
+        "groups in the wrong order": (
+            "columns.view(len(x), groups, share * k * k, -1)",
+            "columns.view(len(x), share * k * k, groups, -1).transpose(1, 2)",
+        ),
+        "padding forgotten in the height": ("x.shape[2] + 2 * padding - k", "x.shape[2] - k"),
+    },
+)
+def test_grouped_convolution(code):
     for groups, k, stride, padding in ((1, 3, 1, 1), (2, 3, 2, 1), (4, 5, 1, 2), (4, 3, 2, 0), (1, 1, 1, 0)):
         x, weight = features(3, 4, 9, 7), features(8, 4 // groups, k, k, seed=2)
         ours = code.grouped_convolution(x, weight, groups, stride, padding)
         assert torch.allclose(ours, F.conv2d(x, weight, stride=stride, padding=padding, groups=groups))
 
 
-def check_parity(code):
+@holds(
+    MOBILENET,
+    {
+        "no ReLU between the steps": ("x = self.relu(self.bn1(self.depthwise(x)))", "x = self.bn1(self.depthwise(x))"),
+        "ReLU6": (
+            "self.bn2 = nn.BatchNorm2d(after)\n        self.relu = nn.ReLU(inplace=True)",
+            "self.bn2 = nn.BatchNorm2d(after)\n        self.relu = nn.ReLU6(inplace=True)",
+        ),
+    },
+)
+def test_parity(code):
     """timm's network, given our weights and the paper's ReLU, gives our answers."""
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
@@ -154,7 +234,17 @@ def check_parity(code):
     assert parity.relative_difference(ours, theirs, features(2, 3, 64, 64)) < 1e-12
 
 
-def check_decay(code):
+@holds(
+    MOBILENET,
+    {
+        "decay for depthwise filters": ('"params": depthwise, "weight_decay": 0.0', '"params": depthwise'),
+        "no decay for pointwise convolutions": (
+            "depthwise = [p for p in parameters if p.ndim == 4 and p.shape[1] == 1]",
+            "depthwise = [p for p in parameters if p.ndim == 4]",
+        ),
+    },
+)
+def test_decay(code):
     """Weight decay shrinks every weight but those of depthwise filters."""
     model = code.MobileNet(code.SMALL, classes=10)
     optimizer = code.spare_depthwise(list(model.parameters()), lr=0.1, weight_decay=0.1)
@@ -170,14 +260,16 @@ def check_decay(code):
     assert len(groups) == 1 and sum(p.numel() for p in groups[0]["params"]) == inspect.count_parameters(twin)
 
 
-def check_initialisation(code):
+@holds(MOBILENET)
+def test_initialisation(code):
     torch.manual_seed(0)
     block = code.MobileNet(code.SMALL, classes=10).blocks[6]
     assert abs(float(block.depthwise.weight.detach().std()) / (2 / 9) ** 0.5 - 1) < 0.1
     assert abs(float(block.pointwise.weight.detach().std()) / (2 / 128) ** 0.5 - 1) < 0.05
 
 
-def check_resize(code):
+@holds(MOBILENET, {"not anti-aliased": ("antialias=True", "antialias=False")})
+def test_resize(code):
     images = random_images(5, 32)
     for side in (24, 16):
         small = code.resize(images, side)
@@ -187,7 +279,14 @@ def check_resize(code):
     assert code.resize(images, 32) is images
 
 
-def check_terms(code):
+@holds(
+    MOBILENET,
+    {
+        "terms of the transposed weight": ("weight.transpose(0, 1).reshape(before", "weight.reshape(before"),
+        "a term too many": ("v[:, :terms]", "v[:, : terms + 1]"),
+    },
+)
+def test_terms(code):
     weight = features(6, 4, 3, 3)
     assert torch.allclose(code.separable_terms(weight, 9), weight)
     rank_one = features(6, 4, 1, 1) * features(1, 4, 3, 3, seed=2)  # pointwise times depthwise
@@ -198,84 +297,13 @@ def check_terms(code):
         assert torch.allclose(lost, values[:, terms:].square().sum())
 
 
-def check_time_by_kind(code):
+@holds(MOBILENET, {"the hooks stay": ("        handle.remove()", "        pass")})
+def test_time_by_kind(code):
     model = code.MobileNet(code.SMALL, classes=10)
     found = code.time_by_kind(model, noise(1, 3, 32, 32), passes=2)
     assert sum(found.values()) == pytest.approx(1) and all(share > 0 for share in found.values())
     assert {"pointwise 1x1", "depthwise 3x3", "full 3x3", "fully connected", "BatchNorm2d", "ReLU"} < set(found)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-
-
-# ------------------------------------------------------------------------------------------------------ mutants
-
-MUTANTS = {
-    "three passes are one": ("32)), 3, seed)", "32)), 1, seed)", "lengths_of_the_studies"),
-    "one seed for all": ("seed=seed,\n    )\n    return {", "seed=0,\n    )\n    return {", "lengths_of_the_studies"),
-    "stride 2 in the last block, as printed": ("(1024, 2), (1024, 1)", "(1024, 2), (1024, 2)", "shapes"),
-    "a block too few": ("*[(512, 1)] * 5", "*[(512, 1)] * 4", "sixteen"),
-    "shallow lacks a wide block": ("LAYOUT[:7] + LAYOUT[-2:]", "LAYOUT[:8] + LAYOUT[-1:]", "twin_and_shallow"),
-    "rounded down": ("int(alpha * channels + 0.5)", "int(alpha * channels)", "rounding"),
-    "not even one channel": ("max(1, int(", "max(0, int(", "rounding"),
-    "the first layer is not thinned": (
-        "*rest = [(thinned(c, alpha), stride) for c, stride in layout]",
-        "*rest = [(thinned(c, alpha) if c > 32 else c, stride) for c, stride in layout]",
-        "sixteen",
-    ),
-    "the depthwise filter mixes channels": ("padding=1, groups=before, bias=False", "padding=1, bias=False", "sixteen"),
-    "no ReLU between the steps": (
-        "x = self.relu(self.bn1(self.depthwise(x)))",
-        "x = self.bn1(self.depthwise(x))",
-        "parity",
-    ),
-    "no normalisation between the steps": (
-        "self.relu(self.bn1(self.depthwise(x)))",
-        "self.relu(self.depthwise(x))",
-        "blocks",
-    ),
-    "no ReLU at the end of a block": (
-        "return self.relu(self.bn2(self.pointwise(x)))",
-        "return self.bn2(self.pointwise(x))",
-        "blocks",
-    ),
-    "ReLU6": (
-        "self.bn2 = nn.BatchNorm2d(after)\n        self.relu = nn.ReLU(inplace=True)",
-        "self.bn2 = nn.BatchNorm2d(after)\n        self.relu = nn.ReLU6(inplace=True)",
-        "parity",
-    ),
-    "the stride is on the pointwise step": (
-        "self.pointwise = nn.Conv2d(before, after, 1, bias=False)",
-        "self.pointwise = nn.Conv2d(before, after, 1, stride, bias=False)",
-        "sixteen",
-    ),
-    "decay for depthwise filters": ('"params": depthwise, "weight_decay": 0.0', '"params": depthwise', "decay"),
-    "no decay for pointwise convolutions": (
-        "depthwise = [p for p in parameters if p.ndim == 4 and p.shape[1] == 1]",
-        "depthwise = [p for p in parameters if p.ndim == 4]",
-        "decay",
-    ),
-    "a cost without the pointwise step": (
-        "k**2 * before * side**2 + before * after * side**2",
-        "k**2 * before * side**2",
-        "cost",
-    ),
-    "groups in the wrong order": (
-        "columns.view(len(x), groups, share * k * k, -1)",
-        "columns.view(len(x), share * k * k, groups, -1).transpose(1, 2)",
-        "grouped_convolution",
-    ),
-    "padding forgotten in the height": ("x.shape[2] + 2 * padding - k", "x.shape[2] - k", "grouped_convolution"),
-    "terms of the transposed weight": ("weight.transpose(0, 1).reshape(before", "weight.reshape(before", "terms"),
-    "a term too many": ("v[:, :terms]", "v[:, : terms + 1]", "terms"),
-    "not anti-aliased": ("antialias=True", "antialias=False", "resize"),
-    "normalisation counts as weights": (
-        "if isinstance(layer, (nn.Conv2d, nn.Linear)):\n            macs",
-        "if hasattr(layer, 'weight'):\n            macs",
-        "shares",
-    ),
-    "the hooks stay": ("        handle.remove()", "        pass", "time_by_kind"),
-}
-
-test_chapter, test_mutant_is_noticed = chapter_tests(MOBILENET, globals(), MUTANTS)
 
 
 # ------------------------------------------------------------------------------------------------- more of the paper

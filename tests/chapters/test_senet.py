@@ -287,20 +287,23 @@ def test_replacing(code):
             "data.normalize(data.test.images.to(device))",
             "data.normalize(data.train.images.to(device))",
         ),
+        "in training mode": ("network.eval()(data.normalize(data.test", "network(data.normalize(data.test"),
     },
 )
 def test_lamp_measures(code):
     """By hand: two pictures of 2x3 pixels, of which five count, and training pictures that are something else."""
 
     class Reddest(nn.Module):
-        """A logit per pixel: its red less 10. It has a parameter, so that it has a device."""
+        """A logit per pixel: its red less 10. In training mode, with the statistics of a batch, all are positive."""
 
         def __init__(self):
             super().__init__()
-            self.shift = nn.Parameter(torch.tensor(-10.0))
+            self.norm = nn.BatchNorm2d(1, eps=0)
+            self.norm.running_mean.fill_(30)
+            nn.init.constant_(self.norm.bias, 20)
 
         def forward(self, images):
-            return images[:, 0] + self.shift
+            return self.norm(images[:, :1])[:, 0]
 
     red = torch.tensor([[[20, 20, 0], [0, 20, 0]], [[20, 0, 0], [20, 20, 20]]], dtype=torch.uint8)
     images = torch.stack([red, 0 * red, 0 * red], 1)
@@ -311,7 +314,7 @@ def test_lamp_measures(code):
     # far pixels: right, wrong (20 is not to be marked), right, right, wrong
     assert code.lamp_accuracy(Reddest(), data) == {"test_accuracy": pytest.approx(3 / 5)}
     wanted = (2 * math.log1p(math.exp(10)) + 3 * math.log1p(math.exp(-10))) / 5
-    loss = code.lamp_loss(Reddest(), images.float(), test.targets)
+    loss = code.lamp_loss(Reddest().eval(), images.float(), test.targets)
     assert loss.item() == pytest.approx(wanted, rel=1e-5)
 
 

@@ -439,6 +439,35 @@ def test_accuracy_at_the_training_size_is_the_accuracy(code):
 @holds(
     VGG,
     {
+        "always at the training size": (
+            'size=Q, mode="bilinear", antialias=True\n            )\n            verdicts',
+            'size=32, mode="bilinear", antialias=True\n            )\n            verdicts',
+        ),
+        "softmax after the mean over positions": (
+            ".softmax(1)\n                .mean((2, 3))",
+            ".mean((2, 3))\n                .softmax(1)",
+        ),
+    },
+)
+def test_accuracy_at_another_size(code):
+    """By hand: a network that says 1 of photographs at 40 px, and 0 at any other size."""
+
+    class Sized(nn.Module):
+        """Speaks mildly for its class at two positions of three, and strongly against it at the third."""
+
+        def forward(self, images):
+            ours = torch.tensor([2.0, 2, -9]) * (1 if images.shape[-2:] == (40, 40) else -1)
+            return torch.stack([torch.zeros(3), ours])[:, None].expand(len(images), 2, 1, 3)
+
+    code.fully_convolutional = lambda model: model
+    data = dataset_of(random_images(7, 32), torch.tensor([0, 1, 1, 1, 0, 1, 1]))
+    assert code.accuracy_at(Sized(), data, 40) == pytest.approx(5 / 7)
+    assert code.accuracy_at(Sized(), data, 36) == pytest.approx(2 / 7)
+
+
+@holds(
+    VGG,
+    {
         "not mirrored": ("views = images, images.flip(-1)", "views = images, images"),
         "upside down": ("views = images, images.flip(-1)", "views = images, images.flip(-2)"),
         "softmax before the mean over positions": (

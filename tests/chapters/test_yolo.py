@@ -7,7 +7,7 @@ from torch import nn
 from torchvision import ops
 from toys import dataset_of, from_cells, generator, holds, noise, on_meta, random_images
 
-from helpers import inspect
+from helpers import inspect, train
 from helpers.chapters import chapter
 from helpers.data import VOC_ANIMALS
 
@@ -54,6 +54,26 @@ def test_paper_network(code):
     assert model(torch.zeros(2, 3, 448, 448, device="meta")).shape == (2, 7, 7, 30)
     slopes = {module.negative_slope for module in model.modules() if isinstance(module, nn.LeakyReLU)}
     assert slopes == {0.1}
+
+
+@holds(
+    YOLO,
+    {
+        "no dropout": ("nn.LeakyReLU(0.1), nn.Dropout(0.5)]", "nn.LeakyReLU(0.1)]"),
+        "dropout behind the classifier": (
+            "nn.LeakyReLU(0.1), nn.Dropout(0.5)]\n    last = [nn.Linear(4096, outputs * grid**2),",
+            "nn.LeakyReLU(0.1)]\n    last = [nn.Linear(4096, outputs * grid**2), nn.Dropout(0.5),",
+        ),
+        "a quarter is dropped": ("nn.Dropout(0.5)", "nn.Dropout(0.25)"),
+    },
+)
+def test_dropout(code):
+    """In training, half of the numbers between the two linear layers are dropped (section 2.2)."""
+    head = on_meta(code.paper_yolo).head
+    kinds = [type(module).__name__ for module in head]
+    assert kinds == ["Flatten", "Linear", "LeakyReLU", "Dropout", "Linear", "Unflatten"]
+    torch.manual_seed(0)
+    assert 0.48 < float((head[3](torch.ones(10_000)) == 0).float().mean()) < 0.52
 
 
 @holds(YOLO)
@@ -128,6 +148,15 @@ def test_detections(code):
         assert torch.equal(mine.box, every[kept])
 
 
+@holds(YOLO, {"more than least": ("(by_class >= least)", "(by_class > least)")})
+def test_detections_at_the_limits(code):
+    """A score of exactly `least` is enough, and an overlap of exactly the threshold suppresses nothing."""
+    boxes = torch.tensor([[[0.0, 0.0, 8.0, 8.0], [0.0, 0.0, 8.0, 4.0]]])
+    scores = torch.tensor([[[0.75], [0.25]]])
+    assert code.detections(boxes, scores, threshold=0.5, least=0.25).score.tolist() == [0.75, 0.25]
+    assert code.detections(boxes, scores, threshold=0.49, least=0.25).score.tolist() == [0.75]
+
+
 @holds(
     YOLO,
     {
@@ -176,13 +205,13 @@ def test_collision(code):
 
 
 def one_cell(code):
-    """A truth and a prediction of 2 boxes in a grid of 2x2; cell (0, 1) is occupied, its second box fits better."""
+    """A truth and a prediction of 2 boxes in a grid of 2x2; in cell (0, 1) is an object, and the less sure box fits."""
     truth = code.Truth(torch.zeros(1, 2, 2, 4), torch.full((1, 2, 2), -1))
     truth.box[0, 0, 1], truth.label[0, 0, 1] = torch.tensor([0.5, 0.5, 0.36, 0.64]), 2
     box = torch.full((1, 2, 2, 2, 4), 0.5)
     box[0, 0, 1] = torch.tensor([[0.9, 0.1, 0.04, 0.04], [0.6, 0.4, 0.49, 0.25]])
     confidence = torch.full((1, 2, 2, 2), 0.1)
-    confidence[0, 0, 1] = torch.tensor([0.3, 0.8])
+    confidence[0, 0, 1] = torch.tensor([0.8, 0.2])
     classes = torch.tensor([0.2, 0.3, 0.5]).expand(1, 2, 2, 3)
     return truth, code.Prediction(box, confidence, classes)
 
@@ -193,6 +222,7 @@ def one_cell(code):
         "no position weight": ('"position": self.coord *', '"position":'),
         "roots of nothing": ("if self.root:", "if not self.root:"),
         "the worst box is responsible": ("F.one_hot(fits.argmax(-1)", "F.one_hot(fits.argmin(-1)"),
+        "the surest box is responsible": ("F.one_hot(fits.argmax(-1)", "F.one_hot(prediction.confidence.argmax(-1)"),
         "idle boxes go free": ("confidence[~responsible]", "confidence[~occupied]"),
         "confidence should be 1": ("- fits * responsible).square()", "- 1.0 * responsible).square()"),
     },
@@ -203,8 +233,8 @@ def test_loss_by_hand(code):
     expected = {
         "position": 5 * (0.1**2 + 0.1**2),
         "size": 5 * (0.1**2 + 0.3**2),
-        "confidence, object": (0.8 - fit) ** 2,
-        "confidence, none": 0.5 * (0.3**2 + 6 * 0.1**2),
+        "confidence, object": (0.2 - fit) ** 2,
+        "confidence, none": 0.5 * (0.8**2 + 6 * 0.1**2),
         "class": 0.2**2 + 0.3**2 + 0.5**2,
     }
     terms = code.YoloLoss().terms(seen, truth)
@@ -213,7 +243,7 @@ def test_loss_by_hand(code):
         assert float(terms[name]) == pytest.approx(value, rel=1e-4), name
     plain = code.YoloLoss(root=False, empty=1.0).terms(seen, truth)
     assert float(plain["size"]) == pytest.approx(5 * (0.13**2 + 0.39**2), rel=1e-4)
-    assert float(plain["confidence, none"]) == pytest.approx(0.15, rel=1e-4)
+    assert float(plain["confidence, none"]) == pytest.approx(0.7, rel=1e-4)
 
 
 @holds(YOLO, {"a sum over the images": ("value / len(truth.label)", "value")})
@@ -263,10 +293,17 @@ def test_duplicates(code):
     assert right.tolist() == [False, True, False, False, False] and not ignored.any()
 
 
+@holds(YOLO, {"more than half": ("close = fit >= threshold", "close = fit > threshold")})
+def test_an_overlap_of_one_half_is_enough(code):
+    truth = {"boxes": torch.tensor([[[0.0, 0.0, 8.0, 8.0]]]), "labels": torch.tensor([[1]])}
+    rows = [(0, 1, 0.9, [0.0, 0.0, 8.0, 3.0]), (0, 1, 0.8, [0.0, 0.0, 8.0, 4.0])]
+    assert code.judge(found_of(code, rows), truth)[0].tolist() == [False, True]
+
+
 @holds(
     YOLO,
     {
-        "difficult objects must be found": ('counted[truth["difficult"]] = -1', "pass"),
+        "difficult objects must be found": ('& ~truth.get("difficult", torch.tensor(False))', ""),
         "difficult objects count": ("ignored = close & difficult", "ignored = ~close & difficult"),
     },
 )
@@ -286,14 +323,16 @@ def test_difficult(code):
     {
         "precision at that recall only": ("precision.flip(0).cummax(0).values.flip(0)", "precision"),
         "ten points": ("int(rule.split()[0])", "int(rule.split()[0]) - 1"),
+        "0.3 is not reached by 3 of 10": ("recall.contiguous(), points - 1e-9)", "recall.contiguous(), points)"),
     },
 )
 def test_average_precision(code):
-    """One of two objects found: 6 of 11 points, half of the area, 51 of 101 points."""
+    """One of two objects found: 6 of 11 points, half of the area, 51 of 101 points. Three of ten: 0, 0.1, 0.2, 0.3."""
     precision, recall = code.precision_recall(torch.tensor([True, False]), 2)
     assert precision.tolist() == [1, 0.5] and recall.tolist() == [0.5, 0.5]
     for rule, value in {"11 points": 6 / 11, "area": 0.5, "101 points": 51 / 101}.items():
         assert code.average_precision(precision, recall, rule) == pytest.approx(value)
+    assert code.average_precision(*code.precision_recall(torch.ones(3) > 0, 10)) == pytest.approx(4 / 11)
     precision, recall = code.precision_recall(torch.tensor([False, True, True]), 2)  # the best beyond counts
     assert code.average_precision(precision, recall, "area") == pytest.approx(2 / 3)
     assert code.average_precision(precision, recall) == pytest.approx(2 / 3)
@@ -311,12 +350,16 @@ def test_perfect(code):
     assert code.judge(found, {"boxes": boxes, "labels": labels})[0].all()
 
 
-@holds(YOLO, {"all detections are sorted": ("top = top.where(slice(int((labels == label).sum())))", "pass")})
-def test_kinds(code):
+def four_animals():
+    """The truth of one photograph: three of class 0, one of class 1."""
     boxes = torch.tensor(
         [[[0.0, 0.0, 10.0, 10.0], [20.0, 0.0, 30.0, 10.0], [0.0, 40.0, 9.0, 49.0], [20.0, 40.0, 29.0, 49.0]]]
     )
-    truth = {"boxes": boxes, "labels": torch.tensor([[0, 1, 0, 0]])}
+    return {"boxes": boxes, "labels": torch.tensor([[0, 1, 0, 0]])}
+
+
+@holds(YOLO, {"all detections are sorted": ("top = top.where(slice(int((labels == label).sum())))", "pass")})
+def test_kinds(code):
     rows = [
         (0, 0, 0.9, [0.0, 0.0, 10.0, 9.0]),  # correct
         (0, 0, 0.8, [0.0, 40.0, 4.0, 49.0]),  # localisation
@@ -324,8 +367,27 @@ def test_kinds(code):
         (0, 0, 0.6, [50.0, 50.0, 60.0, 60.0]),  # beyond the number of objects
         (0, 1, 0.5, [50.0, 50.0, 60.0, 60.0]),  # background
     ]
-    shares = code.kinds_of_mistakes(found_of(code, rows), truth, 2)
+    shares = code.kinds_of_mistakes(found_of(code, rows), four_animals(), 2)
     assert torch.allclose(shares, torch.tensor([[1 / 3, 1 / 3, 1 / 3, 0], [0, 0, 0, 1.0]]))
+
+
+@holds(
+    YOLO,
+    {
+        "more than half": ("same >= 0.5, same", "same > 0.5, same"),
+        "more than a tenth": ("same >= 0.1, other", "same > 0.1, other"),
+        "more than a tenth of another": ("other >= 0.1\n", "other > 0.1\n"),
+    },
+)
+def test_kinds_at_the_limits(code):
+    """An overlap of exactly 0.5 is enough, and one of exactly 0.1 is near."""
+    rows = [
+        (0, 0, 0.9, [0.0, 0.0, 10.0, 5.0]),  # correct
+        (0, 0, 0.8, [0.0, 0.0, 10.0, 1.0]),  # localisation
+        (0, 0, 0.7, [20.0, 0.0, 30.0, 1.0]),  # other animal
+    ]
+    shares = code.kinds_of_mistakes(found_of(code, rows), four_animals(), 2)
+    assert torch.allclose(shares[0], torch.tensor([1 / 3, 1 / 3, 1 / 3, 0]))
 
 
 @holds(
@@ -334,7 +396,11 @@ def test_kinds(code):
         "scores without confidence": (
             "score = seen.confidence[..., None] * seen.classes",
             "score = 0 * seen.confidence[..., None] + seen.classes",
-        )
+        ),
+        "in training mode": (
+            "with evaluating(model):\n            seen = model.read(model(part",
+            "if True:\n            seen = model.read(model(part",
+        ),
     },
 )
 def test_scores(code):
@@ -361,7 +427,15 @@ def test_windows(code):
     assert len({tuple(place) for place in places.round().tolist()}) == len(places)
 
 
-@holds(YOLO)
+@holds(
+    YOLO,
+    {
+        "the surest box": (
+            "return fit_in_cell(prediction, truth)[occupied].argmax(1)",
+            "return prediction.confidence[occupied].argmax(1)",
+        )
+    },
+)
 def test_responsible_box(code):
     truth, seen = one_cell(code)
     which, objects = code.responsible_box(seen, truth)
@@ -412,16 +486,24 @@ def test_unknown_rules_are_refused():
         YOLO.average_precision(torch.ones(1), torch.ones(1), "12 points")
 
 
-@holds(YOLO, {"flat photographs only": ("if rows != columns:", "if rows < columns:")})
+@holds(
+    YOLO,
+    {
+        "flat photographs only": ("if rows != columns:", "if rows < columns:"),
+        "high photographs only": ("if rows != columns:", "if rows > columns:"),
+    },
+)
 def test_photographs_that_are_not_square_are_refused(code):
-    model, images = code.small_yolo(code.Backbone()).eval(), random_images(2, 64)[..., :48]
+    model = code.small_yolo(code.Backbone()).eval()
     targets = {"boxes": torch.tensor([[[0.0, 0.0, 9.0, 9.0]]] * 2), "labels": torch.zeros(2, 1, dtype=torch.long)}
-    with pytest.raises(ValueError, match="4x3 cells: the paper's grid is square"):
-        code.YoloLoss()(model, images.float(), targets)
+    for height, width, cells in ((64, 48, "4x3"), (48, 64, "3x4")):
+        with pytest.raises(ValueError, match=f"{cells} cells: the paper's grid is square"):
+            code.YoloLoss()(model, random_images(2, height, width).float(), targets)
 
 
 def test_arms_of_the_study_differ_in_one_thing():
-    assert all(len(arm) == (name != "YOLO") for name, arm in YOLO.ARMS.items())
+    assert all(len(arm) == (name != "YOLO") for name, arm in YOLO.ARMS.items() if not name.endswith(", three times"))
+    assert YOLO.ARMS["without roots, three times"] == YOLO.ARMS["without roots"] | YOLO.ARMS["boxes count three times"]
 
 
 # ------------------------------------------------------------------------------------- what is measured
@@ -435,6 +517,7 @@ class Oracle(nn.Module):
         self.code, self.seen, self.boxes = code, seen, seen.box.shape[3]
 
     def forward(self, images):
+        assert not self.training
         return torch.arange(len(images))
 
     def read(self, which):
@@ -448,6 +531,10 @@ class Oracle(nn.Module):
         "the better box in both": ("found.append((surer,", "found.append((fits.amax(1),"),
         "the worse box": ("fits.amax(1), sure", "fits.amin(1), sure"),
         "sides for areas": ("[occupied][:, 2:].prod(1)", "[occupied][:, 2:].sum(1)"),
+        "in training mode": (
+            "with evaluating(model):\n            seen = model.read(model(data",
+            "if True:\n            seen = model.read(model(data",
+        ),
     },
 )
 def test_fit_of_cells(code):
@@ -457,7 +544,6 @@ def test_fit_of_cells(code):
     targets = {"boxes": box[None, None], "labels": torch.tensor([[2]])}
     images = random_images(1, 64)
     data = dataset_of(images, targets, VOC_ANIMALS, test=code.Split(images, targets))
-    seen = seen._replace(confidence=seen.confidence.flip(-1))
     surer, better, sure, areas = code.fit_of_cells(Oracle(code, seen), data)
     overlaps = ops.box_iou(code.decode(seen.box, 64.0)[0, 0, 1], box[None])[:, 0].tolist()
     assert surer.tolist() == pytest.approx(overlaps[:1], rel=1e-4)
@@ -482,13 +568,19 @@ def test_score_of_an_animal(code):
     assert torch.allclose(code.best_detection_of(outputs, labels), expected, atol=1e-5)
 
 
-@holds(YOLO, {"another class's score": ("softmax(1)[:, ours]", "softmax(1)[:, :5]")})
+@holds(
+    YOLO,
+    {
+        "another class's score": ("softmax(1)[:, ours]", "softmax(1)[:, :5]"),
+        "in training mode": ("with evaluating(classifier):", "if True:"),
+    },
+)
 def test_windows_are_named(code):
     """A classifier that sees red: its probability of the animals, in every window."""
 
     class Red(nn.Module):
         def forward(self, pictures):
-            assert pictures.shape[1:] == (3, 64, 64)
+            assert pictures.shape[1:] == (3, 64, 64) and not self.training
             logits = torch.zeros(len(pictures), len(code.naming.CLASSES))
             logits[:, code.naming.CLASSES.index("horse")] = 5 * (pictures[:, 0].mean((1, 2)) > 0)
             return logits
@@ -657,3 +749,12 @@ def test_responsible_boxes_found_in_other_ways_are_right(checks, right):
 def test_wrong_responsible_boxes_get_a_hint(checks, wrong, hint):
     with pytest.raises(AssertionError, match=hint):
         checks[1](wrong)
+
+
+@holds(YOLO, {"the loss is the usual one": ("epochs=26, loss=YoloLoss())", "epochs=26, loss=None)")})
+def test_what_the_gallery_learns(code):
+    calls = []
+    history = train.History("toy", {}, [{"mAP": 0.2}, {"mAP": 0.4}])
+    code.train_detector = lambda *given, epochs, loss: calls.append((*given, epochs, type(loss))) or history
+    assert code.learn_animals("network", "photographs") == {"mAP": 0.4}
+    assert calls == [("network", "photographs", 26, code.YoloLoss)]
