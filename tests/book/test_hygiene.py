@@ -168,6 +168,20 @@ def test_nothing_in_a_chapter_speaks_to_the_formatter(name):
     assert not re.search(r"#\s*fmt:", (FOLDER / f"{name}.py").read_text())  # pyproject.toml keeps it out of chapters
 
 
+STRANDED = re.compile(r"^ *[])}]+[,:]? +#.*", re.M)
+
+
+@pytest.mark.parametrize("name", names())
+def test_no_comment_of_a_chapter_hangs_behind_a_bracket(name):
+    """One about a statement of several lines stands above it."""
+    assert STRANDED.findall((FOLDER / f"{name}.py").read_text()) == []
+
+
+def test_a_comment_behind_a_bracket_would_be_found():
+    assert STRANDED.findall("x = f(\n    1\n)  # why\n") == [")  # why"]
+    assert not STRANDED.findall("x = f(1)  # why\n\n# why\n)\n# (that)  # why\n")
+
+
 def test_no_definition_stands_in_two_chapters():
     found = pasted({name: (FOLDER / f"{name}.py").read_text() for name in names()})
     assert found == {}
@@ -187,8 +201,7 @@ def test_table_of_contents_lists_the_chapters_there_are():
 def test_preface_links_the_chapters_there_are():
     rows = re.findall(r"^\| *(\d+) \|.*\|(.*)\|$", FILES["index.md"], re.M)
     assert [int(line) for line, _ in rows] == list(range(1, 17))
-    linked = {name for _, cell in rows for name in re.findall(r"\]\(chapters/(\w+)\)", cell)}
-    assert linked == set(names())
+    assert set(re.findall(r"\]\(chapters/(\w+)\)", FILES["index.md"])) == set(names())
     for _, cell in rows:
         for number in re.findall(r"\b\d\d\b", cell):
             exists = any(name.startswith(number) for name in names())

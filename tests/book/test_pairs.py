@@ -29,11 +29,6 @@ def test_committed_chapter_has_no_problems(name):
     assert check.problems(FOLDER / f"{name}.py") == []
 
 
-@pytest.mark.parametrize("name", names())
-def test_no_remark_for_a_formatter_stands_in_a_chapter(name):
-    assert "# fmt:" not in (FOLDER / f"{name}.py").read_text()
-
-
 def test_a_sound_chapter_has_none(script):
     assert check.problems(script) == []
 

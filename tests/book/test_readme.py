@@ -34,6 +34,25 @@ def test_with_an_address_it_can_be_cloned_and_read(monkeypatch, address, live):
     assert (f"[Read the book]({live})" in text) == bool(live) and readme.live(address) == live
 
 
+def test_it_says_for_whom_it_is_and_on_what_it_runs():
+    text = readme.PAGE.read_text()
+    assert "It is for students and engineers who know Python" in text
+    assert "Linux, macOS or Windows with WSL" in text and "Python 3.11 or newer" in text
+
+
+def test_how_to_run_begins_with_what_it_takes():
+    top = (ROOT / "pages/how-to-run.md").read_text().split("\n## ")[1]
+    for fact in ("Windows with WSL", "Python 3.11 or newer", "`git clone`", "6.8 GB"):
+        assert fact in top
+        assert fact in readme.PAGE.read_text(), "the two say different things"
+
+
+def test_the_lines_of_the_reviews_are_the_last_that_the_preface_says():
+    *before, last = (ROOT / "index.md").read_text().split("\n## ")
+    assert last.startswith("From the reviews to the chapters") and "| line | review of |" in last
+    assert "review" not in "".join(before) + readme.PAGE.read_text()
+
+
 @pytest.mark.parametrize("name", ["README.md", "index.md"])
 def test_the_picture_is_there_and_described(name):
     found = json.loads(banner.FOUND.read_text())

@@ -1,4 +1,4 @@
-"""A sixteenth chapter: one pair, one line in `_toc.yml`, its results and weights; everything else gathers it."""
+"""A sixteenth chapter: one pair, a line in `_toc.yml`, a link in `index.md`, results, weights; the book gathers it."""
 
 import json
 import os
@@ -17,6 +17,13 @@ PARTS = ("book", "helpers", "chapters", "pages", "results", "weights")
 FILES = ("conf.py", "_config.yml", "_toc.yml", "README.md", "index.md", "references.bib", "pyproject.toml")
 
 
+def contents_of(root):
+    """Name and bytes of every file of the course under `root`; what is built or cached is none of it."""
+    files = [path for part in PARTS for path in (root / part).rglob("*") if "__pycache__" not in path.parts]
+    files += [root / name for name in FILES]
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files if path.is_file()}
+
+
 @pytest.fixture(scope="module")
 def course(tmp_path_factory):
     """A copy of the course with one chapter more, measured, trained and run; a function that calls a verb there."""
@@ -25,11 +32,14 @@ def course(tmp_path_factory):
         shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__", "*.part"))
     for name in FILES:
         shutil.copy(ROOT / name, root / name)
+    before = contents_of(root)
     shutil.copy(TEMPLATE, root / "chapters")
     contents = (root / "_toc.yml").read_text()
     last = "      - file: chapters/15_grad_cam\n"
     assert contents.count(last) == 1
     (root / "_toc.yml").write_text(contents.replace(last, last + "      - file: chapters/16_toy\n"))
+    with open(root / "index.md", "a") as preface:
+        preface.write("\n[16 Toy](chapters/16_toy) is about no paper.\n")
 
     def call(*verb):
         environment = os.environ | {"PYTHONPATH": str(root), "COURSE_SILENT": "1", "COURSE_SOURCE": "standin"}
@@ -38,7 +48,7 @@ def course(tmp_path_factory):
         assert done.returncode == 0, f"{' '.join(verb)}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    call.root = root
+    call.root, call.before = root, before
     call("study", "16_toy")
     call("weights", "16_toy")
     call("run", "16_toy", "--full", "--allow-standin")
@@ -80,10 +90,15 @@ def test_minutes(course):
     assert "| [16 Toy](../chapters/16_toy) | 1 |" in page(course, "reading-orders")
 
 
-def test_only_the_contents_were_touched(course):
-    for part in ("book", "helpers"):
-        for path in (ROOT / part).rglob("*.py"):
-            assert (course.root / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
+COMPUTED = ["results.md", "models.md", "models_counts.json", "gallery.md", "reading-orders.md"]
+COMPUTED += ["_static/results-forest.webp"]
+
+
+def test_nothing_else_was_touched(course):
+    after = contents_of(course.root)
+    assert {name for name in after if "16_toy" not in name} == set(course.before)
+    changed = {name for name, content in course.before.items() if after[name] != content}
+    assert changed - {f"pages/{name}" for name in COMPUTED} == {"_toc.yml", "index.md"}
 
 
 def test_the_book(course):
