@@ -1257,7 +1257,7 @@ plot.cams(
 
 # %% [markdown]
 # The biased network looks at the tag where there is one; the balanced one looks elsewhere. (Each map has its own range, so those of the two dogs without a tag
-# can look as bright.) Eight dogs prove nothing. The study does it three times, with numbers: the **energy** of
+# can look as bright.) Eight dogs prove nothing. The study does it five times, with numbers: the **energy** of
 # the map near the tag, its share within 4 pixels of it, on 300 test dogs that all have a tag. The region's area is the
 # share that an even map would have.
 
@@ -1281,8 +1281,8 @@ Table(
 )
 
 # %% [markdown]
-# With every seed, the biased network is nearly 20 points better on tests with its own bias, hardly better than a
-# coin without tags, and almost always wrong when only cats have one. Its Grad-CAM has more than three quarters of its
+# With every seed, the biased network is some 18 points better on tests with its own bias, hardly better than a
+# coin without tags, and almost always wrong when only cats have one. Its Grad-CAM has more than four fifths of its
 # energy near the tag. After the cure it has about what an even map would have.
 #
 # Is the saliency map so much worse? Its share looks small, but the region has been widened by 4 pixels because Grad-CAM's
@@ -1672,8 +1672,8 @@ CLEAN.table()
 
 # %% [markdown]
 # **Verdict.** The bias shows in Grad-CAM, the cure removes it, and both are seen with room to spare. Whether the cured network
-# ignores the tag as well as one that never met it is not clear from three seeds. The cure is not quite free: without tags, the
-# balanced network is about a point behind the one that never saw any. Why is not measured; a tag covers a part of the animal.
+# ignores the tag as well as one that never met it is not clear from five seeds, and neither is what the cure costs where there
+# are no tags, if anything.
 
 # %% [markdown]
 # ## Look inside
