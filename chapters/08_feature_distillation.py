@@ -287,10 +287,10 @@ Table(
 # ### The first answer: its probabilities
 #
 # Hinton et al. [[Hinton et al., 2015](../pages/bibliography.md#hinton2015distilling)] let the student imitate the teacher's probabilities. To see more than the
-# winner, both are softened by a **temperature** $T$: $p_i = \operatorname{softmax}(z / T)_i$ for logits $z$. The loss
-# is the Kullback-Leibler divergence of the student's probabilities from the teacher's, times $T^2$:
+# winner, both are softened by a **temperature** $\tau$: $p_i = \operatorname{softmax}(z / \tau)_i$ for logits $z$. The loss
+# is the Kullback-Leibler divergence of the student's probabilities from the teacher's, times $\tau^2$:
 #
-# $$ L_\text{KD} = T^2 \sum_i p^t_i \log \frac{p^t_i}{p^s_i}. \tag{8.1} $$ <a id="eq-kd"></a>
+# $$ L_\text{KD} = \tau^2 \sum_i p^t_i \log \frac{p^t_i}{p^s_i}. \tag{8.1} $$ <a id="eq-kd"></a>
 
 
 # %% tags=["model"]
@@ -307,8 +307,8 @@ def kd_loss(student_logits, teacher_logits, temperature):
 
 
 # %% [markdown]
-# Three logits at three temperatures, and the reason for $T^2$: the gradient for the student's logits is $(p^s - p^t)/T$
-# without it, and at a high temperature the difference of the probabilities shrinks with $1/T$, too.
+# Three logits at three temperatures, and the reason for $\tau^2$: the gradient for the student's logits is $(p^s - p^t)/\tau$
+# without it, and at a high temperature the difference of the probabilities shrinks with $1/\tau$, too.
 
 # %% tags=["nbval-check-output"]
 theirs = torch.tensor([[6.0, 3.0, 0.0]])
@@ -317,16 +317,16 @@ for temperature in (1.0, 4.0, 20.0):
     own = torch.zeros(1, 3, requires_grad=True)
     kd_loss(own, theirs, temperature).backward()
     plain = own.grad.norm() / temperature**2
-    print(f"T = {temperature:2g}: probabilities {[round(p, 3) for p in soft.tolist()]}")
-    print(f"        gradient without T² {plain:.4f}, with T² {own.grad.norm():.2f}")
+    print(f"τ = {temperature:2g}: probabilities {[round(p, 3) for p in soft.tolist()]}")
+    print(f"        gradient without τ² {plain:.4f}, with τ² {own.grad.norm():.2f}")
 centred = (own.detach() - theirs) - (own.detach() - theirs).mean()
 limit = centred / 3
-print("at T = 20 within 5 % of a third of the difference of the logits:",
+print("at τ = 20 within 5 % of a third of the difference of the logits:",
       bool((own.grad - limit).norm() < 0.05 * limit.norm()))
 
 # %% [markdown]
 # At a high temperature, then, the student matches logits; at a low one, mostly the winner. In use, this loss is added to
-# the cross-entropy with the labels, and $T^2$ keeps the two in proportion when you change the temperature.
+# the cross-entropy with the labels, and $\tau^2$ keeps the two in proportion when you change the temperature.
 #
 # ### The second answer: its maps
 #
@@ -952,7 +952,7 @@ print("its running statistics are the same:",
 #
 # ### For comparison: soft targets and attention
 #
-# Hinton's loss weighs the labels and the soft targets. The shares 0.1 and 0.9 and $T = 4$ are usual choices, not
+# Hinton's loss weighs the labels and the soft targets. The shares 0.1 and 0.9 and $\tau = 4$ are usual choices, not
 # tuned here. Attention transfer compares where a map is strong, whatever the channel; we take the maps after the ReLU and
 # a factor of 1,000, not tuned either. Both take the teacher in evaluation mode.
 
@@ -1074,7 +1074,7 @@ for k in (1, 2):
 
 # %% [markdown]
 # **The losses.** Partial L2 has two known limits. Where every teacher value is positive, it is the plain squared
-# distance. Where all are negative and the student is far below, it is zero. And `kd_loss` at $T = 1$ differs from the
+# distance. Where all are negative and the student is far below, it is zero. And `kd_loss` at $\tau = 1$ differs from the
 # cross-entropy with the teacher's probabilities only by their entropy, which the student cannot change.
 
 # %% tags=["nbval-check-output"]
@@ -1086,7 +1086,7 @@ one, two = a.view(100, 10), b.view(100, 10)
 target = two.softmax(1)
 cross = F.cross_entropy(one, target)
 entropy = -(target * target.log()).sum(1).mean()
-print("soft targets at T = 1:", torch.allclose(kd_loss(one, two, 1.0), cross - entropy))
+print("soft targets at τ = 1:", torch.allclose(kd_loss(one, two, 1.0), cross - entropy))
 
 # %% [markdown]
 # ## Where we differ from the paper
@@ -1127,7 +1127,7 @@ def draw(fig):
             colours = ["C1" if label == column else "C0" for label in range(10)]
             ax.bar(range(10), shares, color=colours, width=0.9)
             ax.set(ylim=(0, 1), xticks=[], yticks=[])
-    for row, label in ((1, "T = 1"), (2, "T = 4")):
+    for row, label in ((1, "τ = 1"), (2, "τ = 4")):
         grid[row, 0].set_ylabel(label, fontsize=8)
 
 
@@ -1135,7 +1135,7 @@ plot.show(
     draw,
     alt="Ten test images, one of each class, and below each two bar charts of the teacher's probabilities for the ten classes, at "
     "temperature 1 and at temperature 4. At 4 the bars of other classes are visible.",
-    caption="What the teacher says, bars in the order of the classes, the true one orange. At T = 4 one can see what else it "
+    caption="What the teacher says, bars in the order of the classes, the true one orange. At τ = 4 one can see what else it "
     f"considers. Data: {small.provenance}.",
     height=2.4,
 )
@@ -1324,7 +1324,7 @@ plot.study(
     "test_accuracy",
     "test accuracy in %",
     scale=100,
-    alt="Dot plot of the test accuracy of the eight arms of the study, three dots and a mean each.",
+    alt="Dot plot of the test accuracy of the eight arms of the study, a dot for each seed and a mean each.",
     caption="The same student with eight losses. All start from the same weights and see the same batches. The teacher, with 25 "
     f"times the images, has {100 * record['metrics']['test_accuracy']:.1f} %.",
 )
@@ -1542,12 +1542,13 @@ plot.mistakes(students["overhaul"], small, best_logits, "group2")
 # %% [markdown]
 # ### Where do they look?
 #
-# Grad-CAM [[Selvaraju et al., 2017](../pages/bibliography.md#selvaraju2017gradcam)] for the teacher and the four
-# students, each for its own prediction.
+# Grad-CAM [[Selvaraju et al., 2017](../pages/bibliography.md#selvaraju2017gradcam)] for the teacher, the four
+# students and the student before its training, each for its own prediction.
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 looking = {"teacher": teacher, "scratch": students["scratch"], "KD": students["KD"],
-           "L2 after": students["L2 after the ReLU"], "overhaul": students["overhaul"]}
+           "L2 after": students["L2 after the ReLU"], "overhaul": students["overhaul"],
+           "untrained": untrained}
 plot.evidence(
     looking,
     small,
@@ -1572,7 +1573,10 @@ def map_likeness(student, count):
     return float((found[0] * found[1]).sum(1).mean())
 
 
-likeness = {name: map_likeness(student, 500) for name, student in students.items()}
+likeness = {
+    name: map_likeness(student, 500)
+    for name, student in (students | {"untrained": untrained}).items()
+}
 Table(
     [{"student": name, "correlation with the teacher's map": value}
      for name, value in likeness.items()],
@@ -1892,7 +1896,7 @@ verify(check_derivatives, derivatives_solution)
 # %% [markdown]
 # ## Recap
 #
-# - A teacher gives more than labels: its probabilities, softened by a temperature (times $T^2$), and its maps.
+# - A teacher gives more than labels: its probabilities, softened by a temperature (times $\tau^2$), and its maps.
 # - Methods that use the maps differ in four answers: teacher transform, student transform, position, distance.
 # - This paper: before the ReLU; the teacher's negative values cut at their mean, which two numbers of the batch
 #   normalisation give; a 1x1 convolution with batch normalisation for the student; squared differences, except where the

@@ -1448,8 +1448,7 @@ for label in there:
 
 # %% [markdown]
 # The responsible box of the large cow fits well, and is half sure. That of the small one is hardly sure of anything, and its
-# centre is off: position is the largest term of the loss. Another name for the same animal survives suppression, and counts as
-# wrong.
+# centre is off: position is the largest term of the loss. A third cow and a horse survive suppression, and count as wrong.
 #
 # ## Results: the paper beside ours
 #
