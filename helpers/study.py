@@ -9,8 +9,8 @@ every run; the chapter only reads what was measured. Seeds are paired: the same 
     ./course study 01_vgg --jobs 4           four runs at a time, each with one thread
     ./course study 01_vgg --dask ADDRESS     on the workers of a Dask scheduler, such as tcp://10.0.0.1:8786
 
-Where a study is stopped or killed, the same command goes on; trainings go on from their last checkpoint. On Dask, each
-worker needs the same checkout and its own data (`COURSE_DATA`); runs of a worker that is lost are done again by others.
+Where a study is stopped or killed, the same command goes on; trainings go on from their last checkpoint. What a worker
+of Dask needs stands in pages/how-to-run.md.
 """
 
 import contextlib

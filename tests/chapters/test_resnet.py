@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -596,3 +597,20 @@ def test_right_blocks_pass(answer):
 def test_wrong_blocks_are_told_why(answer, hint):
     with pytest.raises(AssertionError, match=hint):
         check_pre_activation(answer)
+
+
+@holds(
+    RESNET,
+    {
+        "the last epoch alone": ("return naming.scores(model, data)", "return {}"),
+        "without a cutout": ("shift=8, cutout=24", "shift=8"),
+    },
+)
+def test_what_the_backbone_learns(code):
+    calls = []
+    code.train = SimpleNamespace(**vars(train) | {"fit": lambda *given, **recipe: calls.append((given, recipe))})
+    code.naming = SimpleNamespace(scores=lambda *given: {"given": given})
+    assert code.learn_backbone("network", "pictures", epochs=3) == {"given": ("network", "pictures")}
+    ((given, recipe),) = calls
+    assert given == ("network", "pictures") and recipe["epochs"] == 3
+    assert recipe["augment"] == train.Augment(shift=8, cutout=24)

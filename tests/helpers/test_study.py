@@ -1,6 +1,8 @@
 import argparse
 import ast
+import functools
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -9,11 +11,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from types import SimpleNamespace
 
-import filelock
 import pytest
+import torch
 
-from helpers import chapters, settings, study
+from helpers import chapters, settings, study, train
 
 CHAPTER = '''\
 # %% [markdown]
@@ -77,6 +81,7 @@ class Toy:
     def __init__(self, folder):
         self.script, self.log = folder / "chapters" / "01_toy.py", folder / "log"
         self.results = folder / "results" / "01_toy.json"
+        self.processes = []
         self.script.parent.mkdir()
         self.script.write_text(CHAPTER.format(log=str(self.log)))
 
@@ -91,11 +96,24 @@ class Toy:
         chapters.chapter.cache_clear()
         return study.studies("01_toy")["01_toy"]
 
-    def runs(self):
+    def runs(self, log=None):
         """(width, seed) of each run so far, in the order in which they started."""
-        if not self.log.exists():
+        log = log or self.log
+        if not log.exists():
             return []
-        return [tuple(map(int, line.split()[:2])) for line in self.log.read_text().splitlines()]
+        return [tuple(map(int, line.split()[:2])) for line in log.read_text().splitlines()]
+
+    def steps(self):
+        """(width, seed) of each step of `train`'s trainings so far."""
+        return self.runs(self.log.with_suffix(".steps"))
+
+    def train(self):
+        """Let a run be a training of 12 steps; the sixth of seed 1 waits as long as there is a file `log.hold`."""
+        self.edit(
+            '    return {"score": more(10 * width + seed * (width - 1)), "width": width, "table": TABLE["a"]}\n',
+            TRAINING,
+        )
+        self.edit("    data=data,", "    data=data,\n    seeds=(0, 1),")
 
     def fail(self, kind, at):
         """Make run number `at` fail, counted from the first of all."""
@@ -116,13 +134,37 @@ class Toy:
         return [(run["arm"], run["seed"]) for run in json.loads(self.results.read_text())["runs"]]
 
 
+TRAINING = """
+    import time
+
+    from torch.nn import functional
+
+    from helpers import train
+    from toys import red_or_blue, small_network
+
+    steps = []
+
+    def loss(model, images, targets):
+        steps.append(targets)
+        with open(log.name + ".steps", "a") as file:
+            print(width, seed, file=file)
+        while seed and len(steps) == 6 and os.path.exists(log.name + ".hold"):
+            time.sleep(0.05)
+        return functional.cross_entropy(model(images), targets)
+
+    train.set_seed(seed)
+    model = small_network()
+    history = train.fit(model, red_or_blue(64), epochs=3, batch_size=16, lr=0.01 * width, loss=loss, seed=seed)
+    weight = sum(float(p.double().abs().sum()) for p in model.parameters())
+    return {"loss": history.last("train_loss"), "weight": weight}
+"""
 ALL = [("one", 0), ("one", 1), ("one", 2), ("two", 0), ("two", 1), ("two", 2)]
 
 
 def command(*arguments, jobs="1"):
     parser = argparse.ArgumentParser()
     study.add_arguments(parser)
-    return study.command(parser.parse_args([*arguments, "--jobs", jobs]))
+    return study.command(parser.parse_args([*arguments, *(["--jobs", jobs] if jobs else [])]))
 
 
 @pytest.fixture
@@ -134,6 +176,15 @@ def toy(tmp_path, monkeypatch):
     yield Toy(tmp_path)
     chapters.chapter.cache_clear()
     sys.modules.pop("chapter_01_toy", None)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The jobs and the threads that studies ask for; their runs stay in this process."""
+    found, place = SimpleNamespace(jobs=[], threads=[]), study._place
+    monkeypatch.setattr(study, "_place", lambda jobs, dask: found.jobs.append(jobs) or place(1, dask))
+    monkeypatch.setattr(torch, "set_num_threads", found.threads.append)
+    return found
 
 
 # ---------------------------------------------------------------------------------------------- measuring
@@ -207,7 +258,7 @@ def test_a_killed_study_goes_on_where_it_was(toy, kind, error):
 
 
 def test_an_interrupted_training_does_not_enter(toy, capsys):
-    """`fit` hands back a history when it is interrupted by a reader, but not within a study."""
+    """`fit` keeps the history of a training that a reader interrupts, but not within a study."""
     toy.edit(
         'return {"score"',
         """from toys import red_or_blue, small_network
@@ -227,6 +278,31 @@ def test_an_interrupted_training_does_not_enter(toy, capsys):
     assert toy.stored() == [("one", 0), ("two", 0)]
     assert command("01_toy") == 130
     assert "What was measured is kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "steps"),
+    [
+        ("# Some text.", "# Other text.", 7),
+        ('"loss": history', '"loss": 2 * history', 12),
+        ('"one": {"width": 1}', '"one": {"width": 1, "kernel": (1, 1)}', 12),
+    ],
+    ids=["its own", "other code", "another arm"],
+)
+def test_a_checkpoint_serves_its_own_code_and_arm_alone(toy, monkeypatch, old, new, steps):
+    """In the recipe, of which a checkpoint knows, nothing is other."""
+    toy.train()
+    monkeypatch.setattr(train, "checkpoints", functools.partial(train.checkpoints, every=0))
+    hold = toy.log.with_suffix(".hold")
+    hold.touch()
+    with monkeypatch.context() as held, pytest.raises(KeyboardInterrupt):
+        held.setattr(time, "sleep", lambda seconds: signal.raise_signal(signal.SIGINT))
+        toy.study.measure(jobs=1, seeds=(1,))
+    assert toy.steps() == [(1, 1)] * 6
+    hold.unlink()
+    toy.edit(old, new)
+    run = toy.study.measure(jobs=1, seeds=(1,)).runs()[0]
+    assert toy.steps()[6:].count((1, 1)) == steps and run.get("resumed", False) == (steps == 7)
 
 
 def test_a_new_seed_is_added_and_nothing_repeated(toy):
@@ -543,28 +619,32 @@ def test_time_left(toy, capsys):
     assert study.expected_minutes(toy.study, [("one", 1), ("two", 1)]) == 120
 
 
-def test_two_processes_on_one_study(toy):
-    with (
-        filelock.FileLock(toy.results.parent / ".01_toy.lock"),
-        pytest.raises(ValueError, match="another process is measuring 01_toy"),
-    ):
-        toy.study.measure(jobs=1)
-    assert not toy.runs() and len(toy.study.measure(jobs=1).runs()) == 6
+def test_the_time_left_is_said(toy, asked, monkeypatch, capsys):
+    toy.edit("    data=data,", "    data=data,\n    minutes={'two': 10},")
+    monkeypatch.setattr(time, "perf_counter", itertools.count(step=60).__next__)  # every run takes a minute
+    toy.study.measure(jobs=2)
+    ends = [line.split(" measured, ")[1] for line in capsys.readouterr().out.splitlines()]
+    assert ends == [
+        "5 to go, about 16.0 min left",
+        "4 to go, about 2.0 min left",  # now the other arm's time is known too
+        "3 to go, about 1.5 min left",
+        "2 to go, about 1.0 min left",
+        "1 to go, about 30 s left",
+        "0 to go",
+    ]
+
+
+@pytest.mark.parametrize(("cores", "jobs"), [(3, 3), (100, 6)])
+def test_one_job_for_each_core_unless_told_otherwise(toy, asked, monkeypatch, capsys, cores, jobs):
+    toy.edit("    data=data,", "    data=data,\n    minutes=50,")
+    monkeypatch.setattr(study.joblib, "cpu_count", lambda: cores)
+    command("01_toy", "--plan", jobs=None)
+    assert f"with {cores} at a time" in capsys.readouterr().out
+    command("01_toy", jobs=None)
+    assert (asked.jobs, asked.threads) == ([jobs], [1] * 6) and toy.stored() == ALL
 
 
 # ---------------------------------------------------------------------------------------------- processes
-
-TRAINING = """
-    from helpers import train
-    from toys import red_or_blue, small_network
-
-    train.set_seed(seed)
-    model = small_network()
-    data_ = red_or_blue(64)
-    history = train.fit(model, data_, epochs=EPOCHS, batch_size=4, lr=0.01 * width, eval_every=10, seed=seed)
-    weight = sum(float(p.double().abs().sum()) for p in model.parameters())
-    return {"loss": history.last("train_loss"), "weight": weight}
-"""
 
 
 @pytest.fixture
@@ -573,16 +653,19 @@ def copy(tmp_path):
     left_out = shutil.ignore_patterns("art", "__pycache__")
     shutil.copytree(settings.ROOT / "helpers", tmp_path / "helpers", ignore=left_out)
     shutil.copy(settings.ROOT / "tests" / "toys.py", tmp_path / "toys.py")
-    return Toy(tmp_path)
+    toy = Toy(tmp_path)
+    yield toy
+    for started in toy.processes:
+        started.kill()  # one that a failed test left waiting
 
 
-MEASURE = "import sys; from helpers import study; study.studies('01_toy')['01_toy'].measure(jobs={jobs})"
+MEASURE = "from helpers import study; study.studies('01_toy')['01_toy'].measure(jobs={jobs})"
 
 
 def process(toy, command, **more):
     folder = toy.script.parents[1]
     environment = {**os.environ, "PYTHONPATH": str(folder), "COURSE_SILENT": "1", "COURSE_CACHE": str(folder / "cache")}
-    return subprocess.Popen(
+    started = subprocess.Popen(
         [sys.executable, "-c", command],
         cwd=folder,
         env=environment | more,
@@ -591,6 +674,8 @@ def process(toy, command, **more):
         text=True,
         start_new_session=True,
     )
+    toy.processes.append(started)
+    return started
 
 
 def slow(toy, seconds):
@@ -608,39 +693,49 @@ def test_two_processes(copy):
     assert {run["made_with"]["machine"].split(", ")[1] for run in copy.content()["runs"]} == {"1 threads"}
 
 
+def test_a_second_process_does_not_measure_the_same_study(copy):
+    # the first run waits for a second one or for the file
+    wait = "while not os.path.exists('go') and len(open(log.name).readlines()) == 1:\n        time.sleep(0.05)"
+    copy.edit("    assert type(kernel)", f"    import time\n\n    {wait}\n    assert type(kernel)")
+    first = process(copy, MEASURE.format(jobs=1))
+    wait_for(copy.runs, first)
+    out, _ = process(copy, MEASURE.format(jobs=1)).communicate(timeout=300)
+    assert "ValueError: another process is measuring 01_toy; wait for it, or stop it." in out
+    assert copy.runs() == [(1, 0)]
+    (copy.script.parents[1] / "go").touch()
+    out, _ = first.communicate(timeout=300)
+    assert first.returncode == 0, out
+    assert copy.stored() == ALL and len(copy.runs()) == 6
+
+
 @pytest.mark.parametrize(("jobs", "kill"), [(1, signal.SIGKILL), (2, signal.SIGINT)])
 def test_a_kill_in_the_middle_changes_no_number(copy, jobs, kill):
     """The process is ended within a training, after a checkpoint; resumed, it gives what an uninterrupted one gives."""
-    copy.edit(
-        '    return {"score": more(10 * width + seed * (width - 1)), "width": width, "table": TABLE["a"]}\n', TRAINING
-    )
-    copy.edit("OFFSET = 1", "OFFSET, EPOCHS = 1, 150")
-    copy.edit("    data=data,", "    data=data,\n    seeds=(0, 1),")
+    copy.train()
     # in the package itself, so that joblib's processes have it too
-    often = "from helpers import train\nkeep = train.checkpoints\ntrain.checkpoints = lambda folder: keep(folder, 0.1)"
-    (copy.script.parents[1] / "helpers" / "__init__.py").write_text(often)
+    often = "from helpers import train\nkeep = train.checkpoints\ntrain.checkpoints = lambda folder: keep(folder, 0)"
+    folder = copy.script.parents[1]
+    (folder / "helpers" / "__init__.py").write_text(often)
+    hold = copy.log.with_suffix(".hold")
+    hold.touch()
     running = process(copy, MEASURE.format(jobs=jobs))
-    cache = copy.script.parents[1] / "cache"
-    wait_for(lambda: list(cache.rglob("*.checkpoint")), running)
+    wait_for(lambda: len(copy.steps()) == 24 + 6 * jobs and copy.results.exists() and len(copy.stored()) == 2, running)
     os.kill(running.pid, kill)
     running.communicate(timeout=300)
-    assert running.returncode != 0
-    before = copy.stored() if copy.results.exists() else []
-    assert len(before) < 4 and list(cache.rglob("*.checkpoint"))
-    started = len(copy.runs())
-    done = process(copy, MEASURE.format(jobs=jobs))
+    assert running.returncode != 0 and copy.stored() == [("one", 0), ("two", 0)]
+    started = len(copy.steps())
+    hold.unlink()
+    anew = f"; import os; os.rename({str(copy.results)!r}, 'resumed.json'); "
+    done = process(copy, MEASURE.format(jobs=jobs) + anew + MEASURE.format(jobs=jobs))
     out, _ = done.communicate(timeout=300)
     assert done.returncode == 0, out
-    resumed = copy.content()["runs"]
-    assert any(run.get("resumed") for run in resumed)
-    assert len(copy.runs()) == started + 4 - len(before)  # what was stored is not measured again
-    assert not list(cache.rglob("*.checkpoint"))
-    copy.results.unlink()
-    done = process(copy, MEASURE.format(jobs=jobs))
-    done.communicate(timeout=300)
-    whole = copy.content()["runs"]
+    resumed, whole = json.loads((folder / "resumed.json").read_text())["runs"], copy.content()["runs"]
     assert [run["metrics"] for run in whole] == [run["metrics"] for run in resumed]
-    assert not any(run.get("resumed") for run in whole)
+    assert sum(run.get("resumed", False) for run in resumed) == jobs and not any(run.get("resumed") for run in whole)
+    # seven of twelve steps are left where a run was cut off, none where it was stored, and twelve are measured anew
+    left = {(1, 0): 12, (2, 0): 12, (1, 1): 7 + 12, (2, 1): (7 if jobs == 2 else 12) + 12}
+    assert Counter(copy.steps()[started:]) == left
+    assert not list((folder / "cache").rglob("*.checkpoint"))
 
 
 def wait_for(condition, running, seconds=300):
