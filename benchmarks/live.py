@@ -1,25 +1,17 @@
-"""How fast the networks answer in the page: `python -m benchmarks.live` measures, and writes its tables to README.md.
+"""How fast the networks answer in the page: the benchmark's part `live`, which needs Chromium.
 
-Needs Chromium and playwright (`./course test` installs the latter). Every number is from the page itself.
+Every number is from the page itself.
 """
 
-import argparse
-import json
 import os
-import re
-import shutil
 import statistics
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
-
 from book.live import export
+from book.live.browser import chromium
 from helpers.table import Table
 
-HERE = Path(__file__).parent
-FOUND = HERE / "live.json"
-START, END = "<!-- live -->", "<!-- /live -->"
 PAGE = """<!doctype html><meta charset="utf-8"><title>live</title>
 <div class="live" data-figure="page"></div><script src="start.js"></script>"""
 RUN = """(rounds) => [...live.networks.values()].map((network) => {
@@ -33,15 +25,14 @@ RUN = """(rounds) => [...live.networks.values()].map((network) => {
 })"""
 
 
-def measure(rounds=15):
+def measure(quick=False):
     """Milliseconds per network for a pass and for its map, with the faster loop and without. A dict."""
-    found = {"rounds": rounds}
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+    rounds = 2 if quick else 15
+    found = {"rounds": rounds, "load": os.getloadavg()[0]}
+    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         folder = Path(folder)
         export.export(folder)
         (folder / "page.html").write_text(PAGE)
-        program = shutil.which("chromium") or shutil.which("google-chrome")
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
         classifiers = sum(network.names_pictures for network in export.networks())
         for loop in ("faster loop", "reference"):
             if loop == "reference":
@@ -66,8 +57,6 @@ def measure(rounds=15):
             page.close()
         found["megabytes"] = sum(path.stat().st_size for path in folder.glob("net-*.js") if _classifier(path)) / 1e6
         found["browser"] = f"Chromium {browser.version}"
-        browser.close()
-    found["load"] = os.getloadavg()[0]
     return found
 
 
@@ -75,8 +64,8 @@ def _classifier(path):
     return path.stem.removeprefix("net-") in {n.slug for n in export.networks() if n.names_pictures}
 
 
-def text(found):
-    """The tables as Markdown."""
+def text(found, folder):
+    """The tables as Markdown; nothing else goes to `folder`."""
     names = found["reference"]["networks"]
     rows = [
         {
@@ -98,19 +87,3 @@ def text(found):
             Table(rows, decimals=1)._repr_markdown_(),
         ]
     )
-
-
-def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.live", description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
-    options = parser.parse_args(arguments)
-    found = measure(options.rounds)
-    FOUND.write_text(json.dumps(found, indent=1) + "\n")
-    readme = HERE / "README.md"
-    tables = f"{START}\n\n{text(found)}\n\n{END}"
-    readme.write_text(re.sub(f"{START}.*{END}", lambda match: tables, readme.read_text(), flags=re.DOTALL))
-    print(text(found))
-
-
-if __name__ == "__main__":
-    main()

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 import torchvision
@@ -165,6 +166,42 @@ def opening(quick=False):
     return found
 
 
+CALLS = {
+    "`./course book`, the first call": "book",
+    "`./course run`, the first call": "run",
+    "`./course run --again`": "run --again",
+}
+
+
+def calls(quick=False):
+    """Seconds of the first calls of `./course` in a new checkout, and bytes of what they have installed by then.
+
+    pip keeps no cache, so every package is fetched. Quick: calls that install nothing.
+    """
+    found = {"machine": machine(), "calls": []}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("COURSE_", "VIRTUAL_ENV"))}
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["git", "clone", "-q", settings.ROOT, folder], check=True)
+        installed = Path(folder, ".venv")
+        for name, call in ({"`./course help`": "help"} if quick else CALLS).items():
+            began = time.perf_counter()
+            subprocess.run(
+                [f"{folder}/course", *call.split()],
+                check=True,
+                stdout=subprocess.DEVNULL,
+                env=environment | {"PIP_NO_CACHE_DIR": "1", "COURSE_CACHE": f"{folder}/cache"},
+            )
+            found["calls"].append(
+                {
+                    "call": name,
+                    "seconds": round(time.perf_counter() - began),
+                    "bytes": sum(path.lstat().st_size for path in installed.rglob("*")),
+                }
+            )
+        found["cuda"] = any(installed.glob("lib/python*/site-packages/nvidia"))
+    return found
+
+
 def accuracy(quick=False):
     """Test accuracy after so many seconds of training: the recipe for few epochs, the usual one, the usual loop."""
     data = cifar10(train=1024, test=128) if quick else cifar10()
@@ -250,4 +287,4 @@ def updates():
         }
 
 
-PARTS = {"speed": speed, "formats": formats, "opening": opening, "accuracy": accuracy, "recipe": recipe}
+PARTS = {"speed": speed, "formats": formats, "opening": opening, "calls": calls, "accuracy": accuracy, "recipe": recipe}

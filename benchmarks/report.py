@@ -113,6 +113,19 @@ def opening(found, folder):
     return f"{table._repr_markdown_()}\n\nData: {cifar['data']}; {voc['data']}. {_machine(found)}."
 
 
+def calls(found, folder):
+    rows = [
+        {
+            "": row["call"],
+            "minutes": round(row["seconds"] / 60, 1),
+            "installed by then, GB": round(row["bytes"] / 1e9, 1),
+        }
+        for row in found["calls"]
+    ]
+    build = "PyTorch with CUDA libraries" if found["cuda"] else "PyTorch's build for the CPU"
+    return f"{Table(rows)._repr_markdown_()}\n\n{build}; on drawn data. {_machine(found)}."
+
+
 def _percent(values):
     """Mean of accuracies, and from where to where they go."""
     values = [100 * value for value in values]
@@ -192,7 +205,14 @@ def recipe(found, folder):
     return "\n\n".join(tables)
 
 
-SECTIONS = {"speed": speed, "formats": formats, "opening": opening, "accuracy": accuracy, "recipe": recipe}
+SECTIONS = {
+    "speed": speed,
+    "formats": formats,
+    "opening": opening,
+    "calls": calls,
+    "accuracy": accuracy,
+    "recipe": recipe,
+}
 
 
 def fill(text, results, folder):

@@ -1,12 +1,13 @@
 """`./course pages`: write the pages that are computed, from what chapters declare and runs have left.
 
-With `--measure`, the times of the models page and the maps of the gallery and the README are measured again first; that
-takes minutes.
+With `--measure`, the times of the models page, the maps of the gallery and the README, and the stills of the live
+figures are made again first; that takes minutes.
 """
 
 from book import banner, bibliography, gallery, minutes, models, readme, results, shown
+from book.live import stills
 
-MEASURED = (models, gallery, banner)
+MEASURED = (models, gallery, banner, stills)
 PAGES = (results, models, gallery, minutes, bibliography, readme)
 
 

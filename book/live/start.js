@@ -45,7 +45,7 @@
       button.className = "live-start";
       button.textContent = "Start the network";
       button.addEventListener("click", () => { root.replaceChildren(); start(root); });
-      root.replaceChildren(button);
+      root.replaceChildren(button, ...root.querySelectorAll(".live-still"));
     }
   };
   if (document.readyState === "loading") addEventListener("DOMContentLoaded", prepare); else prepare();

@@ -5,20 +5,43 @@ A page asks for one with an element of plain HTML, which JupyterLab shows as the
     <div class="live" data-figure="gates">In the book, the network itself runs here.</div>
 """
 
+import html
 import importlib.util
+import json
+import re
 import sys
 from pathlib import Path
 
-FIGURE = '<div class="live" data-figure="'
+FIGURE = re.compile(r'(<div class="live" data-figure="([\w-]+)"(?: data-network="([^"]+)")?>.*?)(</div>)', re.DOTALL)
 FOLDER = "_static/live"
 PYTORCH = importlib.util.find_spec("torch") is not None  # writes the networks; the rest of the book needs none
 
 
 def add_scripts(app, page, template, context, doctree):
     """The page gets the two files that find its figures; those load the rest when a reader starts one."""
-    if PYTORCH and FIGURE in context.get("body", ""):
+    body = context.get("body", "")
+    if not FIGURE.search(body):
+        return
+    found = Path(app.srcdir) / "pages/live.json"
+    stills = json.loads(found.read_text("utf-8")) if found.exists() else {}
+    context["body"] = with_stills(body, stills, context["pathto"](FOLDER, 1))
+    if PYTORCH:
         app.add_css_file("live/live.css")
         app.add_js_file("live/start.js", loading_method="defer")
+
+
+def with_stills(body, stills, folder):
+    """The body of a page in which each figure that has a still picture shows it until it is started."""
+
+    def add(figure):
+        name = "-".join(filter(None, figure.group(2, 3))).lower()
+        if name not in stills:
+            return figure[0]
+        alt, (width, height) = html.escape(stills[name]["alt"]), stills[name]["size"]
+        size = f'width="{width}" height="{height}" loading="lazy"'
+        return f'{figure[1]}<img class="live-still" src="{folder}/{name}.webp" alt="{alt}" {size}>{figure[4]}'
+
+    return FIGURE.sub(add, body)
 
 
 def write_networks(app, exception):

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -47,6 +49,22 @@ def test_a_quick_run_measures_reports_and_keeps_nothing(bench, tmp_path):
     assert re.search(
         r"!\[Test accuracy against seconds of training\. small VGG-D, SHORT: [^]]+\]\(accuracy\.webp\)", text
     )
+    assert committed() == before
+
+
+@pytest.mark.browser
+def test_the_page_is_measured_in_a_process_of_its_own_and_nothing_is_kept(chromium, tmp_path):
+    before = committed()
+    for more in ([], ["--folder", str(tmp_path)]):
+        command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "live", *more]
+        done = subprocess.run(command, cwd=settings.ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "results.json").read_text())["live"]
+    for loop in ("faster loop", "reference"):
+        assert found[loop]["first answer"] > 0 and len(found[loop]["networks"]) == 10
+        assert min(min(times.values()) for times in found[loop]["networks"].values()) >= 0
+    section = (tmp_path / "README.md").read_text().split("<!-- live -->")[1].split("<!-- /live -->")[0]
+    assert "Medians of 2 passes" in section and all(f"| {name} " in section for name in found["reference"]["networks"])
     assert committed() == before
 
 

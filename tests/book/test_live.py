@@ -2,8 +2,10 @@
 
 import base64
 import functools
+import http.server
 import io
 import shutil
+import threading
 
 import firefox
 import numpy as np
@@ -16,6 +18,7 @@ from torch import nn
 from book.live import export
 from helpers import cam
 from helpers.data import voc_animals
+from helpers.naming import CLASSES
 
 PICTURES = 20
 TOLERANCE = 1e-4  # of the logits' size, and of a map's range
@@ -331,12 +334,16 @@ def settle(page, action=None):
     return page.evaluate("structuredClone(live.page.results)")
 
 
+def by_itself(folder, name):
+    """A file of this name with the page and nothing else."""
+    body = '<div class="live" data-figure="page">still</div><script src="start.js"></script>'
+    (folder / name).write_text(f'<!doctype html><html lang="en"><meta charset="utf-8"><title>live</title>{body}')
+    return folder / name
+
+
 @pytest.mark.browser
 def test_the_page_answers_in_firefox(other_browser, live_folder):
-    body = '<div class="live" data-figure="page">still</div><script src="start.js"></script>'
-    alone = live_folder / "test-firefox-page.html"
-    alone.write_text(f'<!doctype html><html lang="en"><meta charset="utf-8"><title>live</title>{body}')
-    other_browser.goto(alone.as_uri())
+    other_browser.goto(by_itself(live_folder, "test-firefox-page.html").as_uri())
     answered = other_browser.evaluate("""async () => {
       const ready = () => typeof live !== "undefined" && live.page && live.page.settled > 0 && live.page.still();
       for (let i = 0; i < 1200 && !ready(); i++) await new Promise((go) => setTimeout(go, 100));
@@ -355,6 +362,11 @@ def opened(live_page, page):
     live_page("page")
     settle(page)
     return page
+
+
+def input_of(page):
+    """What the networks see, 0 to 255."""
+    return torch.tensor(page.evaluate("Array.from(live.page.seen().d)")).float()
 
 
 def file(name, content, kind="image/png"):
@@ -379,6 +391,31 @@ def test_page_opens_from_the_disk_small_and_alone(opened, live_folder):
     assert opened.evaluate("live.page.first") < 60_000
 
 
+@pytest.fixture
+def addresses(live_folder, page):
+    """The addresses of the page: on the disk, and from a server on this machine. `page` waits patiently."""
+    page.set_default_timeout(120_000)
+    name = by_itself(live_folder, "test-served.html")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=live_folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield {"file": name.as_uri(), "http": f"http://127.0.0.1:{server.server_port}/{name.name}"}
+        server.shutdown()
+
+
+@pytest.mark.browser
+def test_page_answers_from_a_server_as_from_the_disk(addresses, page):
+    answers = {}
+    for way, address in addresses.items():
+        asked = []
+        page.on("request", lambda request, asked=asked: asked.append(request.url))
+        page.goto(address)
+        answers[way] = settle(page)
+        start = address.rpartition("/")[0]
+        assert len(asked) > len(CLASSIFIERS) and all(url.startswith((start, "data:")) for url in asked), way
+    assert max(change(*answers.values()).values()) == 0
+
+
 @pytest.mark.browser
 def test_page_works_without_the_faster_loop(live_folder, live_page, page, tmp_path):
     shutil.copytree(live_folder, tmp_path / "live")
@@ -399,6 +436,110 @@ def test_a_photograph_through_the_page_gets_pytorchs_answer(opened, networks):
         for name in CLASSIFIERS:
             theirs = networks[name].load()(export.normalised(small))[0]
             assert (torch.tensor(results[name]["logits"]) - theirs).abs().max() < 0.02, name
+
+
+@pytest.mark.browser
+def test_a_photograph_stays_in_the_page_which_says_so(opened):
+    before = len(opened.asked)
+    settle(opened, lambda: upload(opened, "p.png", encoded(Image.new("RGB", (90, 60), (200, 120, 40)))))
+    settle(opened, lambda: opened.locator(".live-photo").press("ArrowLeft"))
+    asked = opened.asked[before:]
+    assert asked and all(url.startswith("blob:") for url in asked)
+    assert "A photograph never leaves this page: the networks come to it." in opened.locator(".live").inner_text()
+
+
+@pytest.mark.browser
+def test_a_file_dropped_on_the_page_is_taken_like_a_chosen_one(opened):
+    image = export.drawn(5)[0][4].permute(1, 2, 0).numpy()
+    photograph, other = encoded(Image.fromarray(image)), encoded(Image.fromarray(image[::-1].copy()))
+    chosen = settle(opened, lambda: upload(opened, "chosen.png", photograph))
+    flipped = settle(opened, lambda: upload(opened, "flipped.png", other))
+    carried = opened.evaluate_handle(
+        """(text) => {
+          const carried = new DataTransfer(), bytes = Uint8Array.from(atob(text), (t) => t.charCodeAt(0));
+          carried.items.add(new File([bytes], "dropped.png", { type: "image/png" }));
+          return carried;
+        }""",
+        base64.b64encode(photograph).decode(),
+    )
+    card, live = opened.locator(".live-card").first, opened.locator("div.live")
+    card.dispatch_event("dragover", {"dataTransfer": carried})
+    assert "live-drop" in live.get_attribute("class")
+    dropped = settle(opened, lambda: card.dispatch_event("drop", {"dataTransfer": carried}))
+    assert "live-drop" not in live.get_attribute("class")
+    assert max(change(chosen, dropped).values()) == 0 < min(change(flipped, dropped).values())
+    beside = "new DragEvent('drop', { bubbles: true, cancelable: true })"
+    assert opened.evaluate(f"document.body.dispatchEvent({beside})") is False  # else the browser would open the file
+
+
+@pytest.mark.browser
+def test_a_picture_of_the_camera_is_what_the_camera_sees(launch_browser, browser_type_launch_args, addresses, tmp_path):
+    """The camera is Chromium's own, which plays a file; colours pass through YUV on the way."""
+    image = export.drawn(3)[0][2].permute(1, 2, 0).numpy()
+    seen = Image.new("RGB", (640, 480), (90, 140, 60))
+    seen.paste(Image.fromarray(image).resize((480, 480)), (80, 0))
+    film = tmp_path / "film.mjpeg"
+    film.write_bytes(encoded(seen, "JPEG", quality=95))
+    camera = ["device-for-media-stream", "ui-for-media-stream"]
+    flags = [f"--use-fake-{name}" for name in camera] + [f"--use-file-for-fake-video-capture={film}"]
+    browser = launch_browser(args=[*browser_type_launch_args["args"], *flags])
+    page = browser.new_page()
+    page.set_default_timeout(120_000)
+    page.goto(addresses["http"])
+    settle(page)
+    page.get_by_role("button", name="use the camera").click()
+    shutter = page.get_by_role("button", name="take this picture")
+    shutter.wait_for()
+    track = page.evaluate_handle("document.querySelector('.live video').srcObject.getTracks()[0]")
+    pictures = [input_of(page)]
+    for action in (shutter.click, lambda: upload(page, "seen.png", encoded(seen))):
+        settle(page, action)
+        pictures.append(input_of(page))
+    before, taken, chosen = pictures
+    assert (taken - chosen).abs().mean() < 0.2 * (before - chosen).abs().mean()
+    assert track.get_property("readyState").json_value() == "ended" and page.locator(".live video").count() == 0
+    browser.close()
+
+
+@pytest.mark.browser
+def test_grad_cam_of_a_chosen_class_is_pytorchs(opened, networks):
+    image = export.drawn(max(export.SAMPLES) + 1)[0][export.SAMPLES[1]][None].float()
+    x = export.normalised(F.interpolate(image, export.SIDE, mode="bilinear", antialias=True).round())
+    settle(opened, lambda: opened.locator(".live-samples button").nth(1).click())
+    results = settle(opened, lambda: opened.get_by_label("Grad-CAM of", exact=True).select_option("ship"))
+    for name in CLASSIFIERS:
+        asked, ours = results[name]["asked"], torch.tensor(results[name]["map"])
+        theirs = cam.grad_cam(networks[name].load(), networks[name].layer, x, asked, relu=False).flatten()
+        assert CLASSES[asked] == "ship" != CLASSES[results[name]["best"]], name
+        assert (ours - theirs).abs().max() < 0.02 * (theirs.max() - theirs.min()), name
+
+
+@pytest.mark.browser
+def test_the_mouse_drags_the_patch_and_takes_it_along(opened):
+    before = settle(opened, lambda: opened.locator(".live-samples button").nth(1).click())
+    photo = opened.locator(".live-photo")
+    photo.scroll_into_view_if_needed()
+    box = photo.bounding_box()
+
+    def to(across, down):
+        opened.mouse.move(box["x"] + across * box["width"], box["y"] + down * box["height"])
+
+    def patch():
+        """Rows and columns of the patch's colour: first and last."""
+        pixels = photo.evaluate("(one) => Array.from(one.getContext('2d').getImageData(0, 0, 128, 128).data)")
+        pixels = torch.tensor(pixels).view(128, 128, 4)[..., :3]
+        grey = (pixels - 255 * torch.tensor(export.MEAN)).abs().amax(-1) < 1
+        return [int(t) for axis in (1, 0) for t in (grey.sum(axis) > 16).nonzero()[[0, -1], 0]]
+
+    covered = settle(opened, lambda: to(0.25, 0.5))
+    assert patch() == pytest.approx([48, 79, 16, 47], abs=1)
+    opened.mouse.down()
+    dragged = settle(opened, lambda: to(0.75, 0.25))
+    assert patch() == pytest.approx([16, 47, 80, 111], abs=1)
+    assert min(change(before, covered).values()) > 1e-3 and min(change(covered, dragged).values()) > 1e-4
+    opened.mouse.up()
+    gone = settle(opened, lambda: to(-0.1, 0.25))
+    assert max(change(before, gone).values()) == 0
 
 
 @pytest.mark.browser
@@ -446,6 +587,23 @@ def test_a_nudge_takes_the_answer_down_and_random_signs_do_less(opened):
     margin = [r["ResNet"]["logits"][answer] - max(v for i, v in enumerate(r["ResNet"]["logits"]) if i != answer)
               for r in (before, nudged, random)]  # fmt: skip
     assert margin[1] < margin[0] - 1 and abs(margin[2] - margin[0]) < abs(margin[1] - margin[0])
+
+
+@pytest.mark.browser
+def test_the_others_see_the_nudge_and_the_control_moves_every_number_as_far(opened):
+    before, plain = settle(opened), input_of(opened)
+    opened.get_by_label("against", exact=True).select_option("ResNet")
+    nudged = settle(opened, lambda: opened.get_by_label("by", exact=True).fill("1"))
+    moved = {"gradient": input_of(opened) - plain}
+    random = settle(opened, lambda: opened.get_by_label("random signs").check())
+    moved["random"] = input_of(opened) - plain
+    for name in CLASSIFIERS:
+        assert change(before, nudged)[name] > 1e-3 and change(before, random)[name] > 1e-3, name
+    within = (plain > 0) & (plain < 255)
+    for signs, by in moved.items():
+        assert (by[within].abs() == 1).float().mean() > 0.99, signs
+        assert 0.3 < (by[within] > 0).float().mean() < 0.7, signs
+    assert (moved["gradient"] != moved["random"]).float().mean() > 0.3
 
 
 @pytest.mark.browser
