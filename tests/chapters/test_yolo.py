@@ -318,6 +318,15 @@ def test_difficult(code):
     assert code.mean_average_precision(found, truth, 1) == pytest.approx(1)
 
 
+@holds(YOLO, {"a class without an object has 0": ("/ max(len(there), 1)", "/ classes")})
+def test_the_mean_is_over_the_classes_that_are_there(code):
+    boxes = torch.tensor([[[0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 30.0, 30.0]]])
+    truth = {"boxes": boxes, "labels": torch.tensor([[3, 1]]), "difficult": torch.tensor([[False, True]])}
+    found = found_of(code, [(0, 3, 0.9, boxes[0, 0].tolist())])
+    assert code.mean_average_precision(found, truth, 5) == pytest.approx(1)
+    assert code.mean_average_precision(found, truth | {"labels": torch.tensor([[-1, 1]])}, 5) == 0
+
+
 @holds(
     YOLO,
     {
