@@ -177,7 +177,7 @@ def test_the_book_needs_no_pytorch(tmp_path):
     )
     assert done.returncode == 0 and "Live figures stay still" in done.stderr, done.stderr
     assert "It stays still." in (tmp_path / "html/pages/live.html").read_text()
-    assert not (tmp_path / "html/_static/live").exists()
+    assert not (tmp_path / "html/_static/live/start.js").exists()
 
 
 # ----------------------------------------------------------------------------------- sync, backwards

@@ -686,7 +686,8 @@ def test_everything_has_a_name_and_only_rest_is_announced(opened):
             new MutationObserver(() => { window.said++; }).observe(e, { childList: true, subtree: true });
         }"""
     )
-    opened.clock.install()  # a slow machine must not look like a reader who rests
+    opened.clock.install(time=0)
+    opened.clock.pause_at(10)  # a slow machine must not look like a reader who rests
     opened.get_by_label("by", exact=True).focus()
     for _ in range(3):
         opened.keyboard.press("ArrowRight")

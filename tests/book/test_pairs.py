@@ -1,6 +1,7 @@
 """Script and notebook of a chapter: what carries edits over, what is kept, and what `check` finds."""
 
 import errno
+import functools
 import json
 import os
 import re
@@ -702,13 +703,15 @@ def rests(tmp_path, monkeypatch):
         (tmp_path / folder).mkdir()
         monkeypatch.setattr(module, "FOLDER", tmp_path / folder)
     (tmp_path / "chapters/01_toy.py").write_text(RESTS)
+    # the chapters that others hold stay the same objects
+    monkeypatch.setattr(chapters, "chapter", functools.cache(chapters.chapter.__wrapped__))
+    monkeypatch.setattr(chapters, "_finished", dict(chapters._finished))
     code = chapters.chapter("01_toy")
     run = {"arm": "narrow", "seed": 0, "config": {"width": 2}, "metrics": {"score": 2}, "data": "toy data"}
     code.STUDY._write({"code": study.code_of("01_toy", "measure"), "arms": {}, "seeds": [0, 1], "runs": [run]})
     code.TEACHER.make()
     code.STUDENT.make()
-    yield code
-    chapters.chapter.cache_clear()
+    return code
 
 
 def test_what_a_chapter_rests_on_cannot_hide_the_rest(rests):
