@@ -5,16 +5,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from benchmarks import live, measure, report
+from benchmarks import measure, report
 
 HERE = Path(__file__).parent
-PARTS = measure.PARTS | {"live": live.measure}
-report.SECTIONS["live"] = live.text
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="course bench", description="Measure speed; see benchmarks/README.md.")
-    parser.add_argument("--only", choices=PARTS, help="redo one part, keep the others")
+    parser.add_argument("--only", choices=measure.PARTS, help="redo one part, keep the others")
     parser.add_argument("--quick", action="store_true", help="tiny settings, to see that it runs; keeps nothing")
     parser.add_argument("--folder", type=Path, help="write there instead of here")
     options = parser.parse_args(arguments)
@@ -34,9 +32,9 @@ def run(options, folder):
         shutil.copy(HERE / "README.md", folder)
     results_file = folder / "results.json"
     results = json.loads(results_file.read_text()) if results_file.exists() else {}
-    for part in [options.only] if options.only else PARTS:
+    for part in [options.only] if options.only else measure.PARTS:
         print(f"{part} ...", flush=True)
-        results[part] = PARTS[part](quick=options.quick)
+        results[part] = measure.PARTS[part](quick=options.quick)
         # after every part, so that an interrupted run keeps what it has
         results_file.write_text(json.dumps(results, indent=1) + "\n")
         text = (folder / "README.md").read_text()

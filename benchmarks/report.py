@@ -3,6 +3,7 @@
 import re
 import statistics
 
+from benchmarks import live
 from benchmarks.measure import TRIED
 from helpers import plot
 from helpers.table import Table
@@ -117,13 +118,13 @@ def calls(found, folder):
     rows = [
         {
             "": row["call"],
-            "minutes": round(row["seconds"] / 60, 1),
-            "installed by then, GB": round(row["bytes"] / 1e9, 1),
+            "minutes": row["seconds"] / 60,
+            "installed by then, GB": row["bytes"] / 1e9,
         }
         for row in found["calls"]
     ]
     build = "PyTorch with CUDA libraries" if found["cuda"] else "PyTorch's build for the CPU"
-    return f"{Table(rows)._repr_markdown_()}\n\n{build}; on drawn data. {_machine(found)}."
+    return f"{Table(rows, decimals=1)._repr_markdown_()}\n\n{build}; on drawn data. {_machine(found)}."
 
 
 def _percent(values):
@@ -212,6 +213,7 @@ SECTIONS = {
     "calls": calls,
     "accuracy": accuracy,
     "recipe": recipe,
+    "live": live.text,
 }
 
 

@@ -7,9 +7,8 @@ import shutil
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
-import axe_playwright_python
+import axe
 import nbformat
 import pytest
 import yaml
@@ -405,52 +404,16 @@ def test_what_a_phone_cuts_off_fades_at_the_edge(opened):
     )
 
 
-AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text("utf-8")
 THEMES_OWN = {
     ("region", ".sidebar-primary-items__start > .sidebar-primary-item:nth-child(1)")
 }  # no landmark: the title
-
-
-# Contrast is most of axe's time and depends on style alone: the first text of each colour, size, weight and ground.
-FIRST_OF_EACH_STYLE = """() => {
-  const first = new Map(), texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (texts.nextNode()) {
-    const element = texts.currentNode.parentElement;
-    if (!texts.currentNode.data.trim() || !element.checkVisibility()) continue;
-    const { color, fontSize, fontWeight } = getComputedStyle(element), style = [color, fontSize, fontWeight];
-    for (let ground = element; ground; ground = ground.parentElement) {
-      const { backgroundColor, backgroundImage, opacity } = getComputedStyle(ground);
-      style.push(backgroundColor, backgroundImage, opacity);
-    }
-    const key = style.filter((part, i) => i < 3 || !["none", "1", "rgba(0, 0, 0, 0)"].includes(part)).join();
-    if (!first.has(key)) first.set(key, element);
-  }
-  return [...first.values()];
-}"""
-
-
-def complaints_of_axe(page):
-    """What axe finds on an open page: {(rule, place)}; contrast in both themes, all else in the light one."""
-    page.add_style_tag(content="* { transition: none !important; animation: none !important }")  # no colour between two
-    page.evaluate(AXE)
-    found = []
-    for theme, what in (
-        ("light", "document, { rules: { 'color-contrast': { enabled: false } } }"),
-        ("light", "{ include: first }, { runOnly: ['color-contrast'] }"),
-        ("dark", "{ include: first }, { runOnly: ['color-contrast'] }"),
-    ):
-        page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
-        page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
-        page.evaluate(f"window.first = ({FIRST_OF_EACH_STYLE})()")
-        found += page.evaluate(f"axe.run({what.replace('first', 'window.first')})")["violations"]
-    return {(rule["id"], str(node["target"][0])) for rule in found for node in rule["nodes"]}
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("name", TOC)
 def test_axe_finds_nothing_but_what_is_the_themes(opened, name):
     page, _, _ = opened(name)
-    assert sorted(complaints_of_axe(page) - THEMES_OWN) == []
+    assert sorted({(rule, place) for rule, _, place in axe.complaints(page)} - THEMES_OWN) == []
 
 
 @pytest.mark.browser
@@ -466,4 +429,4 @@ def test_axe_finds_nothing_but_what_is_the_themes(opened, name):
 def test_a_fault_of_each_kind_would_be_found(opened, rule, fault):
     page, _, _ = opened("chapters/01_vgg")
     page.evaluate(fault)
-    assert rule in {rule for rule, _ in complaints_of_axe(page)}
+    assert rule in {rule for rule, _, _ in axe.complaints(page)}

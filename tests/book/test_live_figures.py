@@ -3,10 +3,9 @@
 import importlib.util
 import json
 import shutil
-from pathlib import Path
 from types import SimpleNamespace
 
-import axe_playwright_python
+import axe
 import pytest
 import torch
 import torch.nn.functional as F
@@ -194,20 +193,6 @@ def test_figure_works_without_the_faster_loop(live_folder, live_page, page, tmp_
     assert found(page) and not page.evaluate("Boolean(live.fast)")
 
 
-AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text("utf-8")
-
-
-def complaints_of_axe(page):
-    """What axe finds in the figure, in light and in dark: {(rule, theme, place)}."""
-    page.evaluate(AXE)
-    found = set()
-    for theme in ("light", "dark"):
-        page.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
-        for rule in page.evaluate("axe.run('div.live')")["violations"]:
-            found |= {(rule["id"], theme, str(node["target"][0])) for node in rule["nodes"]}
-    return found
-
-
 @pytest.fixture
 def themed(live_page, page):
     """`themed(figure)` starts a figure in the book's colours, under the headings of a chapter."""
@@ -216,7 +201,6 @@ def themed(live_page, page):
         live_page(figure, **FIGURES[figure])
         for sheet in stills.SHEETS:
             page.add_style_tag(path=sheet)
-        page.add_style_tag(content="* { transition: none !important }")  # no colour between two themes
         page.evaluate(
             """() => {
               const chapter = document.createElement("main");
@@ -233,7 +217,7 @@ def themed(live_page, page):
 @pytest.mark.parametrize("figure", FIGURES)
 def test_axe_finds_nothing_in_a_started_figure(themed, page, figure):
     themed(figure)
-    assert sorted(complaints_of_axe(page)) == []
+    assert sorted(axe.complaints(page, "div.live")) == []
 
 
 @pytest.mark.browser
@@ -247,7 +231,7 @@ def test_a_fault_of_each_kind_would_be_found(themed, page):
         }"""
     )
     page.add_style_tag(content="html[data-theme=dark] .live .live-note { color: #333 }")
-    found = {(rule, theme) for rule, theme, _ in complaints_of_axe(page)}
+    found = {(rule, theme) for rule, theme, _ in axe.complaints(page, "div.live")}
     faults = {(rule, theme) for rule in ("role-img-alt", "image-alt", "select-name") for theme in ("light", "dark")}
     assert faults | {("color-contrast", "dark")} <= found and ("color-contrast", "light") not in found
 

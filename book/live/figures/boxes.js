@@ -44,7 +44,7 @@ live.figures.boxes = async (root) => {
     }
     list.replaceChildren(...kept.slice(0, 8).map(({ label, score }) => make("li", {}, `${info.animals[label]}, ${score.toFixed(2)}`)));
     root.live = kept;
-    teller.say(`${kept.length} boxes; ${sure.length} were sure enough, ${sure.length - kept.length} suppressed.`);
+    teller.say(`${kept.length} ${kept.length === 1 ? "box" : "boxes"}; sure enough: ${sure.length}, suppressed: ${sure.length - kept.length}.`);
   };
   const controls = [
     live.slider("confidence at least", { min: 0.01, max: 0.9, step: 0.01, value: state.confidence, says: (t) => t.toFixed(2) }, (t) => { state.confidence = t; frame.refresh(); }),
