@@ -1432,7 +1432,8 @@ CLAIMS_20.table()
 #
 # - **Time.** At equal cost the separable network is *ahead* of the full one, by 3.5 points. After one and three passes it was not.
 # - **Parameters.** The shallow network has half as many again as the thin one; in the paper a tenth more. At equal parameters (an arm
-#   added after the first runs) little is left of its lead, a quarter of a point, which is not clear.
+#   added after the first runs, with half as many multiply-adds again) little is left of its lead, a quarter of a point, which is
+#   not clear.
 #
 # Why does separating cost us more than the paper? One suspect is width. Two more arms, also added after the first runs, have half the
 # channels. If width is the reason, separating costs more there:

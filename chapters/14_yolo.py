@@ -1540,7 +1540,7 @@ Table(
 # %% [markdown]
 # ## The paper's claims in miniature
 #
-# One training proves little. A study changes one thing at a time, with five seeds and the same batches, at 64 px, with a grid of
+# One training proves little. A study changes one thing at a time (its last arm two), with five seeds and the same batches, at 64 px, with a grid of
 # 4x4, for 12 epochs. From nothing, all layers are trained; otherwise the first stage keeps its pretrained weights.
 #
 # Which of a cell's two boxes counts? Taking the one that fits better would need the truth, and the better of two tries wins by

@@ -12,8 +12,12 @@ import re
 import sys
 from pathlib import Path
 
-FIGURE = re.compile(r'(<div class="live" data-figure="([\w-]+)"(?: data-network="([^"]+)")?>.*?)(</div>)', re.DOTALL)
+from docutils import nodes
+
+DIV = '<div class="live" data-figure="'
+FIGURE = re.compile(rf'({DIV}([\w-]+)"(?: data-network="([^"]+)")?>.*?)(</div>)', re.DOTALL)
 FOLDER = "_static/live"
+STILLS = "pages/live.json"
 PYTORCH = importlib.util.find_spec("torch") is not None  # writes the networks; the rest of the book needs none
 
 
@@ -22,12 +26,18 @@ def add_scripts(app, page, template, context, doctree):
     body = context.get("body", "")
     if not FIGURE.search(body):
         return
-    found = Path(app.srcdir) / "pages/live.json"
+    found = Path(app.srcdir, STILLS)
     stills = json.loads(found.read_text("utf-8")) if found.exists() else {}
     context["body"] = with_stills(body, stills, context["pathto"](FOLDER, 1))
     if PYTORCH:
         app.add_css_file("live/live.css")
         app.add_js_file("live/start.js", loading_method="defer")
+
+
+def follow_the_stills(app, doctree):
+    """A page with a figure is written again when the still pictures are others."""
+    if any(DIV in raw.astext() for raw in doctree.findall(nodes.raw)):
+        app.env.note_dependency(str(Path(app.srcdir, STILLS)))
 
 
 def with_stills(body, stills, folder):
@@ -57,6 +67,7 @@ def write_networks(app, exception):
 
 
 def setup(app):
+    app.connect("doctree-read", follow_the_stills)
     app.connect("html-page-context", add_scripts)
     app.connect("build-finished", write_networks)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    return {"env_version": 1, "parallel_read_safe": True, "parallel_write_safe": True}

@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import json
 import re
 import shutil
 import subprocess
@@ -116,6 +117,17 @@ def test_the_setting_comes_before_the_remote(tmp_path):
     (tmp_path / "pyproject.toml").write_text("[project]\nurls.Repository = 'https://example.org'\n")
     with pytest.raises(ValueError, match="'https://example.org' is not the address"):
         repository.address(tmp_path)
+
+
+def test_a_page_is_built_again_when_its_still_picture_is_another(source, tmp_path_factory):
+    out = tmp_path_factory.mktemp("book") / "html"
+    (source / "pages/figure.md").write_text('# A figure\n\n<div class="live" data-figure="boxes">still</div>\n')
+    toc = source / "_toc.yml"
+    toc.write_text(toc.read_text().replace("bibliography}", "bibliography}, {file: pages/figure}"))
+    for alt in ("One box.", "Two boxes."):
+        (source / "pages/live.json").write_text(json.dumps({"boxes": {"alt": alt, "size": [8, 8]}}))
+        assert build.build(out, source) == 0
+        assert f'alt="{alt}" width="8"' in (out / "pages/figure.html").read_text()
 
 
 @pytest.mark.parametrize("name", names())
