@@ -192,7 +192,7 @@ def all_images():
     return at_16_pixels(cifar10())
 
 
-def train_teacher(model, data, epochs=8):
+def train_teacher(model, data, epochs=30):
     """Train the teacher in place; returns its test accuracy."""
     history = train.fit(
         model,
