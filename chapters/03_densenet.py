@@ -54,6 +54,7 @@ from helpers.data import cifar10
 from helpers.exercise import attempt, verify
 from helpers.headline import headline
 from helpers.interactive import Explorable
+from helpers.modes import evaluating
 from helpers.settings import pick
 from helpers.study import Study
 from helpers.table import Table
@@ -1430,7 +1431,8 @@ def score_without(model, cuts, images, labels):
     kept = [weight[:, channels].clone() for weight, channels in cuts]
     for weight, channels in cuts:
         weight[:, channels] = 0
-    answers = model.eval()(images)
+    with evaluating(model):
+        answers = model(images)
     for (weight, channels), values in zip(cuts, kept, strict=True):
         weight[:, channels] = values
     return 100 * metrics.accuracy(answers, labels), float(F.cross_entropy(answers, labels))

@@ -48,6 +48,7 @@ from helpers.data import Dataset, Provenance, Split, cifar10
 from helpers.exercise import attempt, verify
 from helpers.headline import headline
 from helpers.interactive import Explorable
+from helpers.modes import evaluating
 from helpers.parity import copy_in_order, relative_difference
 from helpers.settings import pick
 from helpers.study import Study
@@ -139,9 +140,9 @@ def lamp_loss(network, images, targets):
 def lamp_accuracy(network, data):
     """The share of right answers among the far pixels of the test pictures."""
     far, mark = data.test.targets["far"].bool(), data.test.targets["mark"].bool()
-    with torch.inference_mode():
-        device = next(network.parameters()).device
-        logits = network.eval()(data.normalize(data.test.images.to(device))).cpu()
+    device = next(network.parameters()).device
+    with evaluating(network), torch.inference_mode():
+        logits = network(data.normalize(data.test.images.to(device))).cpu()
     return {"test_accuracy": float(((logits > 0) == mark)[far].float().mean())}
 
 
@@ -1517,8 +1518,8 @@ def logits_with(network, images, gates):
         for name, values in gates.items()
     ]
     try:
-        with torch.inference_mode():
-            return network.eval()(images)
+        with evaluating(network), torch.inference_mode():
+            return network(images)
     finally:
         for handle in handles:
             handle.remove()

@@ -46,6 +46,7 @@ from helpers.data import cifar10, largest_animal, voc_animals
 from helpers.exercise import attempt, verify
 from helpers.headline import headline
 from helpers.interactive import Explorable
+from helpers.modes import evaluating
 from helpers.settings import pick
 from helpers.study import Study
 from helpers.table import Table
@@ -987,8 +988,8 @@ def gates(model, kind, images):
     """The gates of every attention module of a kind, for normalised images: name -> tensor."""
     modules = dict(model.named_modules())
     inputs = inspect.watch(model, kind, images, lambda given, _: given)
-    with torch.inference_mode():
-        return {name: modules[name].eval().gate(given) for name, given in inputs.items()}
+    with evaluating(model), torch.inference_mode():
+        return {name: modules[name].gate(given) for name, given in inputs.items()}
 
 
 def weights_of_the_authors(model):

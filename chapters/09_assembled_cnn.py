@@ -53,6 +53,7 @@ from helpers.data import Split, cifar10
 from helpers.exercise import attempt, verify
 from helpers.headline import headline
 from helpers.interactive import Explorable
+from helpers.modes import evaluating
 from helpers.parity import relative_difference
 from helpers.settings import pick
 from helpers.study import Study
@@ -2097,8 +2098,8 @@ def shares_of(model, images):
 
     units = {name: m for name, m in model.named_modules() if isinstance(m, SelectiveKernel)}
     handles = [unit.register_forward_hook(partial(keep, name)) for name, unit in units.items()]
-    with torch.inference_mode():
-        model.eval()(images)
+    with evaluating(model), torch.inference_mode():
+        model(images)
     for handle in handles:
         handle.remove()
     return shares

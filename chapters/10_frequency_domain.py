@@ -54,6 +54,7 @@ from helpers.data import Dataset, Provenance, Split, cifar10, largest_animal, vo
 from helpers.exercise import attempt, verify
 from helpers.headline import headline
 from helpers.interactive import Explorable
+from helpers.modes import evaluating
 from helpers.parity import copy_in_order, relative_difference
 from helpers.settings import pick
 from helpers.study import Study
@@ -1587,9 +1588,10 @@ class GatedLoss:
 @torch.inference_mode()
 def open_probability(model, data, images):
     """Mean probability of each gate to be open, (channels,), over uint8 `images`."""
-    model.eval()
-    batches = [model.input(data.normalize(some)) for some in images.split(250)]
-    return torch.cat([model.gate.scores(some).softmax(2)[:, :, 1] for some in batches]).mean(0)
+    with evaluating(model):
+        batches = [model.input(data.normalize(some)) for some in images.split(250)]
+        scores = [model.gate.scores(some).softmax(2)[:, :, 1] for some in batches]
+    return torch.cat(scores).mean(0)
 
 
 # %%

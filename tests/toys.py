@@ -139,6 +139,14 @@ def holds(code, faults=None):
     return decorate
 
 
+@contextmanager
+def leaves_modes(model):
+    """Whatever happens within this block, every submodule must have its own mode again after it."""
+    before = {name: module.training for name, module in model.named_modules()}
+    yield model
+    assert {name: module.training for name, module in model.named_modules()} == before
+
+
 def from_cells(code, *names):
     """Functions of a chapter that stand in cells without the tag `model`, such as an exercise's check: a list."""
     tree = ast.parse(Path(code.__file__).read_text("utf-8"))

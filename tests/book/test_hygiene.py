@@ -13,7 +13,7 @@ import yaml
 
 from book import repository
 from book.check import MACHINE_PATH
-from helpers.chapters import FOLDER, names
+from helpers.chapters import FOLDER, model_cells, names
 from helpers.settings import ROOT
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -180,6 +180,64 @@ def test_no_comment_of_a_chapter_hangs_behind_a_bracket(name):
 def test_a_comment_behind_a_bracket_would_be_found():
     assert STRANDED.findall("x = f(\n    1\n)  # why\n") == [")  # why"]
     assert not STRANDED.findall("x = f(1)  # why\n\n# why\n)\n# (that)  # why\n")
+
+
+# in its studies, which would have to be measured again; `fit` puts every mode back after it
+MODES_KNOWN = {"11_unet": ["cell_probability"]}
+
+
+def owner(node):
+    """The name that an expression such as `networks["a"].to(device).eval()` begins with, or None."""
+    while not isinstance(node, ast.Name):
+        node = getattr(node, "func", None) or getattr(node, "value", None)
+        if node is None:
+            return None
+    return node.id
+
+
+def changes_mode(call):
+    return isinstance(call.func, ast.Attribute) and call.func.attr in ("eval", "train")
+
+
+def changed_modes(source):
+    """Functions that change the mode of a network that they are given and do not hand back."""
+    found = []
+    for function in [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]:
+        given = {argument.arg for argument in [*function.args.args, *function.args.kwonlyargs]} - {"self"}
+        parts = list(ast.walk(function))
+        changes = [part for part in parts if isinstance(part, ast.Call) and changes_mode(part)]
+        back = [part.value for part in parts if isinstance(part, ast.Return)]
+        given -= {owner(part) for part in back if part in changes or isinstance(part, ast.Name)}
+        if {owner(part) for part in changes} & given and function.name != "__init__":
+            found.append(function.name)
+    return found
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_chapters_function_leaves_the_mode_of_a_network_as_it_found_it(name):
+    assert changed_modes(model_cells(FOLDER / f"{name}.py")) == MODES_KNOWN.get(name, [])
+
+
+def test_a_changed_mode_would_be_found():
+    source = """
+def measured(model, images): return float(model.eval()(images).mean())
+def answers(model, images):
+    model.eval()
+    return model(images)
+def settled(model): return model.eval()
+def trained(model):
+    model.train()
+    return model
+def of_one(networks, name): networks[name].to("cpu").train()
+def fresh(build): return build().eval()
+def clean(model, images):
+    with evaluating(model):
+        return model(images)
+class Loss:
+    def __init__(self, teacher): self.teacher = teacher.eval()
+    def __call__(self, *, network): network.train()
+"""
+    assert changed_modes(source) == ["measured", "answers", "of_one", "__call__"]
 
 
 def test_no_definition_stands_in_two_chapters():

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers.cbam import CbamModule
 from torch import nn
-from toys import from_cells, holds, noise, on_meta, red_or_blue
+from toys import from_cells, holds, leaves_modes, noise, on_meta, red_or_blue
 
 from helpers import inspect, naming, parity
 from helpers.chapters import chapter
@@ -294,18 +294,21 @@ def test_region(code):
 @holds(
     CBAM,
     {
-        "gates of the next layer": ("lambda given, _: given)\n    with torch", "lambda _, made: made)\n    with torch"),
+        "gates of the next layer": ("lambda given, _: given)\n    with eval", "lambda _, made: made)\n    with eval"),
+        "in training mode": ("with evaluating(model), torch.inf", "with torch.inf"),
         "no stride": ("model.conv1.stride = (2, 2)", "pass"),
     },
 )
 def test_gates(code):
-    model = code.animal_network("channel first").eval()
+    model = code.animal_network("channel first")
     for module in model.modules():
         if isinstance(module, code.SpatialAttention):
             nn.init.ones_(module.bn.weight)
     x = noise(2, 3, 64, 64)
-    spatial = code.gates(model, code.SpatialAttention, x)
-    channel = code.gates(model, code.ChannelAttention, x)
+    with leaves_modes(model):
+        spatial = code.gates(model, code.SpatialAttention, x)
+        channel = code.gates(model, code.ChannelAttention, x)
+    model.eval()
     assert [tuple(gate.shape[1:]) for gate in spatial.values()] == [(1, 32, 32), (1, 16, 16), (1, 8, 8)]
     assert [gate.shape[1] for gate in channel.values()] == [16, 32, 64]
     block = model.layer1[0]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
-from toys import from_cells, holds, noise, on_meta, red_or_blue
+from toys import from_cells, holds, leaves_modes, noise, on_meta, red_or_blue
 
 from helpers import inspect, naming, parity, train
 from helpers.chapters import chapter
@@ -396,7 +396,14 @@ def test_gradient_norms(code):
             "return 100 * metrics.accuracy(answers, labels)",
             "return metrics.accuracy(answers, labels)",
         ),
-        "in training mode": ("answers = model.eval()(images)", "answers = model(images)"),
+        "in training mode": (
+            "    with evaluating(model):\n        answers = model",
+            "    if True:\n        answers = model",
+        ),
+        "the mode stays": (
+            "    with evaluating(model):\n        answers = model",
+            "    if model.eval():\n        answers = model",
+        ),
     },
 )
 def test_cuts(code):
@@ -406,7 +413,8 @@ def test_cuts(code):
     model = RESNET.shake_batch_norms(nn.Sequential(*parts))
     weight, images, labels = model[0].weight, noise(40, 3, 4, 5), torch.arange(40) % 2
     before = weight.detach().clone()
-    found = code.score_without(model, [(weight, slice(1, 3))], images, labels)
+    with leaves_modes(model):
+        found = code.score_without(model, [(weight, slice(1, 3))], images, labels)
     assert torch.equal(weight, before)
     answers = torch.einsum("oc,nc->no", before[:, :1, 0, 0], images.mean((2, 3))[:, :1])
     norm = model[2]

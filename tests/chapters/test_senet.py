@@ -9,7 +9,7 @@ import timm
 import torch
 import torchvision
 from torch import nn
-from toys import from_cells, holds, noise, on_meta, red_or_blue
+from toys import from_cells, holds, leaves_modes, noise, on_meta, red_or_blue
 
 from helpers import inspect, naming
 from helpers.chapters import chapter
@@ -257,7 +257,16 @@ def test_variance(code):
     assert torch.allclose(code.split_variance(decided, labels)[1], torch.zeros(4), atol=1e-6)
 
 
-@holds(SENET, {"replaced gates stay": ("handle.remove()", "pass")})
+@holds(
+    SENET,
+    {
+        "replaced gates stay": ("handle.remove()", "pass"),
+        "in training mode": (
+            "with evaluating(network), torch.inference_mode():\n            return",
+            "with torch.inference_mode():\n            return",
+        ),
+    },
+)
 def test_replacing(code):
     torch.manual_seed(0)
     network = RESNET.shake_batch_norms(code.SECifarResNet(8, 8, 2)).eval()
@@ -266,7 +275,9 @@ def test_replacing(code):
     own = code.logits_with(network, images, {})
     assert torch.allclose(code.logits_with(network, images, gates), own, atol=1e-5)
     ones = {name: torch.ones(found.shape[1]) for name, found in gates.items()}
-    replaced = code.logits_with(network, images, ones)
+    with leaves_modes(network.train()):
+        replaced = code.logits_with(network, images, ones)
+    network.eval()
     assert torch.equal(code.logits_with(network, images, {}), own), "the replacement outlived its pass"
     assert torch.allclose(replaced, code.without_units(network)(images), atol=1e-5)
     assert not torch.allclose(replaced, own, atol=1e-3)
@@ -287,7 +298,14 @@ def test_replacing(code):
             "data.normalize(data.test.images.to(device))",
             "data.normalize(data.train.images.to(device))",
         ),
-        "in training mode": ("network.eval()(data.normalize(data.test", "network(data.normalize(data.test"),
+        "in training mode": (
+            "with evaluating(network), torch.inference_mode():\n        logits",
+            "with torch.inference_mode():\n        logits",
+        ),
+        "the mode stays": (
+            "with evaluating(network), torch.inference_mode():\n        logits",
+            "with torch.inference_mode():\n        network.eval()\n        logits",
+        ),
     },
 )
 def test_lamp_measures(code):
@@ -312,7 +330,8 @@ def test_lamp_measures(code):
     test = Split(images, {"mark": mark, "far": far})
     data = SimpleNamespace(train=Split(255 - images, test.targets), test=test, normalize=lambda images: images.float())
     # far pixels: right, wrong (20 is not to be marked), right, right, wrong
-    assert code.lamp_accuracy(Reddest(), data) == {"test_accuracy": pytest.approx(3 / 5)}
+    with leaves_modes(reddest := Reddest()):
+        assert code.lamp_accuracy(reddest, data) == {"test_accuracy": pytest.approx(3 / 5)}
     wanted = (2 * math.log1p(math.exp(10)) + 3 * math.log1p(math.exp(-10))) / 5
     loss = code.lamp_loss(Reddest().eval(), images.float(), test.targets)
     assert loss.item() == pytest.approx(wanted, rel=1e-5)
