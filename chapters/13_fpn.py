@@ -14,7 +14,7 @@
 # | Paper | T.-Y. Lin, P. Dollár, R. Girshick, K. He, B. Hariharan and S. Belongie, *Feature Pyramid Networks for Object Detection*, CVPR 2017 [[Lin et al., 2017a](../pages/bibliography.md#lin2017fpn)] |
 # | Claim | Hand the deep, coarse maps of a network down to its fine ones, and every level knows what it sees and where. Small objects gain most, and it costs little. |
 # | You need | [Chapter 2](02_resnet): the stages of a ResNet. [Chapter 11](11_unet) helps: its skip connections are close relatives. |
-# | Time | About an hour and a half to read. The last cell prints how long the computations took. |
+# | Time | About an hour and a half to read. |
 # | Words, letters | [Glossary](../pages/glossary.md), [notation](../pages/notation.md) |
 #
 # **You will be able to**
@@ -120,8 +120,7 @@ Table(rows, decimals=1)
 # Half the size, and it is wrong far more often; at a fifth it is right for a third of them, where guessing would be right for a fifth. Much of that is the network's fault and not
 # the pixels': enlarged again, animals of 24 and 32 pixels are named nearly as well as those of 48. At 12 pixels enlarging does harm.
 #
-# So the oldest answer is an **image pyramid**: run the network on the image at several sizes. Every top entry of the
-# detection challenges of the time did that. The price: to see things at a quarter of the size, the image is enlarged four
+# So the oldest answer is an **image pyramid**: run the network on the image at several sizes. So did every top entry in the challenges of the time. The price: to see things at a quarter of the size, the image is enlarged four
 # times, at sixteen times the multiply-adds. Training on such a pyramid, says the paper, does not fit in memory.
 #
 # But the network itself has a pyramid inside. The maps of its stages, C2, C3, C4 and C5, have a quarter, an
@@ -982,8 +981,7 @@ print("roi_pool:", [round(value, 2) for value in pooled[0, 0, 0].tolist()])
 
 # %% [markdown]
 # The bins of a box from 3.3 to 10.3 have their middles at 3.8, 4.8, ... RoIAlign returns exactly that. RoI pooling rounds the box to 3 and 10 and takes the largest
-# value in each bin. Here it comes out 0.7 of a position too high: 0.2 by rounding, and 0.5 by the maximum, which on a ramp lies at the far end of a bin. On P2 a
-# position is 4 pixels, on P5 it is 32.
+# value in each bin. Here it comes out 0.7 of a position too high: 0.2 by rounding, and 0.5 by the maximum, which on a ramp lies at the far end of a bin.
 #
 # The head behind it: two fully connected layers of 1024 units with ReLU, then for each class a score and a box. It replaces the fifth stage
 # of ResNet that earlier systems ran on every proposal.
@@ -1625,8 +1623,7 @@ Table(
 )
 
 # %% [markdown]
-# Do not compare the columns of the two tables: other images, other sizes,
-# a backbone twenty times smaller, and 900 steps of training instead of 40,000. Compare the rows. And remember what the arms cost:
+# Compare the rows of the two tables, not their columns: images, sizes, backbone and length of training differ. And remember what the arms cost:
 
 # %% tags=["nbval-check-output"]
 COSTS
@@ -1678,8 +1675,7 @@ plot.show(
 # %% [markdown]
 # ## The paper's claim in miniature
 #
-# Each row is a difference in points, seed by seed, signed so that the paper predicts a positive number on the whole and for small objects.
-# The verdict comes from the 95 % interval of the mean difference: *seen* above zero, *reversed* below, *too small to matter* within two points (asked in the first two tables only). Three
+# Each row is a difference in points, seed by seed, signed so that the paper predicts a positive number on the whole and for small objects. *Too small to matter* is within two points (asked in the first two tables only). Three
 # claims about the smallest animals, those of level 2, are primary and carry Holm's correction; all others are exploratory.
 
 # %% tags=["model"]
@@ -1759,10 +1755,10 @@ LARGE.table()
 # **Seen**: lateral connections, to find and, exploratory, to name, at nearly equal cost. For the largest animals they are not clear: P5 is computed in the same way with and without them.
 #
 # **Too small to matter**: the top-down pathway, at exactly equal cost, to name small animals and, exploratory, to find them. Names are in the loss so that it would have something to bring down; it
-# brings nothing. That contradicts the paper, and the reason is open. Three guesses. The network names badly, by whatever path. It is shallow: between C2 and C5 lie three blocks, and in ResNet-50 thirteen; the paper expects
+# brings nothing. That contradicts the paper, and the reason is open. Three guesses. The network names badly. It is shallow: between C2 and C5 lie three blocks, and in ResNet-50 thirteen; the paper expects
 # the semantic gap to be worst in very deep networks. And the head that names reads 7x7 positions at once, so it may tell animals by parts that C2 knows.
 #
-# **To name**, all levels are no better than P2 alone (not clear; in the paper 0.5 points). A box of any size is read as 7x7 numbers, so one fine map will do.
+# **To name**, all levels are no better than P2 alone (not clear; in the paper 0.5 points).
 #
 # To be sure that the study's code still runs, each arm trains here for a moment.
 
@@ -1844,7 +1840,7 @@ plot.boxes(
 
 # %% [markdown]
 # Among the worst scenes are a herd far away, with animals smaller than any that we pasted, and a row of animals that
-# hide each other, of which NMS may keep too few boxes. In a typical scene everything is found; but an IoU of one half is lenient, and a hundred proposals are many.
+# hide each other, of which NMS may keep too few boxes. In a typical scene everything is found; but an IoU of one half is lenient.
 #
 # The first ten validation photographs, with nothing pasted, and the five proposals of which the network is most sure:
 
@@ -1919,7 +1915,7 @@ Table(
 # %% [markdown]
 # The nearer to 1, the more a level says the same of every scene: that is a prior for places, no sight. For P5 the number
 # rises from 0.495 to 0.965, and the last row shows that its place is the middle. Large boxes have to be there: a square of 96 pixels inside an image of 128 has its middle at most 16 pixels, to each side, from
-# the middle of the image. What P5 sees beyond that is not clear.
+# the middle of the image.
 #
 # ### What is missing without lateral connections?
 #
@@ -2174,9 +2170,8 @@ Explorable(
 # For detection at several sizes a feature pyramid is still the default neck. The paper's detector, Faster R-CNN with
 # ResNet-101, reached an AP of 36.2 on COCO's test-dev, from one image size, ahead of the winners of 2015 (34.9) and 2016 (34.7) (its Table 4).
 #
-# Its section 6 predicts **segments** in the same way: on every level a small network reads windows of 5x5 and 7x7 positions and gives a
-# mask of 14x14 and a score. That gives an average recall of segments of 45.7, and of up to 48.1 with masks of 28x28, against 39.8 for SharpMask, which needs an image
-# pyramid (Table 6).
+# Its section 6 predicts **segments** in the same way. Their average recall is 45.7 with masks of 14x14, and up to 48.1 with 28x28, against
+# 39.8 for SharpMask, which needs an image pyramid (Table 6).
 #
 # What torchvision reports for the detectors with a pyramid that it offers:
 
@@ -2207,7 +2202,7 @@ Table(rows, decimals=1)
 #   weighs what it adds.
 # - **FCOS** [[Tian et al., 2019](../pages/bibliography.md#tian2019fcos)] keeps the pyramid and drops the anchors: the level alone tells sizes apart.
 # - **YOLO** ([chapter 14](14_yolo)) began on one map, and its third version went to three levels with a top-down path.
-# - Plain transformers need less of it: a pyramid made from the last map of a ViT alone does nearly as well [[Li et al., 2022](../pages/bibliography.md#li2022vitdet)].
+# - Plain transformers need less: a pyramid made from the last map of a ViT does nearly as well [[Li et al., 2022](../pages/bibliography.md#li2022vitdet)].
 
 # %% [markdown]
 # ## Exercises
@@ -2359,9 +2354,8 @@ verify(check_own_heads, OwnHeadsSolution)
 # - $M_k = L_k C_k + \operatorname{up}(M_{k+1})$, $P_k = S_k * M_k$: the late maps are handed down and added. 3,344,384 parameters on a ResNet-50.
 # - Which boxes an arm can find is partly decided by its anchors, before any training.
 # - All levels have the same channels and one shared head. Each level has anchors of one size, so the level takes care of the size.
-# - An anchor is an object from an IoU of 0.7 (here 0.5), or if it is the best that a box can get. Without the second rule the oddest boxes would be lost.
+# - An anchor is an object from an IoU of 0.7 (here 0.5), or if it is the best that a box can get.
 # - Without lateral connections P2 has many positions and few different vectors.
-# - Average recall asks how many boxes are among the proposals, at ten degrees of strictness.
 #
 # **Three questions.** Why do offsets divide by the size of the anchor? Why must all levels have the same number of channels? A friend trains on images of twice
 # the size and keeps all anchors as they are: which boxes are lost?

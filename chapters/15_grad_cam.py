@@ -1945,9 +1945,6 @@ plot.show(
 # The answer to your guess, with only the last layer random, is: nearly all of it. (Grad-CAM keeps a good part, too, because the maps
 # $A^k$ are still the trained ones.) With the last stage random as well, Grad-CAM has lost the sheep, as it should. Guided
 # backpropagation draws it to the end. It is an edge detector, and it would have convinced you of a network that knows nothing.
-#
-# That also says what guided Grad-CAM is: the question is answered mostly by its coarse factor, and the detail depends little
-# on what the last layers have learned.
 
 # %% [markdown]
 # ### Adversarial images
