@@ -36,7 +36,9 @@ def source(tmp_path):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "pages", tmp_path / "pages")
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters: [{file: pages/bibliography}]\n")
-    (tmp_path / "index.md").write_text("# A book\n\n{cite}`simonyan2015vgg` and [a page](pages/bibliography).\n")
+    (tmp_path / "index.md").write_text(
+        "# A book\n\n{cite}`simonyan2015vgg` and [a page](pages/bibliography).\n\n```{way-in}\n```\n"
+    )
     return tmp_path
 
 
@@ -75,12 +77,15 @@ def test_buttons_lead_to_the_public_address_or_are_absent(source, tmp_path, monk
     nbformat.write(nb, source / f"chapters/{chapter}.ipynb")
     toc = source / "_toc.yml"
     toc.write_text(toc.read_text().replace("bibliography}", f"bibliography}}, {{file: chapters/{chapter}}}"))
-    pages = {}
+    pages, fronts = [], []
     for address in ("", "https://github.com/someone/papers"):
         monkeypatch.setattr(repository, "address", lambda address=address: address)
-        assert build.build(tmp_path / f"out{len(address)}/html", source) == 0
-        pages[address] = (tmp_path / f"out{len(address)}/html/chapters/{chapter}.html").read_text()
-    absent, present = pages.values()
+        assert build.build(tmp_path / "out/html", source) == 0
+        pages.append((tmp_path / f"out/html/chapters/{chapter}.html").read_text())
+        fronts.append(re.sub("<[^>]+>", "", (tmp_path / "out/html/index.html").read_text()))
+    assert "git clone" not in fronts[0] and "./course lab" in fronts[0]
+    assert "git clone https://github.com/someone/papers\ncd papers\n./course lab" in fronts[1]
+    absent, present = pages
     assert not [button for button in BUTTONS if button in absent]
     assert f"colab.research.google.com/github/someone/papers/blob/main/chapters/{chapter}.ipynb" in present
     assert f"mybinder.org/v2/gh/someone/papers/main?urlpath=lab/tree/chapters/{chapter}.ipynb" in present

@@ -45,6 +45,8 @@ def test_how_to_run_begins_with_what_it_takes():
     for fact in ("Windows with WSL", "Python 3.11 or newer", "`git clone`", "6.8 GB"):
         assert fact in top
         assert fact in readme.PAGE.read_text(), "the two say different things"
+    for fact in ("Windows with WSL", "Python 3.11 or newer", "6.8 GB"):
+        assert fact in (ROOT / "index.md").read_text(), "the front page says something else"
 
 
 def test_the_lines_of_the_reviews_are_the_last_that_the_preface_says():
