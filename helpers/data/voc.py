@@ -13,6 +13,7 @@ from helpers.data.prepared import fingerprint, prepared
 from helpers.data.source import READER, SEED, Source
 
 DRAWN = (600, 150)  # images of the stand-in, unless asked for more or fewer
+PUBLISHED = 3_600  # photographs of train and val together, nearly; how they are divided differs between copies
 
 _RENAME = "The folder with JPEGImages/ must be called VOCdevkit/VOC2012; COURSE_DATA is the one that holds VOCdevkit/."
 VOC2012 = Source(
@@ -41,8 +42,8 @@ def voc_animals(size=128, train=None, test=None):
 
     Left out are animals marked difficult and images without any other. Masks are those of
     `SegmentationClassAug/` (VOC's and those of SBD) where that folder holds any, else of `SegmentationClass/`.
-    The arrays are kept in the cache. Raises ValueError for a size or number that cannot be had, or for damaged files,
-    which it names.
+    The arrays are kept in the cache. Where the files hold clearly fewer images than were published, the provenance says
+    so. Raises ValueError for a size or number that cannot be had, or for damaged files, which it names.
     """
     amounts.check_size(size)
     amounts.check_counts(train, test)
@@ -59,6 +60,8 @@ def voc_animals(size=128, train=None, test=None):
     splits = [amounts.first(arrays, split, n, VOC2012.title) for split, n in (("train", train), ("test", test))]
     masks = ", masks of VOC and SBD" if source.mask_folder == "SegmentationClassAug" else ""
     detail = f"{amounts.said(arrays, splits)} images at {size} px{masks}"
+    if sum(len(arrays[f"{split}.images"]) for split in ("train", "test")) < 0.95 * PUBLISHED:
+        detail += f" (published: some {PUBLISHED:,})"
     return Dataset(*splits, VOC_ANIMALS, Provenance(VOC2012.title, True, detail))
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from helpers import data
 from helpers.data import Dataset, Provenance, Split, standin
+from helpers.data import voc as voc_module
 
 REAL = os.environ.get("COURSE_DATA")
 
@@ -87,7 +88,16 @@ def test_images_without_an_animal_are_left_out(voc):
     voc.add("train", "horse", thing("horse", (1, 1, 9, 9), part="cat"), thing("cow", (1, 1, 9, 9), difficult=1))
     dataset = data.voc_animals(32)
     assert dataset.train.targets["labels"].tolist() == [[2], [3]]
-    assert str(dataset.provenance) == "PASCAL VOC 2012 animals, 2 + 1 images at 32 px"
+    assert str(dataset.provenance) == "PASCAL VOC 2012 animals, 2 + 1 images at 32 px (published: some 3,600)"
+
+
+def test_a_set_that_is_whole_or_nearly_is_not_called_smaller(voc, monkeypatch):
+    for i in range(17):
+        voc.add("train", f"cat{i}", thing("cat", (1, 1, 9, 9)))
+    detail = "PASCAL VOC 2012 animals, 18 + 1 images at 32 px"
+    for published, said in ((19, ""), (20, ""), (21, " (published: some 21)")):
+        monkeypatch.setattr(voc_module, "PUBLISHED", published)
+        assert str(data.voc_animals(32).provenance) == detail + said
 
 
 def test_with_masks_leaves_out_what_has_none():
@@ -109,7 +119,7 @@ def test_the_first_images_are_balanced_by_their_largest_animal(voc):
     rows = [[label for label in row if label >= 0] for row in small.train.targets["labels"].tolist()]
     assert rows == [[0], [2], [0, 4]]
     assert torch.equal(small.train.targets["boxes"], whole.train.targets["boxes"][:3])
-    assert str(small.provenance) == "PASCAL VOC 2012 animals, 3 of 7 + 1 images at 32 px"
+    assert str(small.provenance) == "PASCAL VOC 2012 animals, 3 of 7 + 1 images at 32 px (published: some 3,600)"
 
 
 def test_one_label_is_that_of_the_animal_with_the_largest_box():
@@ -134,7 +144,7 @@ def test_masks_of_sbd_are_preferred(voc):
     voc.mask("train_dog", np.full((40, 80), 8, np.uint8), "SegmentationClassAug")
     dataset = data.voc_animals(32)
     assert (dataset.train.targets["masks"] == 1).all()
-    assert str(dataset.provenance).endswith("at 32 px, masks of VOC and SBD")
+    assert str(dataset.provenance).endswith("at 32 px, masks of VOC and SBD (published: some 3,600)")
 
 
 def test_reduction_is_anti_aliased(voc):
@@ -262,7 +272,7 @@ def test_with_masks_names_the_images_of_a_subset(voc):
     voc.add("val", "cow", thing("cow", (1, 1, 9, 9)))
     voc.add("val", "sheep", thing("sheep", (1, 1, 9, 9)))
     kept = data.with_masks(data.voc_animals(32, test=2))
-    assert str(kept.provenance) == "PASCAL VOC 2012 animals, 1 + 1 images at 32 px"
+    assert str(kept.provenance) == "PASCAL VOC 2012 animals, 1 + 1 images at 32 px (published: some 3,600)"
     assert (len(kept.train), len(kept.test)) == (1, 1)
 
 
