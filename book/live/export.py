@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -33,6 +34,7 @@ MEAN = (0.4640, 0.4377, 0.3839)
 STD = (0.2562, 0.2532, 0.2600)
 # Of the first 80 drawn validation pictures, for each animal the one that most of the networks name right.
 SAMPLES = (56, 12, 2, 9, 6)
+PHOTOGRAPHER = "The photograph of a cat is by Stéfan van der Walt, in the public domain (CC0)."
 
 
 # ------------------------------------------------------------------------------------------------- the networks
@@ -405,12 +407,21 @@ def drawn(count):
     return torch.from_numpy(test["images"]), [VOC_ANIMALS[labels[0]] for labels in test["labels"]]
 
 
+def samples():
+    """What a reader can choose from, a photograph first: (what it is, picture uint8 (3, SHOWN, SHOWN))."""
+    found = []
+    for path in sorted((HERE / "photographs").glob("*.png")):
+        picture = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)
+        found.append((f"photograph of a {path.stem}", picture))
+    images, names = drawn(max(SAMPLES) + 1)
+    return found + [(f"drawn picture {i}: {names[n]}", images[n]) for i, n in enumerate(SAMPLES, 1)]
+
+
 def beginning():
     """What the page knows before any network arrives: names of classes, statistics, and sample pictures."""
     from helpers.data import VOC_ANIMALS, standin
     from helpers.naming import CLASSES
 
-    images, names = drawn(max(SAMPLES) + 1)
     return {
         "classes": CLASSES,
         "animals": VOC_ANIMALS,
@@ -421,8 +432,8 @@ def beginning():
         "networks": {
             n.name: {"file": f"net-{n.slug}.js", "chapter": n.chapter, "names": n.names_pictures} for n in networks()
         },
-        "credits": standin.credits().splitlines(),
-        "samples": [{"name": names[i], "uri": png(images[i])} for i in SAMPLES],
+        "credits": [PHOTOGRAPHER, *standin.credits().splitlines()],
+        "samples": [{"name": name, "uri": png(picture)} for name, picture in samples()],
     }
 
 

@@ -90,7 +90,7 @@ live.sample = async (i) => {
 
 // Samples, a file, a drop on `target`, and the camera; take(picture) gets each new one.
 live.chooser = (take, { target, camera = false, start = 0 } = {}) => {
-  const id = live.unique("file"), samples = make("div", { class: "live-samples", role: "group", "aria-label": "drawn pictures" });
+  const id = live.unique("file"), samples = make("div", { class: "live-samples", role: "group", "aria-label": "pictures" });
   const says = make("p", { class: "live-says", role: "status" });
   const press = (chosen) => { for (const other of samples.children) other.setAttribute("aria-pressed", String(other === chosen)); };
   const open = async (file) => {
@@ -99,14 +99,14 @@ live.chooser = (take, { target, camera = false, start = 0 } = {}) => {
   };
   live.info.samples.forEach((sample, i) => {
     const button = make("button", { type: "button", "aria-pressed": "false", onclick: async () => { press(button); says.textContent = ""; take(await live.sample(i)); } },
-      make("img", { src: sample.uri, alt: `drawn picture ${i + 1}: ${sample.name}`, width: 48, height: 48 }));
+      make("img", { src: sample.uri, alt: sample.name, width: 48, height: 48 }));
     samples.append(button);
   });
   const file = make("input", { type: "file", id, accept: "image/*", onchange: () => { if (file.files.length) open(file.files[0]); } });
   const box = make("div", { class: "live-chooser" }, samples, make("label", { for: id }, "or a photograph of yours"), file);
   if (camera) box.append(cameraButton((picture) => { press(null); says.textContent = ""; take(picture); }, says));
   box.append(says, make("p", { class: "live-note" }, "A photograph never leaves this page: the networks come to it."),
-    make("details", { class: "live-note" }, make("summary", {}, "Who made the drawings"), ...live.info.credits.map((line) => make("p", {}, line))));
+    make("details", { class: "live-note" }, make("summary", {}, "Who made the pictures"), ...live.info.credits.map((line) => make("p", {}, line))));
   if (target) {
     target.addEventListener("dragover", (event) => { event.preventDefault(); target.classList.add("live-drop"); });
     target.addEventListener("dragleave", () => target.classList.remove("live-drop"));
@@ -128,7 +128,7 @@ function cameraButton(take, says) {
       button.after(video);
       await video.play();
       button.textContent = "take this picture";
-    } catch { stop(); says.textContent = "There is no camera, or it was refused; a file or a drawn picture works as well."; }
+    } catch { stop(); says.textContent = "There is no camera, or it was refused; a file or one of these pictures works as well."; }
   } }, "use the camera");
   return button;
 }

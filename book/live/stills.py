@@ -1,6 +1,6 @@
 """Still pictures of the live figures, where the browser runs no scripts, and until a reader starts the figure.
 
-`measure` starts each figure in Chromium, on its drawn picture, and writes `pages/_static/live/NAME.webp`; what they
+`measure` starts each figure in Chromium, on the first picture, and writes `pages/_static/live/NAME.webp`; what they
 show stands in `pages/live.json`. `./course pages --measure` calls it.
 """
 
@@ -39,10 +39,14 @@ def figures():
 
 
 def made_from(figure, networks):
-    """What a picture depends on: hashes of the figure's script and of the networks in it."""
+    """What a still picture depends on: what the figure begins with, and hashes of its script and its networks."""
     script = export.HERE / f"figures/{FIGURE.match(figure)[1]}.js"
     files = {network.name: network.file for network in export.networks()}
-    return {"script": gallery.of_file(script), "networks": {name: gallery.of_file(files[name]) for name in networks}}
+    return {
+        "of": export.samples()[0][0],
+        "script": gallery.of_file(script),
+        "networks": {name: gallery.of_file(files[name]) for name in networks},
+    }
 
 
 def picture(page, folder, figure):
@@ -60,9 +64,9 @@ def picture(page, folder, figure):
     shot = Image.open(io.BytesIO(page.locator("div.live").screenshot()))
     file = io.BytesIO()
     shot.convert("RGB").save(file, "webp", quality=75, method=6)
-    animal, networks = page.evaluate("[live.info.samples[0].name, [...live.networks.keys()]]")
-    alt = f"The figure with a drawn {animal}. {says.inner_text()}"
-    return file.getvalue(), {"alt": alt, "size": shot.size} | made_from(figure, networks)
+    made = made_from(figure, page.evaluate("[...live.networks.keys()]"))
+    alt = f"The figure with a {made['of']}. {says.inner_text()}"
+    return file.getvalue(), {"alt": alt, "size": shot.size} | made
 
 
 def measure():

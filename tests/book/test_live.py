@@ -19,6 +19,7 @@ from book.live import export
 from helpers import cam
 from helpers.data import voc_animals
 from helpers.naming import CLASSES
+from helpers.settings import ROOT
 
 PICTURES = 20
 TOLERANCE = 1e-4  # of the logits' size, and of a map's range
@@ -501,9 +502,28 @@ def test_a_picture_of_the_camera_is_what_the_camera_sees(launch_browser, browser
     browser.close()
 
 
+def test_photographs_are_of_the_pages_size_and_their_makers_are_named():
+    files = sorted((export.HERE / "photographs").iterdir())
+    pictures = [(name, picture) for name, picture in export.samples() if name.startswith("photograph of a ")]
+    assert [file.name for file in files] == [name.removeprefix("photograph of a ") + ".png" for name, _ in pictures]
+    terms, said = (ROOT / "THIRD_PARTY.md").read_text("utf-8"), "\n".join(export.beginning()["credits"])
+    for file, (name, picture) in zip(files, pictures, strict=True):
+        assert picture.shape == (3, export.SHOWN, export.SHOWN)
+        assert f"`book/live/photographs/{file.name}`" in terms and name in said
+
+
+def test_the_first_picture_is_one_that_all_classifiers_name_right(networks):
+    name, picture = export.samples()[0]
+    x = export.normalised(F.interpolate(picture[None].float(), export.SIDE, mode="bilinear", antialias=True).round())
+    for classifier in CLASSIFIERS:
+        with torch.no_grad():
+            answer = CLASSES[int(networks[classifier].load()(x).argmax())]
+        assert name == f"photograph of a {answer}", classifier
+
+
 @pytest.mark.browser
 def test_grad_cam_of_a_chosen_class_is_pytorchs(opened, networks):
-    image = export.drawn(max(export.SAMPLES) + 1)[0][export.SAMPLES[1]][None].float()
+    image = export.samples()[1][1][None].float()
     x = export.normalised(F.interpolate(image, export.SIDE, mode="bilinear", antialias=True).round())
     settle(opened, lambda: opened.locator(".live-samples button").nth(1).click())
     results = settle(opened, lambda: opened.get_by_label("Grad-CAM of", exact=True).select_option("ship"))
@@ -612,7 +632,7 @@ def test_occlusion_map_is_what_pytorch_loses(opened, networks):
     opened.locator(".live-card", has_text="Wide").locator("..").locator("[aria-label=ResNet] button").click()
     opened.wait_for_function("live.page.occluded", timeout=120_000)
     ours = torch.tensor(opened.evaluate("live.page.occluded.map"))
-    image = export.drawn(max(export.SAMPLES) + 1)[0][export.SAMPLES[0]][None].float()
+    image = export.samples()[0][1][None].float()
     small = F.interpolate(image, export.SIDE, mode="bilinear", antialias=True).round()
     hidden = small.repeat(64, 1, 1, 1)
     mean = 255 * torch.tensor(export.MEAN)[:, None, None]

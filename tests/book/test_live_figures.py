@@ -32,13 +32,13 @@ BY_NAME = {network.name: network for network in export.networks()}
 
 @pytest.fixture(scope="module")
 def picture():
-    """The drawn picture that figures begin with, uint8 (1, 3, SHOWN, SHOWN)."""
-    return export.drawn(max(export.SAMPLES) + 1)[0][export.SAMPLES[0], None]
+    """The picture that figures begin with, uint8 (1, 3, SHOWN, SHOWN)."""
+    return export.samples()[0][1][None]
 
 
 @pytest.fixture(scope="module")
 def samples():
-    return export.drawn(max(export.SAMPLES) + 1)[0][list(export.SAMPLES)]
+    return torch.stack([picture for _, picture in export.samples()])
 
 
 def seen(images, size=export.SIDE):
@@ -106,7 +106,7 @@ def stored():
 @pytest.mark.parametrize("name", stills.figures())
 def test_the_still_is_small_and_that_of_the_committed_networks(stored, name):
     figure, still, file = stills.figures()[name], stored[name], stills.PICTURES / f"{name}.webp"
-    made = {key: still[key] for key in ("script", "networks")}
+    made = {key: still[key] for key in ("of", "script", "networks")}
     assert made == stills.made_from(figure, made["networks"]) and made["networks"], "./course pages --measure"
     assert file.stat().st_size <= 30_000
     with Image.open(file) as picture:
@@ -257,7 +257,7 @@ def test_only_rest_is_announced(live_page, page, figure):
     )
     page.clock.install(time=0)
     page.clock.pause_at(10)  # a slow machine must not look like a reader who rests
-    for number in (1, 2, 3):
+    for number in (1, 2, 5):
         found(page, root.locator(".live-samples button").nth(number).click)
     if figure in SLIDERS:  # two pictures may get the same sentence there, and that is not said again
         name, value = SLIDERS[figure]
@@ -419,10 +419,10 @@ def test_gates_of_another_picture(live_page, page, picture, samples, name):
     assert not close(shown, replaced(model, {}, seen(picture)))
 
 
-GATES = {  # a choice of the menu: what it makes of the gates of a picture, given those of all drawn pictures
-    "the mean over the drawn pictures": lambda own, drawn: drawn.mean(0, keepdim=True),
-    "all open": lambda own, drawn: torch.ones_like(own),
-    "its own, in reverse order": lambda own, drawn: own.flatten().flip(0).view_as(own),
+GATES = {  # a choice of the menu: what it makes of the gates of a picture, given those of all pictures
+    "the mean over the pictures": lambda own, all_of_them: all_of_them.mean(0, keepdim=True),
+    "all open": lambda own, all_of_them: torch.ones_like(own),
+    "its own, in reverse order": lambda own, all_of_them: own.flatten().flip(0).view_as(own),
 }
 
 
@@ -433,9 +433,9 @@ def test_gates_of_another_kind(live_page, page, picture, samples, name, choice):
     live_page("gates", network=name)
     shown = found(page, lambda: page.get_by_label("gates", exact=True).select_option(choice))
     model = BY_NAME[name].load()
-    gates, drawn = [n for n, m in model.named_modules() if n.endswith("sigmoid")], {}
-    replaced(model, {n: lambda out, n=n: drawn.setdefault(n, out) for n in gates}, seen(samples))
-    changes = {n: lambda own, n=n: GATES[choice](own, drawn[n]) for n in gates}
+    gates, kept = [n for n, m in model.named_modules() if n.endswith("sigmoid")], {}
+    replaced(model, {n: lambda out, n=n: kept.setdefault(n, out) for n in gates}, seen(samples))
+    changes = {n: lambda own, n=n: GATES[choice](own, kept[n]) for n in gates}
     assert close(shown, replaced(model, changes, seen(picture)))
     assert not close(shown, replaced(model, {}, seen(picture)))
 
@@ -487,10 +487,10 @@ WAYS = {  # a switch: the network, and the module that hears of the way across
 def test_masks(live_page, page, samples, way):
     name, module = WAYS[way]
     live_page("masks", network=name)
-    model, x = BY_NAME[name].load(), seen(samples[1:2], BY_NAME[name].size)
+    model, x = BY_NAME[name].load(), seen(samples[2:3], BY_NAME[name].size)
     with torch.no_grad():
         theirs = model(x)[0].argmax(0).flatten()
-    ours = torch.tensor(found(page, lambda: page.locator(".live-samples button").nth(1).click()))
+    ours = torch.tensor(found(page, lambda: page.locator(".live-samples button").nth(2).click()))
     assert (ours != theirs).float().mean() < 0.005 and ours.any()
     changed = torch.tensor(found(page, lambda: page.get_by_label(way, exact=True).check()))
     if name == "FCN":

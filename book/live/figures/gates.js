@@ -46,8 +46,8 @@ live.figures.gates = async (root) => {
   };
   const set = (key) => (value) => { state[key] = value; frame.refresh(); };
   const controls = [
-    live.menu("gates", [["its own", "own"], ...info.samples.map((sample, i) => [`those of drawn picture ${i + 1}: ${sample.name}`, i]),
-      ["the mean over the drawn pictures", "mean"], ["all open", "open"], ["its own, in reverse order", "turned"]], set("how")),
+    live.menu("gates", [["its own", "own"], ...info.samples.map((sample, i) => [`those of the ${sample.name}`, i]),
+      ["the mean over the pictures", "mean"], ["all open", "open"], ["its own, in reverse order", "turned"]], set("how")),
     ...(kinds.length > 1 ? [live.menu("of", [["channels and places", "all"], ...kinds.map((kind) => [kind === "channel" ? "channels only" : "places only", kind])], set("kind"))] : []),
     live.menu("show", gates.map(([name], i) => [name.replace(/\.?sigmoid$/, ""), i]), set("block"), state.block),
   ];
