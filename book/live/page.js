@@ -3,7 +3,7 @@
 live.figures.page = async (root) => {
   const { make, info } = live, SHOWN = info.shown, SIDE = info.side, names = Object.keys(info.networks).filter((name) => info.networks[name].names);
   const state = { picture: null, x: SHOWN / 2, y: SHOWN / 2, covered: false, size: 32, asked: null, against: names[0], by: 0, random: false, round: 0 };
-  const cards = new Map(), soon = live.soon(), teller = live.teller(), page = live.page = { settled: 0, results: {}, times: {}, still: () => page.settled === state.round, seen: () => state.input };
+  const cards = new Map(), soon = live.soon(), teller = live.teller(), page = live.page = { settled: 0, complete: false, results: {}, times: {}, still: () => page.complete && page.settled === state.round, seen: () => state.input };
 
   // ------------------------------------------------------------------------------------ what the networks get to see
   const grey = (x, top, left, side) => { // a patch in the mean colour of the training photographs
@@ -73,6 +73,7 @@ live.figures.page = async (root) => {
   function rest() {
     page.all = performance.now() - state.since;
     page.settled = state.round;
+    if (!page.complete) return; // the rest of the networks is on its way
     const votes = new Map();
     for (const [name, { best }] of cards) if (best !== undefined) votes.set(info.classes[best], [...votes.get(info.classes[best]) ?? [], name]);
     const counted = [...votes].sort((a, b) => b[1].length - a[1].length).map(([answer, who]) => `${who.length} ${answer}`);
@@ -148,5 +149,6 @@ live.figures.page = async (root) => {
   root.append(make("div", { class: "live-bench" }, left, make("div", {}, teller.line, make("div", { class: "live-cards" }, ...names.map(card)))));
   addEventListener("dragover", (event) => event.preventDefault()); // a drop beside the page must not leave it
   addEventListener("drop", (event) => event.preventDefault());
-  for (const name of names) { await live.load(name); refresh(); }
+  const goOn = () => { if (state.picture) soon(turn); };
+  try { for (const name of names) { await live.load(name); goOn(); } } finally { page.complete = true; goOn(); }
 };

@@ -691,6 +691,22 @@ def test_grey_and_turned_photographs_come_in_as_they_look(opened):
 
 
 @pytest.mark.browser
+def test_nothing_is_announced_before_all_networks_are_there(live_page, page):
+    page.add_init_script(  # who waits half a second for a network hears nothing either
+        """window.said = [];
+        const wait = window.setTimeout;
+        window.setTimeout = (work, time, ...given) => wait(work, 0, ...given);
+        new MutationObserver((changes) => {
+          for (const { target } of changes) if (target.closest?.("p.live-says")) window.said.push(target.textContent);
+        }).observe(document, { childList: true, subtree: true });"""
+    )
+    live_page("page")
+    settle(page)
+    page.wait_for_function("window.said.length > 0")
+    assert page.evaluate("window.said") == [f"The networks say: {len(CLASSIFIERS)} cat."]
+
+
+@pytest.mark.browser
 def test_everything_has_a_name_and_only_rest_is_announced(opened):
     unnamed = opened.evaluate(
         """[...document.querySelectorAll(".live :is(button, input, select, canvas)")].filter((e) =>
