@@ -43,6 +43,8 @@
     const more = end - part.clientWidth - (drawn ? 0 : part.scrollLeft) > 2;
     part.classList.toggle("course-cut", more && getComputedStyle(part).overflowX !== "visible");
     if (more) part.tabIndex = 0;
+    const caption = part.querySelector("figcaption");
+    if (caption) part.style.setProperty("--caption", `${part.getBoundingClientRect().bottom - caption.getBoundingClientRect().top}px`);
   }
   // an equation gets its mjx-container, and with it another size, when MathJax has drawn it
   const sizes = new ResizeObserver((changes) => {

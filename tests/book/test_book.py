@@ -413,6 +413,10 @@ def test_what_a_phone_cuts_off_fades_at_the_edge(opened):
         )
         assert [True, True] in found and [False, False] in found, f"the page has no {wide} for this test"
         assert all(cut == cue for cut, cue in found), wide
+    whole = page.locator("article figure.course-cut figcaption").evaluate_all(  # a caption is not cut off
+        "(all) => all.map(one => parseFloat(one.parentElement.style.getPropertyValue('--caption')) - one.offsetHeight)"
+    )
+    assert whole and all(0 <= more < 20 for more in whole)
     cut = page.locator("article pre.course-cut")
     before = cut.count()
     cut.first.evaluate("one => { one.scrollLeft = 10_000 }")
