@@ -1344,31 +1344,13 @@ TRAINED = Weights(
 )
 
 
-# %% jupyter={"source_hidden": true} tags=["hide-input"]
-def of_cifar10(network):
-    """The network with the first ten of its twelve answers, those of CIFAR-10."""
-    last = network.classifier
-    last.weight, last.bias = nn.Parameter(last.weight[:10]), nn.Parameter(last.bias[:10])
-    return network
-
-
-record = TRAINED.record
-Table(
-    [
-        {
-            "network": "DenseNet-BC (16, 12)",
-            "parameters": inspect.count_parameters(TRAINED.build()),
-            "trained on": record["data"],
-            "test accuracy on CIFAR-10 in %": 100 * record["metrics"]["cifar10_accuracy"],
-        }
-    ],
-    decimals=1,
-)
+# %%
+naming.table(TRAINED)
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
 large = cifar10(train=pick(full=5000, quick=640), test=pick(full=1000, quick=300))
 plot.evidence(
-    {"trained": of_cifar10(TRAINED.load()), "untrained": of_cifar10(TRAINED.untrained())},
+    naming.with_control(TRAINED),
     large,
     "features.block2",
     "The evidence for the predicted class after the second of three blocks (16x16 positions), and for what the untrained network says.",

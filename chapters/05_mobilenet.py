@@ -1478,20 +1478,9 @@ TRAINED = Weights(
 # CIFAR-10's ten among them.
 
 # %%
-record = TRAINED.record
 networks = naming.with_control(TRAINED)
 named, before = networks.values()
-Table(
-    [
-        {
-            "network": TRAINED.title,
-            "parameters": inspect.count_parameters(TRAINED.build()),
-            "epochs": record["metrics"]["epochs"],
-            "test accuracy on CIFAR-10 in %": 100 * record["metrics"]["cifar10_accuracy"],
-        }
-    ],
-    decimals=1,
-)
+naming.table(TRAINED)
 
 # %% [markdown]
 # ### Failures first

@@ -11,6 +11,8 @@ from torch import nn
 from helpers import train
 from helpers.data import NAMED_CLASSES as CLASSES
 from helpers.data import VOC_ANIMALS, named_pictures
+from helpers.inspect import count_parameters
+from helpers.table import Table
 
 NAMED = "named"
 EPOCHS = 16
@@ -45,6 +47,19 @@ def of_cifar10(network):
 def with_control(trained):
     """A named network (Weights) with CIFAR-10's answers, and itself before its training: a dict of two networks."""
     return {"trained": of_cifar10(trained.load()), "untrained": of_cifar10(trained.untrained())}
+
+
+def table(trained):
+    """A Table of one row: a named network (Weights), its size, how long it was trained, and how well it does."""
+    record = trained.record
+    row = {
+        "network": trained.title,
+        "parameters": count_parameters(trained.build()),
+        "trained on": record["data"],
+        "epochs": record["metrics"]["epochs"],
+        "test accuracy on CIFAR-10 in %": 100 * record["metrics"]["cifar10_accuracy"],
+    }
+    return Table([row], decimals=1)
 
 
 def logit_of(outputs, labels):

@@ -587,6 +587,22 @@ def test_resized_data_say_so():
     assert str(small.provenance).endswith("at 12x12 pixels")
 
 
+def test_scalings_of_the_longer_study_cost_the_same():
+    cost = {
+        arm: EFFICIENTNET.total_cost(a["d"], a["w"], a["side"], **EFFICIENTNET.OF_TINY)
+        for arm, a in EFFICIENTNET.LONG_ARMS.items()
+    }
+    base, *scaled = cost.values()
+    assert max(scaled) < 1.05 * min(scaled) and 2.4 * base < min(scaled)
+    assert EFFICIENTNET.LONG.seeds == (0, 1, 2) and EFFICIENTNET.LONG.limit == 5
+
+
+def test_one_training_of_the_longer_study():
+    found = EFFICIENTNET.train_long(cifar10(train=128, test=50), seed=0, d=1, w=0.5, side=8, epochs=2)
+    again = EFFICIENTNET.train_tiny(cifar10(train=128, test=50), 1, 0.5, 8, 2, 0)[1]
+    assert found == {name: again.last(name) for name in ("train_loss", "test_loss", "test_accuracy")}
+
+
 def test_one_training_of_the_study():
     found = EFFICIENTNET.train_arm(cifar10(train=128, test=50), seed=0, d=1, w=0.5, side=8)
     assert set(found) == {"train_loss", "test_loss", "test_accuracy"} and all(math.isfinite(v) for v in found.values())

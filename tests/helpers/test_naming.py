@@ -37,6 +37,15 @@ def test_a_network_and_its_control_have_cifars_answers():
     assert [network(x).shape for network in networks.values()] == [(2, 10), (2, 10)]
 
 
+def test_the_table_says_how_long_a_network_was_trained():
+    class Kept:
+        title, build = "A network", Remembers
+        record = {"data": "five pictures", "metrics": {"cifar10_accuracy": 0.625, "epochs": 16}}
+
+    (row,) = naming.table(Kept).rows
+    assert list(row.values()) == ["A network", 12 * 61, "five pictures", 16, 62.5]
+
+
 def test_a_hidden_linear_layer_keeps_its_outputs():
     network = nn.Sequential(nn.Flatten(), nn.Linear(60, 16), nn.ReLU(), nn.Linear(16, 12))
     x = noise(2, 3, 4, 5)
