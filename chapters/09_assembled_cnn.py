@@ -1657,7 +1657,9 @@ ARMS["+ distillation"] = ALL | {"distil": True}
 ARMS["anti-aliasing alone"] = {"tweaks": {"blur": True}, "recipe": {}}
 
 
-STUDY = Study("09_assembled_cnn", run=train_arm, arms=ARMS, data=part_of_cifar10)
+STUDY = Study(
+    "09_assembled_cnn", run=train_arm, arms=ARMS, data=part_of_cifar10, seeds=range(6)
+)
 LADDER = [*STEPS, "+ distillation"]
 
 
@@ -1861,7 +1863,12 @@ LONG_ARMS = {
 
 
 LENGTH = Study(
-    "09_assembled_cnn", run=train_arm, arms=LONG_ARMS, data=part_of_cifar10, name="length"
+    "09_assembled_cnn",
+    run=train_arm,
+    arms=LONG_ARMS,
+    data=part_of_cifar10,
+    seeds=range(6),
+    name="length",
 )
 
 LONGER = Claims(
