@@ -1396,7 +1396,7 @@ WEIGHTS = {name: (0.1, 0.3, 1.0, 3.0, 10.0) for name in SWEPT}
 # the best of the five was at an end: these were added
 WEIGHTS["AT"] = (0.01, 0.03, *WEIGHTS["AT"])
 for name in SWEPT[2:]:
-    WEIGHTS[name] += (30.0, 100.0)
+    WEIGHTS[name] += (30.0, 100.0, 300.0)
 
 
 def weighted_loss(method, teacher, weight=1.0, **settings):
