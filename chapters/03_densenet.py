@@ -1157,8 +1157,8 @@ Table(
 # The ratio changes from machine to machine and with what else runs. So read the third comparison as "three times the epochs", and as "equal seconds"
 # only where the table says so.
 #
-# And look at the row of equal multiply-adds: the same number of multiply-adds, and yet the DenseNet is slower. Its convolutions are small and many, and between
-# them it copies, normalises and rectifies all the maps so far, again in every layer. None of that counts as a multiply-add.
+# With equal multiply-adds the two are about equally fast here. That need not be so: between its small convolutions the DenseNet copies, normalises and rectifies all the
+# maps so far, again in every layer, and none of that counts as a multiply-add.
 
 # %% [markdown]
 # ### What came out
@@ -1508,7 +1508,7 @@ Table(rows, decimals={"|w| relative, mean": 2, "least": 2, "loss when cut, mean"
 
 # %% [markdown]
 # The first two hold, and mean little by themselves: before the training all sources are alike. The third is not seen: $\mathbf{x}_0$ has no less than
-# its share of the weights, and its cuts cost about twelve times as much as others. The fourth holds for the weights and not for the cuts, which cost the
+# its share of the weights, and its cuts cost more than ten times as much as others. The fourth holds for the weights and not for the cuts, which cost the
 # classifier as much for the first maps as for the last. (The paper's network is of the basic form, without
 # compression. It takes the small weights as a sign that transitions hand on much that is redundant, which compression removes.)
 

@@ -876,8 +876,7 @@ for name, (without, gated, shape, size) in pairs.items():
 Table(rows, decimals={"more multiply-adds, %": 2, "more time, %": 0})
 
 # %% [markdown]
-# That is the second answer, and on a busy machine it drowns: a network with units cannot be faster than without. Run the
-# cell on a quiet one. The paper measured 209 ms instead of 190 for a training step on 8 GPUs, 10 % more, and 167 ms instead
+# That is the second answer: hardly any multiply-adds, a tenth of the time for the large network, and more for the small one. On a busy machine it drowns. The paper measured 209 ms instead of 190 for a training step on 8 GPUs, 10 % more, and 167 ms instead
 # of 164 for an image on a CPU (section 4). [Chapter 7](07_cbam) times small networks again.
 #
 # The average saves work, too: without it the same weights run at every position, and need 4.27 billion multiply-adds
@@ -1437,9 +1436,10 @@ plot.show(
 
 # %% [markdown]
 # Before training all gates stand around one half. After it, most of stage 1 still do; those of stages 2 and 3 are mostly
-# near 0 or near 1. They vary from image to image, and on the whole the more, the deeper: the spread in the last block is
-# three times that in the first, and four times that of the untrained network. The share of the variance that goes with
-# the class is at most 14 % in the first two blocks and 29 to 41 % in the others; untrained, it is 15 % in the first block
+# near 0 or near 1. They vary from image to image, and on the whole the more, the deeper: the spread in the last block is more than
+# three times that in the first, and nearly four times that of the untrained network. The unit of block 1.1 has learned nothing: its gates are one half for every image.
+# The share of the variance that goes with
+# the class is at most 16 % in the first two blocks and 21 to 48 % in the others; untrained, it is 15 % in the first block
 # and 4 to 10 % in the others. So training teaches late gates about the class. Even there, the larger part of the variance
 # is within the classes.
 #
@@ -1481,7 +1481,7 @@ plot.show(
 
 # %% [markdown]
 # The deeper, the more the classes part. At the end of stage 1 their lines run inside the grey band, but for the airplane's.
-# In stage 2 more than half of the channels are open or shut for all classes; in stage 3 most are open for one class and
+# In stage 2 the two vehicles share most of their gates, shut or open, and the two animals have others, in between; in stage 3 most are open for one class and
 # shut for another. That agrees with the paper: shared at first, specific later.
 #
 # The paper's other finding is missing. There, the last two blocks have nearly the same gates for all classes, and could do
@@ -1566,14 +1566,14 @@ Table(
 )
 
 # %% [markdown]
-# - **Average.** Without any reaction to the image, the network loses 2.6 points, and about one in any one stage. So most of
+# - **Average.** Without any reaction to the image, the network loses 1.7 points, about as much as in stage 2 alone. So most of
 #   what it does with its gates is a fixed scale for each channel, which the layer before could have had without a unit.
 # - **Any image.** In all stages together the gates of a stranger are worse than the average: a wrong reaction is worse
 #   than none. In stage 1 alone there is hardly a difference.
 # - **Same class.** In stage 3 the accuracy is *higher* than with its own gates. Do not rejoice: we chose the other image
 #   by its true label, and its gates carry some of that label into an image that the network had misread. As a method it
 #   would be cheating. In stages 1 and 2 the gates of the same class are not clearly better than those of any image.
-# - **All one.** Worse than everything else in each column, most in stage 1 and least in stage 3. That is not because of what
+# - **All one.** Worst in stages 1 and 2 and in all together, and by far the most in stage 1. That is not because of what
 #   gates know: every branch is suddenly stronger than in training, in stage 1 about twice.
 
 # %% [markdown]
@@ -1863,7 +1863,7 @@ for name in ["", *sorted(spreads, key=spreads.get)]:
 Table(rows, decimals={"test accuracy in %": 1})
 
 # %% [markdown]
-# The first three blocks cost less than a point together, the fourth more. All nine cost 2.6 points and leave exactly the
+# The first two blocks cost nothing, and all nine 1.7 points. That leaves exactly the
 # 269,722 parameters of a ResNet-20: a network without units that has been trained with them.
 #
 # **5. (open)** Where should gates start? Set `fc2.bias` of every unit to 0, 1, 2 and 3, and train each start with

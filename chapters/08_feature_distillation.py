@@ -1366,27 +1366,25 @@ stands = sum(p < 0.05 for p in holm([found.p for found in CLAIMS.found()]))
 print(f"Corrected after Holm for all {len(CLAIMS.all)} comparisons, {stands} differ from zero.")
 
 # %% [markdown]
-# Ten looks at three seeds, and two that stand when all are corrected together: squared differences after the ReLU help, and batch statistics bring something, less than
-# would matter. The others are hints.
+# Ten looks at three seeds. Two stand when all are corrected together: squared differences after the ReLU help, and batch statistics bring less than would matter. The
+# others are hints.
 #
 # **Where a gain shows.** Soft targets help, and so do the paper's method and squared differences after the ReLU. Which of the three helps most is not clear.
 #
-# **Where it comes from.** From the margin, it seems: with the margin 0 nothing is left of the advantage over the
-# comparison after the ReLU. But there is a rival. With the margin the targets lie further out, so the loss is larger,
-# and *weighs more* against the labels. The margin may be no better than a larger weight.
+# **Where it comes from.** From the margin, it seems: without it, to compare before the ReLU is no better than after it. But there is a rival. With the margin the targets lie further out, so
+# the loss is larger, and *weighs more* against the labels.
 #
-# **What does not show.** Whether partial L2 is better than plain L2. The
-# paper argues that to imitate useless values costs the student capacity. Ours stops after some 300 steps, at an error of about
-# one half on its own training images; hardly for lack of capacity. And with the margin, plain L2 does not ask for −3, only for the margin.
+# **What does not show.** Whether partial L2 is better than plain L2. The paper argues that to imitate useless values costs capacity. Ours, which is still wrong on half of its own training images, hardly lacks that. And with the margin, plain L2
+# does not ask for −3, only for the margin.
 #
 # **What is reversed.** Attention transfer makes it worse, at every seed. Its part of the loss may drown the labels: the weight again.
 #
 # ## Is it the method, or the weight?
 #
 # A longer study, designed before its runs: every method at five weights, from a tenth of
-# the usual one to ten times as much; six seeds; 20 epochs. A method is judged at its best weight. For each seed the weight is chosen on the *other* five, so that no
-# method is paid for a lucky pick. Three primary claims, corrected together after Holm. For four methods the best of the five weights was at an end. So smaller ones were added for attention,
-# and larger ones for the three that compare maps.
+# the usual one to ten times as much; six seeds; 20 epochs. A method is judged at its best weight, chosen for each seed on the *other* five, so that none is paid
+# for a lucky pick. Three primary claims, corrected together after Holm. For four methods the best of the five weights was at an end. So smaller ones were added for attention, and larger ones for the three that
+# compare maps.
 
 
 # %% tags=["model"]
@@ -1507,8 +1505,8 @@ figure
 # targets. The factor 1/1000 is the authors', whose maps have eight times as many elements. At ten times the factor our loss weighs about as much as theirs, and there the
 # gain is large.
 #
-# **The rival was right in part.** A larger weight brings more than the margin does, with or without one. But it does not replace the margin, whose lead shrinks as the weights grow, and is still
-# almost three points where both are at their best. (The sweep ends at 100 times the usual weight: at 300 times, a training diverged.)
+# **The rival was right in part.** A larger weight brings more than the margin does. But it does not replace it: the margin's lead shrinks as the weights grow, and is still almost three
+# points where both are at their best. (The sweep ends at 100 times the usual weight: at 300 times, a training diverged.)
 #
 # **Attention** was too loud: at a tenth of its usual factor it helps.
 #
@@ -1649,7 +1647,7 @@ plot.show(
 )
 
 # %% [markdown]
-# After so short a training the student has found roughly where some channels are positive, and has missed others.
+# This is the student of the large weight. It has learned where most of these channels are positive. Where the teacher is off, the student may be of a darker blue.
 #
 # ### How much is skipped?
 #
@@ -1685,9 +1683,8 @@ plot.show(
 )
 
 # %% [markdown]
-# At any time, roughly a tenth to a quarter of the elements of each group are skipped. The share of plain L2 that lies in
-# them has its peak within the first hundred steps. At the end it is small in the last group and moderate in the first.
-# So partial L2 has little to save in most of this training. That fits the study, which sees no gain.
+# At the end, a tenth to a fifth of the elements of each group are skipped. The share of plain L2 that lies in them has its peak within the first hundred
+# steps, and ends below a tenth. So partial L2 has little to save in most of this training. That fits the first study, which sees no gain.
 
 # %% [markdown]
 # ## Play: what one element is asked to do

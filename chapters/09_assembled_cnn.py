@@ -1910,7 +1910,7 @@ Table(rows, decimals=1)
 
 # %% [markdown]
 # Three times as long, both networks are better, and the complete set is as far behind as before: reversed, too. The last two columns say how much there
-# was to gain at all: the distance between training and test accuracy about doubles, and is still only a few points. So these networks hardly overfit, with or without. Do not judge the
+# was to gain at all: the distance between training and test accuracy is about three times as large, and still only a few points. So these networks hardly overfit, with or without. Do not judge the
 # paper's recipe by such a training, and do not give such a training its recipe.
 
 # %% [markdown]
