@@ -1014,8 +1014,8 @@ Table(
 )
 
 # %% [markdown]
-# At the size of the training there is one position, so the order is all the same. At 40 pixels softmax first is half a point
-# ahead. The mirrored image is worth more, a point at either size: it is a second look, and costs a second pass.
+# At the size of the training there is one position, so the order is all the same. At 40 pixels softmax first is less than a point
+# ahead. The mirrored image is worth more than a point at either size: it is a second look, and costs a second pass.
 #
 # The alternative is to cut many crops and average their verdicts. They differ at the borders: a crop is padded with zeros,
 # while inside a dense map the neighbours are real pixels. Dense evaluation computes shared positions once, so it is also
