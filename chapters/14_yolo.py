@@ -45,7 +45,7 @@ from torchvision import ops
 from helpers import cam, inspect, naming, plot, train
 from helpers.chapters import chapter
 from helpers.claims import Claims
-from helpers.data import VOC_ANIMALS, Split, voc_animals
+from helpers.data import VOC_ANIMALS, Split, clear_examples, voc_animals
 from helpers.exercise import attempt, verify
 from helpers.headline import headline
 from helpers.interactive import Explorable
@@ -165,9 +165,18 @@ def surest_windows(index, most=4):
     ]
 
 
+def clear(split, count):
+    """Positions of one clear photograph of each class among the first `count`, without people."""
+    targets = {name: part[:count] for name, part in split.targets.items()}
+    return clear_examples(Split(split.images[:count], targets))
+
+
+# with masks, which tell a clear photograph
+scenes = voc_animals(train=len(data.train), test=len(data.test))
+shown = clear(scenes.test, few)
 plot.boxes(
-    data.test.images[:5],
-    [surest_windows(index) for index in range(5)],
+    data.test.images[shown],
+    [surest_windows(index) for index in shown.tolist()],
     alt="Five validation photographs with the four surest windows of the classifier on each. Some hold a part of the animal, many none.",
     caption="The classifier's surest windows. Some hold a part of the animal, many none. "
     f"Data: {data.provenance}.",
@@ -1061,12 +1070,13 @@ class AugmentPhotograph:
 
 
 # %% jupyter={"source_hidden": true} tags=["hide-input"]
-five = {name: tensor[:5] for name, tensor in data.train.targets.items()}
+shown = clear(scenes.train, 200)
+five = {name: tensor[shown] for name, tensor in data.train.targets.items()}
 batch, moved = AugmentPhotograph()(
-    data.normalize(data.train.images[:5]), five, torch.Generator().manual_seed(3)
+    data.normalize(data.train.images[shown]), five, torch.Generator().manual_seed(3)
 )
 plot.boxes(
-    torch.cat([data.train.images[:5] / 255, data.denormalize(batch)]),
+    torch.cat([data.train.images[shown] / 255, data.denormalize(batch)]),
     [true_boxes(some, index, data.classes) for some in (five, moved) for index in range(5)],
     alt="Five training photographs with their boxes, and below each the same as the network gets it: zoomed, mirrored, with changed colours, the boxes moved along.",
     caption=f"Training photographs, and what the network sees of them this time. Data: {data.provenance}.",
@@ -1974,7 +1984,7 @@ def surest(model):
 
 
 train.set_seed(0)
-firsts, layer = torch.arange(8), "features.backbone.layer3"
+firsts, layer = clear_examples(scenes.test, each=2), "features.backbone.layer3"
 pictures = data.normalize(data.test.images[firsts])
 rows_of_maps = {
     name: cam.grad_cam(model, layer, pictures, surest(model), size=(SIZE, SIZE))
@@ -1991,7 +2001,7 @@ plot.cams(
         for some in best_of
     ],
     rows_of_maps=rows_of_maps,
-    alt="Eight validation photographs, and below each two heat maps: where the evidence for the surest box lies, for the trained detector and for the network before its training.",
+    alt="Ten validation photographs, and below each two heat maps: where the evidence for the surest box lies, for the trained detector and for the network before its training.",
     caption="Grad-CAM at layer3 for the score of the surest box. In the titles: its class and score, for the trained detector. "
     f"Data: {data.provenance}.",
     inches=0.9,
