@@ -184,13 +184,15 @@ def count(results):
     )
 
 
+OF_BOUNDS = {"holds": ("holds", "hold"), "does not hold": ("does not hold", "do not hold")}
+
+
 def tally(found):
-    verdicts = [one.verdict for one in found]
-    parts = [
-        f"{verdicts.count(verdict)} {'is' if verdicts.count(verdict) == 1 else 'are'} {verdict}"
-        for verdict in (*effects.VERDICTS, effects.NOT_MEASURED)
-        if verdict in verdicts
-    ]
+    verdicts, parts = [one.verdict for one in found], []
+    for verdict in (*effects.VERDICTS, effects.NOT_MEASURED):
+        if count := verdicts.count(verdict):
+            one, several = OF_BOUNDS.get(verdict, (f"is {verdict}", f"are {verdict}"))
+            parts.append(f"{count} {one if count == 1 else several}")
     return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else "".join(parts) or "there is none"
 
 

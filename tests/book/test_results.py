@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -157,3 +158,16 @@ def test_a_difference_is_drawn_in_units_of_what_matters():
     claim.loses = 1.0  # a loss of one is allowed, so a gain of two is three away from what is told apart
     ((_, _, mean, _, _),) = results.in_units({"01_toy": [(block, [one])]})
     assert mean == 6.0
+
+
+@pytest.mark.parametrize(
+    "verdicts, sentence",
+    [
+        ([], "there is none"),
+        (["seen"], "1 is seen"),
+        (["holds", "seen", "seen", "does not hold"], "2 are seen, 1 holds and 1 does not hold"),
+        (["does not hold", "holds"] * 2, "2 hold and 2 do not hold"),
+    ],
+)
+def test_a_tally_is_a_sentence(verdicts, sentence):
+    assert results.tally([SimpleNamespace(verdict=verdict) for verdict in verdicts]) == sentence
