@@ -1232,7 +1232,7 @@ plot.show(
 )
 
 # %% [markdown]
-# With shortcuts both networks learn more, and the deeper one falls less far behind: 4.8 points of training error, where the plain one has 14.6. Is the rest of the gap chance? The study below takes three seeds.
+# With shortcuts both networks learn more, and the deeper one falls less far behind: about five points of training error, where the plain one has almost fifteen. Is the rest of the gap chance? The study below takes three seeds.
 #
 # ### ResNet-20, as in the paper
 #

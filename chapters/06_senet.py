@@ -1566,7 +1566,7 @@ Table(
 )
 
 # %% [markdown]
-# - **Average.** Without any reaction to the image, the network loses 1.7 points, about as much as in stage 2 alone. So most of
+# - **Average.** Without any reaction to the image, the network loses less than two points, about as much as in stage 2 alone. So most of
 #   what it does with its gates is a fixed scale for each channel, which the layer before could have had without a unit.
 # - **Any image.** In all stages together the gates of a stranger are worse than the average: a wrong reaction is worse
 #   than none. In stage 1 alone there is hardly a difference.
@@ -1863,7 +1863,7 @@ for name in ["", *sorted(spreads, key=spreads.get)]:
 Table(rows, decimals={"test accuracy in %": 1})
 
 # %% [markdown]
-# The first two blocks cost nothing, and all nine 1.7 points. That leaves exactly the
+# The first two blocks cost nothing, and all nine less than two points. That leaves exactly the
 # 269,722 parameters of a ResNet-20: a network without units that has been trained with them.
 #
 # **5. (open)** Where should gates start? Set `fc2.bias` of every unit to 0, 1, 2 and 3, and train each start with

@@ -33,7 +33,7 @@ WORKED_OUT = {
     "06_senet": ["4.27"],  # an exercise's count
     "07_cbam": ["12.5"],  # one of eight
     "08_feature_distillation": ["9.4", "76.55", "78.05", "78.48", "73.5", "74.32"],  # an exercise; MMRazor's, linked
-    "09_assembled_cnn": ["357.7"],  # an exercise
+    "09_assembled_cnn": ["1.17", "357.7"],  # of chapter 2; an exercise
     "12_fcn": ["111.5", "15.5", "7.5"],  # middles of units
     "13_fpn": ["23.5"],  # ResNet-50 without its last layer
     "15_grad_cam": ["0.64", "0.0025"],  # 0.64 / 256

@@ -446,9 +446,16 @@ def test_primary_claims_are_those_of_the_sweep():
     ) == 3
     assert all(block.metric is DISTILLATION.at_best_weight for block, _ in claims.values())
     assert len(DISTILLATION.SWEEP.seeds) == 6
-    assert all(
-        sum(arm.startswith(f"{name}, weight") for arm in DISTILLATION.SWEEP_ARMS) == 5 for name in DISTILLATION.SWEPT
-    )
+    found = {name: [] for name in DISTILLATION.SWEPT}
+    for arm, config in DISTILLATION.SWEEP_ARMS.items():
+        name, given, weight = arm.partition(", weight ")
+        if given:
+            assert float(weight) == config["weight"]
+            found[name].append(config["weight"])
+    usual, larger = [0.1, 0.3, 1, 3, 10], [30, 100]
+    assert found == {"KD": usual, "AT": [0.01, 0.03, *usual]} | {
+        name: usual + larger for name in DISTILLATION.SWEPT[2:]
+    }
 
 
 # ---------------------------------------------------------------------------------------------------- exercises
