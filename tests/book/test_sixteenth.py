@@ -42,7 +42,8 @@ def course(tmp_path_factory):
         preface.write("\n[16 Toy](chapters/16_toy) is about no paper.\n")
 
     def call(*verb):
-        environment = os.environ | {"PYTHONPATH": str(root), "COURSE_SILENT": "1", "COURSE_SOURCE": "standin"}
+        own = {"PYTHONPATH": str(root), "COURSE_CACHE": str(root / "cache")}
+        environment = os.environ | own | {"COURSE_SILENT": "1", "COURSE_SOURCE": "standin"}
         command = [sys.executable, "-m", "book", *verb]
         done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{' '.join(verb)}\n{done.stdout}\n{done.stderr}"
