@@ -34,6 +34,33 @@ def shipped():
 FILES = dict(shipped())
 
 
+LARGEST = 4_000_000  # bytes; the largest are trained networks, of some 3 MB
+
+
+def misplaced(files):
+    """Of {name: bytes of a file}, what nobody means to ship: large files, and packages or archives of any size."""
+    packed = {".whl", ".zip", ".gz", ".tar", ".tgz", ".bz2", ".xz", ".7z", ".pt", ".pth", ".pkl", ".log"}
+    return [name for name, size in files.items() if size > LARGEST or Path(name).suffix in packed]
+
+
+def test_nothing_is_shipped_by_accident():
+    try:
+        listed = subprocess.run(
+            ["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no checkout of git")
+    files = [name for name in listed.split("\0") if name and (ROOT / name).exists()]
+    assert misplaced({name: (ROOT / name).stat().st_size for name in files}) == []
+
+
+def test_an_accident_would_be_found():
+    assert misplaced({"a.whl": 10, "results/a.json": 10, "weights/a.safetensors": 5_000_000}) == [
+        "a.whl",
+        "weights/a.safetensors",
+    ]
+
+
 def machine_paths(text):
     return [match[0] for match in MACHINE_PATH.finditer(re.sub(r"base64,[A-Za-z0-9+/=]+", "", text))]
 
