@@ -72,6 +72,10 @@ def test_every_result_is_on_the_page_and_decides_what_it_says(path, copied):
 
     before = section()
     assert path.name in before
+    if not any(
+        one.effect for _, block in BLOCKS for one in block.found() if path.stem in {s.stem for s in block.studies}
+    ):
+        pytest.skip("it has one seed so far, which decides nothing")
     falsify(copied / path.name)
     assert section() != before
 
@@ -103,9 +107,9 @@ def test_the_count_is_that_of_the_tables():
         assert set(found) <= {*effects.VERDICTS, effects.NOT_MEASURED}
         for verdict in set(found):
             number = found.count(verdict)
-            assert f"{number} {'is' if number == 1 else 'are'} {verdict}" in " ".join(
-                page.split("## The count")[1].split()
-            )
+            one, several = results.OF_BOUNDS.get(verdict, (f"is {verdict}", f"are {verdict}"))
+            said = f"{number} {one if number == 1 else several}"
+            assert said in " ".join(page.split("## The count")[1].split())
 
 
 def test_every_chapter_is_in_the_summary():
