@@ -1437,7 +1437,7 @@ plot.show(
 # %% [markdown]
 # Before training all gates stand around one half. After it, most of stage 1 still do; those of stages 2 and 3 are mostly
 # near 0 or near 1. They vary from image to image, and on the whole the more, the deeper: the spread in the last block is more than
-# three times that in the first, and nearly four times that of the untrained network. The unit of block 1.1 has learned nothing: its gates are one half for every image.
+# three times that in the first, and nearly four times that of the untrained network. The unit of block 1.1 has become a constant: its gates are one half for every image.
 # The share of the variance that goes with
 # the class is at most 16 % in the first two blocks and 21 to 48 % in the others; untrained, it is 15 % in the first block
 # and 4 to 10 % in the others. So training teaches late gates about the class. Even there, the larger part of the variance

@@ -1808,7 +1808,7 @@ ROBUST.table()
 # %% [markdown]
 # **Top-1.** The primary claim is reversed: with all techniques but distillation the network is clearly *less* accurate than the plain ResNet-8. But the steps are of two
 # kinds. Three changes of the *network* are seen to help: D, SK in place of SE, and anti-aliasing. Three *regularisers* are reversed: mixup, DropBlock
-# and, most of all, AutoAugment. In the paper every step goes up.
+# and, most of all, AutoAugment. (SE and label smoothing are not clear.) In the paper every step goes up.
 #
 # **mini-mCE.** All steps together change nothing that could be seen. Anti-aliasing lowers it, AutoAugment raises it.
 #

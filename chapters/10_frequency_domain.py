@@ -1405,7 +1405,7 @@ CLAIMS.table()
 # could become the DCT.
 #
 # **What more time changes.** The principal components, behind after two epochs, have caught up: it need not be cosines. Over learned and over
-# random patterns the lead stays. The random ones are now ahead of the pixels in the mean, so a part of that lead may be the layout after all.
+# random patterns the lead stays. The random ones are now ahead of the pixels in the mean, so a part of the lead over the pixels may be the layout after all.
 #
 # **Few or all.** From 12 channels to 48 the input grows fourfold, and what that brings is lost in the noise, as the paper's finding has it.
 #
