@@ -1507,6 +1507,7 @@ plot.study(
 
 # %% jupyter={"source_hidden": true} tags=["model", "hide-input"]
 SINGLE = ("depth", "width", "resolution")
+LEADS = dict(zip(SINGLE, ("2.1", "2.2", "2.0"), strict=True))  # of compound scaling, Table 7
 CLAIMS = Claims(
     STUDY,
     "test_accuracy",
@@ -1515,7 +1516,7 @@ CLAIMS = Claims(
     matters=1.0,
     main={
         f"compound beats {arm} alone": (arm, "compound", f"Table 7: {lead} points")
-        for arm, lead in zip(SINGLE, ("2.1", "2.2", "2.0"), strict=True)
+        for arm, lead in LEADS.items()
     },
     also={f"{one} helps, up to the base": (f"half the {one}", "base") for one in SINGLE}
     | {f"{one} helps, beyond the base": ("base", one) for one in SINGLE},
@@ -1579,7 +1580,7 @@ LONG_CLAIMS = Claims(
             "compound, from 20 px",
             f"Table 7: {lead} points",
         )
-        for arm, lead in zip(SINGLE, ("2.1", "2.2", "2.0"), strict=True)
+        for arm, lead in LEADS.items()
     },
     also={
         f"after 30 epochs, {arm} helps": ("base, 20 px", f"{arm}, from 20 px")
