@@ -2048,8 +2048,8 @@ Table(
 )
 
 # %% [markdown]
-# On the large map, with few channels, the full convolution does more than four times as many multiply-adds in little more time. On the
-# small map it takes clearly longer. EfficientNetV2 keeps MBConv in the late stages.
+# On the large map, with few channels, the full convolution does more than four times as many multiply-adds in far less than four times the time. On the
+# small map it saves less. EfficientNetV2 keeps MBConv in the late stages.
 #
 # **5. (open)** The paper's $\alpha$, $\beta$ and $\gamma$ were found for B0 on ImageNet. For the tiny network on CIFAR-10 others may be
 # right. Take a few triples from exercise 3, train each with `train_tiny` and three seeds, and choose. Then double the cost once
